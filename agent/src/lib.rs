@@ -1,0 +1,8 @@
+//! The agent: runs on a host, records what is deployed there, and restores it when ordered to.
+//!
+//! Two parts that talk through [`boundary`] only: the *link* (network, no rights on the host) and the
+//! *executor* (rights on the host, no network).
+
+pub mod boundary;
+pub mod engine;
+pub mod targets;

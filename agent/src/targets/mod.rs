@@ -1,0 +1,199 @@
+//! What can be restored: one module a kind, all behind [`Kind`]. Nothing outside this folder knows a
+//! kind; adding one is one folder and one line in [`Registry::new`]'s caller.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use sternway_proto::{
+    name::{RevisionId, TargetName},
+    v1,
+};
+use thiserror::Error;
+
+use crate::engine::step::{Done, EvidenceSink, Step, StepContext, StepError};
+
+/// What a kind saw of a target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    pub target: TargetName,
+    pub state: v1::TargetState,
+    /// What runs (or last ran): none when nothing bears the name.
+    pub content: Option<Content>,
+    /// Changes with each deployment *and* each replacement of the instance (for docker the
+    /// container's id): tells "deployed again" from "restarted".
+    pub instance: String,
+    /// The order of ours that made this instance, from its label.
+    pub made_by_order: Option<String>,
+    /// Why it cannot be restored at all, if so.
+    pub unsupported: Option<v1::Problem>,
+}
+
+/// The content of a revision: what is hashed, stored and restored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// Canonical JSON of the kind's own record. Its SHA-256 is the revision's id. Holds secrets:
+    /// never leaves the host, never logged.
+    pub record: Vec<u8>,
+    /// Raw material kept beside it for a person and for fidelity checks (for docker: the engine's
+    /// own inspect answers), by name. Not part of the id.
+    pub attachments: BTreeMap<String, Vec<u8>>,
+    /// Everything comparable. Private values are still in plain here; the executor replaces them by
+    /// keyed hashes before anything leaves the host.
+    pub fields: Vec<FieldValue>,
+    pub image: String,
+    pub image_id: String,
+    pub image_digest: String,
+}
+
+impl Content {
+    /// The revision's id.
+    #[must_use]
+    pub fn id(&self) -> RevisionId {
+        RevisionId::of(&self.record)
+    }
+}
+
+/// One comparable field of a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldValue {
+    pub path: String,
+    pub value: String,
+    /// The value must not leave the host.
+    pub private: bool,
+}
+
+/// A revision as it stands in the host's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub id: RevisionId,
+    pub number: u32,
+    pub record: Vec<u8>,
+}
+
+/// What a kind is asked to plan.
+#[derive(Debug, Clone)]
+pub struct PlanInput {
+    pub target: TargetName,
+    /// What runs now, as recorded. None: nothing bears the name.
+    pub from: Option<Recorded>,
+    pub to: Recorded,
+    pub scope: v1::RestoreScope,
+    /// As the operator wishes; `Unspecified`: by label, else by what the target allows.
+    pub swap: v1::Swap,
+}
+
+/// What a kind would do. The executor turns it into a [`v1::Plan`] and, when ordered, journals the
+/// steps and carries them out.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub steps: Vec<Step>,
+    /// The content that will run: differs from `to` where the scope is image or config only.
+    pub result: Content,
+    pub swap: v1::Swap,
+    pub swap_reason: String,
+    pub checks: Vec<String>,
+    pub soak: std::time::Duration,
+    pub warnings: Vec<v1::Problem>,
+    /// Non-empty: the restore must be refused, nothing changed.
+    pub blockers: Vec<v1::Problem>,
+    pub expected_outage: String,
+}
+
+/// Why a kind could not say.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KindError {
+    /// The engine (or bus) behind the kind does not answer, or not in time.
+    #[error("{what}: {reason}")]
+    Unreachable { what: String, reason: String },
+    #[error("{target} is not there")]
+    NotFound { target: TargetName },
+    /// The record cannot be read by this version.
+    #[error("the record of {target} cannot be read: {reason}")]
+    Record { target: String, reason: String },
+    #[error("{what}: {reason}")]
+    Failed { what: String, reason: String },
+}
+
+/// Which targets may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Look at everything again: the stream of events was cut, or is new.
+    All,
+    Target(TargetName),
+}
+
+/// A kind of target: `docker`, later `compose`, `swarm`, `systemd`.
+#[async_trait]
+pub trait Kind: Send + Sync {
+    /// What stands before the slash in the names of its targets.
+    fn label(&self) -> &'static str;
+
+    /// What the host's facts should say of the engine behind the kind.
+    async fn describe(&self, facts: &mut v1::HostFacts);
+
+    /// All targets of this kind on this host, as they are.
+    async fn discover(&self) -> Result<Vec<Observed>, KindError>;
+
+    /// One target as it is. A name that nothing bears yields `state = Gone` and no content.
+    async fn observe(&self, target: &TargetName) -> Result<Observed, KindError>;
+
+    /// Follows the kind's own events for ever, across restarts of its engine (bounded back-off), and
+    /// sends what may have changed. Begins, and goes on after every gap, with [`Changed::All`].
+    async fn watch(&self, changed: tokio::sync::mpsc::Sender<Changed>);
+
+    /// What a restore would do. Reads only.
+    async fn plan(&self, input: &PlanInput) -> Result<Draft, KindError>;
+
+    /// Carries a step out. Idempotent.
+    async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError>;
+
+    /// Takes a step back, whether it succeeded, failed or was begun and never heard of again.
+    /// Idempotent.
+    async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError>;
+
+    /// Runs the checks of the recorded revision against what runs now, through its soak. One piece
+    /// of evidence a check is sent to the sink; the verdict is the worst of them.
+    async fn check(
+        &self,
+        target: &TargetName,
+        recorded: &Recorded,
+        evidence: &EvidenceSink,
+    ) -> Result<v1::Verdict, KindError>;
+
+    /// Why this revision could not be restored now; empty: it could.
+    async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem>;
+
+    /// Keeps the artifacts of exactly these revisions of the target (pins them against pruning,
+    /// repairs a pin that somebody removed) and lets go of those it kept before for others.
+    async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError>;
+
+    /// Removes what finished orders left for the post-mortem and is older than the kind's dwell.
+    /// `open_orders` are never touched.
+    async fn collect(&self, open_orders: &[uuid::Uuid]) -> Result<(), KindError>;
+}
+
+/// The kinds this agent looks after, by label.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Arc<dyn Kind>>,
+}
+
+impl Registry {
+    /// A registry of these kinds.
+    pub fn new(kinds: impl IntoIterator<Item = Arc<dyn Kind>>) -> Self {
+        Self {
+            kinds: kinds.into_iter().map(|kind| (kind.label(), kind)).collect(),
+        }
+    }
+
+    /// The kind that looks after a target of that name.
+    #[must_use]
+    pub fn of(&self, target: &TargetName) -> Option<&Arc<dyn Kind>> {
+        self.kinds.get(target.kind())
+    }
+
+    /// All kinds.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Kind>> {
+        self.kinds.values()
+    }
+}

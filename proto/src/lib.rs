@@ -1,0 +1,21 @@
+//! The contract between controller, agents and operators: the wire format and what both ends need to
+//! speak it (names, identities, orders, faults, the mTLS channel). Depends on nothing else here.
+
+pub mod fault;
+pub mod limits;
+pub mod name;
+pub mod order;
+
+/// The generated messages, clients and servers of package `sternway.v1`.
+#[expect(
+    clippy::pedantic,
+    clippy::derive_partial_eq_without_eq,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("sternway.v1");
+}
+
+/// The encoded `FileDescriptorSet` of package `sternway.v1`, for reflection and for the test that holds
+/// the allow-list of RPCs against the contract.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
