@@ -8,9 +8,13 @@ use sternway_proto::v1;
 pub enum Request {
     /// A session was opened: report the whole inventory, then every order event that is not stored.
     /// Carries the controller's clock minus the host's, milliseconds.
-    Connected { clock_offset_ms: i64 },
+    Connected {
+        clock_offset_ms: i64,
+    },
     /// A better estimate of the offset.
-    ClockOffset { clock_offset_ms: i64 },
+    ClockOffset {
+        clock_offset_ms: i64,
+    },
     /// The session is gone. Orders go on; reports wait.
     Disconnected,
     /// An order as it came off the wire; verified by the executor.

@@ -9,7 +9,8 @@ pub mod order;
 /// The generated messages, clients and servers of package `sternway.v1`.
 #[expect(
     clippy::pedantic,
-    clippy::derive_partial_eq_without_eq,
+    clippy::allow_attributes,
+    unused_qualifications,
     reason = "generated code"
 )]
 pub mod v1 {

@@ -127,7 +127,9 @@ impl FromStr for TargetName {
             name,
             255,
             "A-Z a-z 0-9 . _ - @ :",
-            |at, c| c.is_ascii_alphanumeric() || (at > 0 && matches!(c, '.' | '_' | '-' | '@' | ':')),
+            |at, c| {
+                c.is_ascii_alphanumeric() || (at > 0 && matches!(c, '.' | '_' | '-' | '@' | ':'))
+            },
         )?;
         Ok(Self(text.to_owned()))
     }
@@ -231,14 +233,25 @@ mod tests {
     fn targets_have_a_kind_and_a_name() {
         let target: TargetName = "docker/Shop_1.web".parse().expect("valid");
         assert_eq!((target.kind(), target.local()), ("docker", "Shop_1.web"));
-        for bad in ["docker", "docker/", "/x", "docker/../x", "docker/a/b", "docker/a\nb", "Docker/a"] {
+        for bad in [
+            "docker",
+            "docker/",
+            "/x",
+            "docker/../x",
+            "docker/a/b",
+            "docker/a\nb",
+            "Docker/a",
+        ] {
             assert!(bad.parse::<TargetName>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn clean_text_leaves_nothing_that_moves_a_cursor_or_a_reader() {
-        assert_eq!(clean_text("a\x1b[31mb\r\n\u{202e}c"), "a\\u{1b}[31mb\\r\\n\\u{202e}c");
+        assert_eq!(
+            clean_text("a\x1b[31mb\r\n\u{202e}c"),
+            "a\\u{1b}[31mb\\r\\n\\u{202e}c"
+        );
         assert!(clean_text(&"x".repeat(10_000)).len() <= limits::TEXT_BYTES);
     }
 

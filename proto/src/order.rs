@@ -55,7 +55,9 @@ pub enum OrderError {
     Name(#[from] NameError),
     #[error("the order is for host {audience}, this is host {this}")]
     Audience { audience: Uuid, this: Uuid },
-    #[error("the order has epoch {found}, this host has accepted {highest}: its controller was superseded")]
+    #[error(
+        "the order has epoch {found}, this host has accepted {highest}: its controller was superseded"
+    )]
     Stale { found: u64, highest: u64 },
     #[error("the order's epoch {found} is too far above {highest}")]
     EpochJump { found: u64, highest: u64 },
@@ -70,7 +72,9 @@ impl OrderError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooLong { .. } | Self::Malformed(_) | Self::Field { .. } | Self::Name(_) => "order-malformed",
+            Self::TooLong { .. } | Self::Malformed(_) | Self::Field { .. } | Self::Name(_) => {
+                "order-malformed"
+            }
             Self::Audience { .. } => "order-for-another-host",
             Self::Stale { .. } => "order-stale",
             Self::EpochJump { .. } => "order-epoch-jump",
@@ -110,7 +114,9 @@ pub fn parse(sealed: &v1::SealedOrder) -> Result<VerifiedOrder, OrderError> {
         return Err(OrderError::Field { field: "sequence" });
     }
     if order.not_after_ms <= order.issued_at_ms || order.issued_at_ms <= 0 {
-        return Err(OrderError::Field { field: "not_after_ms" });
+        return Err(OrderError::Field {
+            field: "not_after_ms",
+        });
     }
     if matches!(
         v1::RestoreScope::try_from(order.scope),
@@ -272,7 +278,10 @@ mod tests {
             }),
             "order-from-the-future"
         );
-        assert_eq!(code(|o| o.host_id = Uuid::from_u128(8).to_string()), "order-for-another-host");
+        assert_eq!(
+            code(|o| o.host_id = Uuid::from_u128(8).to_string()),
+            "order-for-another-host"
+        );
     }
 
     #[test]
@@ -294,14 +303,21 @@ mod tests {
         for change in changes {
             let mut order = order();
             change(&mut order);
-            assert_eq!(judged(&order).expect_err("refused").code(), "order-malformed", "{order:?}");
+            assert_eq!(
+                judged(&order).expect_err("refused").code(),
+                "order-malformed",
+                "{order:?}"
+            );
         }
     }
 
     #[test]
     fn bytes_that_are_no_order_are_refused() {
         let sealed = |order: Vec<u8>| parse(&v1::SealedOrder { order }).expect_err("refused");
-        assert!(matches!(sealed(vec![0; limits::ORDER_BYTES + 1]), OrderError::TooLong { .. }));
+        assert!(matches!(
+            sealed(vec![0; limits::ORDER_BYTES + 1]),
+            OrderError::TooLong { .. }
+        ));
         assert!(matches!(sealed(vec![0xff; 40]), OrderError::Malformed(_)));
         assert!(matches!(sealed(Vec::new()), OrderError::Field { .. }));
     }
