@@ -151,6 +151,10 @@ pub trait Kind: Send + Sync {
     /// Idempotent.
     async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError>;
 
+    /// The last resort: neither the restore nor its undo could be completed. Makes exactly one of the
+    /// two instances run, whichever can, and says which. `steps` is the whole plan.
+    async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError>;
+
     /// Runs the checks of the recorded revision against what runs now, through its soak. One piece
     /// of evidence a check is sent to the sink; the verdict is the worst of them.
     async fn check(
