@@ -5,4 +5,5 @@
 
 pub mod boundary;
 pub mod engine;
+pub mod fault;
 pub mod targets;

@@ -17,6 +17,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::event::{Event, Line};
+use crate::fault::{self, Moment};
 
 const HEADER: [u8; 8] = *b"STWJRNL1";
 const FRAME: usize = 4 + 4 + 32;
@@ -188,14 +189,17 @@ impl Journal {
         }
         let chain = link(&self.chain, &payload);
         let record = frame(&chain, &payload);
+        fault::journal(Moment::Before);
         if let Err(source) = self.file.write_all(&record) {
             self.poisoned = self.cut().is_err();
             return Err(self.io("write", source));
         }
+        fault::journal(Moment::In);
         if let Err(source) = self.file.sync_data() {
             self.poisoned = true;
             return Err(self.io("sync", source));
         }
+        fault::journal(Moment::After);
         self.length += record.len() as u64;
         self.chain = chain;
         self.lines.push(line);
