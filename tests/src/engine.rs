@@ -1,0 +1,244 @@
+//! The real engine, and the scope of a test on it: unique names, labels on everything, and removal of all of
+//! it when the scope ends, however the test ends.
+
+use std::{
+    collections::HashMap,
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use bollard::{Docker, models::ContainerInspectResponse};
+use tempfile::TempDir;
+
+use crate::{binary, wait::until};
+
+/// On everything that a test makes; the value is the scope.
+pub const SCOPE_LABEL: &str = "sternway.test.scope";
+/// On everything that a run of the tests makes; the value is the run.
+pub const RUN_LABEL: &str = "sternway.test.run";
+
+static SCOPES: AtomicU32 = AtomicU32::new(0);
+
+/// The run that this process belongs to: what `make test` sets, so that it can remove what a killed test left.
+pub fn run_id() -> String {
+    std::env::var("STERNWAY_TEST_RUN").unwrap_or_else(|_| "by-hand".to_owned())
+}
+
+/// What one test owns: a folder, a prefix for names, and everything on the engine that bears its label.
+#[derive(Debug)]
+pub struct Scope {
+    name: String,
+    docker: Docker,
+    folder: TempDir,
+}
+
+impl Scope {
+    /// A scope for one test, and with it the certainty that an engine answers.
+    ///
+    /// # Panics
+    /// No engine answers.
+    pub async fn new() -> Self {
+        let docker = Docker::connect_with_unix_defaults()
+            .expect("the engine's socket")
+            .with_timeout(Duration::from_mins(1));
+        if let Err(error) = docker.ping().await {
+            panic!("no Docker engine answers ({error}): run deploy/scripts/setup-tests");
+        }
+        let number = SCOPES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("swt-{:x}-{number}", process::id());
+        let folder = tempfile::Builder::new()
+            .prefix(&name)
+            .tempdir()
+            .expect("a temporary folder");
+        Self {
+            name,
+            docker,
+            folder,
+        }
+    }
+
+    /// The prefix of all names of this scope.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder of this scope, removed with it.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// The engine.
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// A name on the engine: `SCOPE-LOCAL`.
+    pub fn named(&self, local: &str) -> String {
+        format!("{}-{local}", self.name)
+    }
+
+    /// The target of a container of this scope: `docker/SCOPE-LOCAL`.
+    pub fn target(&self, local: &str) -> String {
+        format!("docker/{}", self.named(local))
+    }
+
+    /// The labels that everything on the engine must bear.
+    pub fn labels(&self) -> HashMap<String, String> {
+        HashMap::from([
+            ("sternway.test".to_owned(), "1".to_owned()),
+            (SCOPE_LABEL.to_owned(), self.name.clone()),
+            (RUN_LABEL.to_owned(), run_id()),
+        ])
+    }
+
+    fn label_arguments(&self) -> Vec<String> {
+        self.labels()
+            .into_iter()
+            .flat_map(|(key, value)| ["--label".to_owned(), format!("{key}={value}")])
+            .collect()
+    }
+
+    /// `docker run -d --name SCOPE-LOCAL FLAGS IMAGE`, as a person deploys. Answers with the container's id.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub async fn run(&self, local: &str, flags: &[&str], image: &str) -> String {
+        let mut arguments = vec![
+            "run".to_owned(),
+            "-d".to_owned(),
+            "--name".to_owned(),
+            self.named(local),
+        ];
+        arguments.extend(self.label_arguments());
+        arguments.extend(flags.iter().map(ToString::to_string));
+        arguments.push(image.to_owned());
+        self.cli_owned(arguments).await
+    }
+
+    /// What runbooks do: `docker stop; docker rm; docker run`.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub async fn redeploy(&self, local: &str, flags: &[&str], image: &str) -> String {
+        self.cli(&["stop", &self.named(local)]).await;
+        self.cli(&["rm", &self.named(local)]).await;
+        self.run(local, flags, image).await
+    }
+
+    /// Makes a network of this scope: `docker network create FLAGS SCOPE-LOCAL`.
+    pub async fn network(&self, local: &str, flags: &[&str]) -> String {
+        self.create("network", local, flags).await
+    }
+
+    /// Makes a named volume of this scope.
+    pub async fn volume(&self, local: &str) -> String {
+        self.create("volume", local, &[]).await
+    }
+
+    async fn create(&self, what: &str, local: &str, flags: &[&str]) -> String {
+        let name = self.named(local);
+        let mut arguments = vec![what.to_owned(), "create".to_owned()];
+        arguments.extend(self.label_arguments());
+        arguments.extend(flags.iter().map(ToString::to_string));
+        arguments.push(name.clone());
+        self.cli_owned(arguments).await;
+        name
+    }
+
+    /// Runs the `docker` tool and answers with its output, trimmed.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn cli(&self, arguments: &[&str]) -> String {
+        self.cli_owned(arguments.iter().map(ToString::to_string).collect())
+            .await
+    }
+
+    async fn cli_owned(&self, arguments: Vec<String>) -> String {
+        let output = tokio::process::Command::new("docker")
+            .args(&arguments)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("the docker tool starts");
+        assert!(
+            output.status.success(),
+            "docker {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The inspection of a container of this scope; `None` where nothing bears the name.
+    ///
+    /// # Panics
+    /// The engine fails in another way.
+    pub async fn inspect(&self, local: &str) -> Option<ContainerInspectResponse> {
+        use bollard::errors::Error::DockerResponseServerError;
+        match self
+            .docker
+            .inspect_container(&self.named(local), None)
+            .await
+        {
+            Ok(found) => Some(found),
+            Err(DockerResponseServerError {
+                status_code: 404, ..
+            }) => None,
+            Err(error) => panic!("cannot inspect {}: {error}", self.named(local)),
+        }
+    }
+
+    /// Waits until a container of this scope is healthy (or runs, where it has no health check).
+    ///
+    /// # Panics
+    /// It is not within the deadline.
+    pub async fn healthy(&self, local: &str, deadline: Duration) {
+        until(
+            &format!("{} to be healthy", self.named(local)),
+            deadline,
+            async || {
+                let found = self.inspect(local).await.ok_or("it is not there")?;
+                let state = found.state.ok_or("it has no state")?;
+                let health = state.health.and_then(|health| health.status);
+                let running = state.running.unwrap_or(false);
+                match health.map(|status| status.to_string()).as_deref() {
+                    None | Some("" | "none" | "healthy") if running => Ok(()),
+                    other => Err(format!("running: {running}, health: {other:?}")),
+                }
+            },
+        )
+        .await;
+    }
+
+    /// The names of all containers of this scope, running or not, sorted.
+    pub async fn containers(&self) -> Vec<String> {
+        let filter = format!("label={SCOPE_LABEL}={}", self.name);
+        let listed = self
+            .cli(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"])
+            .await;
+        let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // Blocking, in a child: it works in a panic, and outside and inside of any runtime.
+        let cleaned = Command::new(binary::script("deploy/scripts/clean-tests"))
+            .args(["--scope", &self.name])
+            .output();
+        match cleaned {
+            Ok(output) if output.status.success() => {}
+            Ok(output) if !std::thread::panicking() => panic!(
+                "the scope {} was not cleaned: {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(error) if !std::thread::panicking() => panic!("clean-tests: {error}"),
+            _ => {}
+        }
+    }
+}

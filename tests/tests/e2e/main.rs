@@ -1,0 +1,3 @@
+//! Real binaries, a real engine: what an operator sees from end to end. One module a story.
+
+mod harness;
