@@ -1,0 +1,222 @@
+//! The life of one order, as a total function: QUEUED, SENT, ACCEPTED, FINISHED. Pure.
+
+use sternway_proto::v1::{self, Outcome, Verdict, order_event::Event};
+
+/// How an order ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    pub outcome: Outcome,
+    pub problem: Option<v1::Problem>,
+    /// The revision that runs on the host now, as far as its agent said. Empty: not said, or none.
+    pub running_revision: String,
+}
+
+/// Where an order stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Stored; never handed to its host's session.
+    Queued,
+    /// Handed to a session at least once; no event of its journal has come back.
+    Sent,
+    /// In the agent's journal.
+    Accepted,
+    /// Terminal: nothing changes it any more.
+    Finished(Ending),
+}
+
+/// Everything that decides about an order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    pub phase: Phase,
+    /// The number of the newest event that is stored; events are stored without gaps.
+    pub last_event: u64,
+    /// A check that looked at the change, and not at what stood before it, passed.
+    pub proven: bool,
+}
+
+impl Progress {
+    /// A fresh order.
+    pub const NEW: Self = Self {
+        phase: Phase::Queued,
+        last_event: 0,
+        proven: false,
+    };
+
+    /// Nothing changes it any more.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished(_))
+    }
+
+    /// The state as it travels.
+    #[must_use]
+    pub fn state(&self) -> v1::OrderState {
+        match self.phase {
+            Phase::Queued => v1::OrderState::Queued,
+            Phase::Sent => v1::OrderState::Sent,
+            Phase::Accepted => v1::OrderState::Accepted,
+            Phase::Finished(_) => v1::OrderState::Finished,
+        }
+    }
+}
+
+/// What can happen to an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input<'a> {
+    /// It is about to be handed to a session.
+    Sending,
+    /// A line of the agent's journal.
+    Agent(&'a v1::OrderEvent),
+    /// The controller's clock has passed `not_after`.
+    DeadlinePassed,
+    /// Its host was revoked: nothing will be heard of it again.
+    HostRevoked,
+    /// An earlier wave failed, so that this order's wave never begins.
+    WaveStopped,
+}
+
+/// What became of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Applied {
+    /// Nothing new: a repetition, or something that no longer matters.
+    Same,
+    /// The new progress; where the input was an event, it is to be stored with it.
+    Changed(Progress),
+    /// The event is not the next one: those from `expected` on must come first.
+    Gap { expected: u64 },
+}
+
+/// The next progress of an order.
+#[must_use]
+pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
+    if progress.is_finished() {
+        return Applied::Same;
+    }
+    match input {
+        Input::Sending => match progress.phase {
+            Phase::Queued => changed(progress, Phase::Sent),
+            _ => Applied::Same,
+        },
+        Input::Agent(event) => agent(progress, event),
+        // Only an order that was never sent may be expired from here. One that was sent may be
+        // running already: its agent alone knows, and refuses it by itself if it had not taken it.
+        Input::DeadlinePassed => match progress.phase {
+            Phase::Queued => finished(
+                progress,
+                Outcome::Expired,
+                v1::Problem::new(
+                    "order-expired",
+                    "the order's deadline passed before its host was reachable; nothing was changed",
+                    "see `ctl host ls`; start the rollback again when the host is online",
+                ),
+            ),
+            _ => Applied::Same,
+        },
+        Input::HostRevoked => match progress.phase {
+            Phase::Queued => finished(
+                progress,
+                Outcome::Refused,
+                v1::Problem::new(
+                    "host-revoked",
+                    "the host was revoked before the order was sent; nothing was changed",
+                    "",
+                ),
+            ),
+            _ => finished(
+                progress,
+                Outcome::NeedsHuman,
+                v1::Problem::new(
+                    "host-revoked",
+                    "the host was revoked while the order was on its way: what became of it is not known",
+                    "look at the host itself",
+                ),
+            ),
+        },
+        Input::WaveStopped => match progress.phase {
+            Phase::Queued => finished(
+                progress,
+                Outcome::Refused,
+                v1::Problem::new(
+                    "wave-stopped",
+                    "an earlier wave did not succeed, so this one was not begun; nothing was changed",
+                    "",
+                ),
+            ),
+            _ => Applied::Same,
+        },
+    }
+}
+
+fn changed(progress: &Progress, phase: Phase) -> Applied {
+    Applied::Changed(Progress {
+        phase,
+        ..progress.clone()
+    })
+}
+
+fn finished(progress: &Progress, outcome: Outcome, problem: v1::Problem) -> Applied {
+    let ending = Ending {
+        outcome,
+        problem: Some(problem),
+        running_revision: String::new(),
+    };
+    changed(progress, Phase::Finished(ending))
+}
+
+fn agent(progress: &Progress, event: &v1::OrderEvent) -> Applied {
+    let expected = progress.last_event + 1;
+    if event.number < expected {
+        return Applied::Same;
+    }
+    if event.number > expected {
+        return Applied::Gap { expected };
+    }
+    let mut next = Progress {
+        phase: Phase::Accepted,
+        last_event: expected,
+        proven: progress.proven,
+    };
+    match &event.event {
+        Some(Event::Evidence(evidence)) => next.proven |= proves_change(evidence),
+        Some(Event::Finished(end)) => next.phase = Phase::Finished(ending(end, next.proven)),
+        Some(Event::Accepted(_) | Event::Planned(_) | Event::Step(_) | Event::Recovered(_))
+        | None => {}
+    }
+    Applied::Changed(next)
+}
+
+/// A passed check of what runs after the change. The standby of a warm swap and the revision from
+/// before prove nothing about what runs in the end.
+fn proves_change(evidence: &v1::Evidence) -> bool {
+    evidence.verdict() == Verdict::Passed
+        && !matches!(evidence.instance.as_str(), "standby" | "previous")
+}
+
+/// Never blind: an agent that claims a restore without evidence is not believed.
+fn ending(end: &v1::OrderFinished, proven: bool) -> Ending {
+    let claimed = end.outcome();
+    let (outcome, problem) = match claimed {
+        Outcome::Restored | Outcome::Unchanged if !proven => (
+            Outcome::NeedsHuman,
+            Some(v1::Problem::new(
+                "no-evidence",
+                "the agent reports success, but no passed check of what runs now",
+                "look at the host itself; `ctl rollout show` lists what was seen",
+            )),
+        ),
+        Outcome::Unspecified => (
+            Outcome::NeedsHuman,
+            Some(v1::Problem::new(
+                "outcome-unknown",
+                "the agent reports an end that this controller does not know",
+                "look at the host itself; update the controller",
+            )),
+        ),
+        _ => (claimed, end.problem.clone()),
+    };
+    Ending {
+        outcome,
+        problem,
+        running_revision: end.running_revision.clone(),
+    }
+}

@@ -1,0 +1,153 @@
+//! Where everything stands that was acknowledged. Traits by subject, resource-first names; SQLite behind
+//! them. Every method that changes something commits before it returns, together with its entry in the
+//! record.
+
+pub mod error;
+mod sqlite;
+pub mod types;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sternway_proto::v1;
+use uuid::Uuid;
+
+pub use self::{
+    error::{RedeemError, StartError, StoreError},
+    sqlite::Sqlite,
+};
+use crate::record::Entry;
+use types::{
+    Appended, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order, Redeem,
+    Rollout, StoredPlan, Verified,
+};
+
+/// The store as everyone holds it.
+pub type SharedStore = Arc<dyn Store>;
+
+/// All of the store.
+pub trait Store:
+    MetaStore + HostStore + TargetStore + RolloutStore + RecordStore + Send + Sync + 'static
+{
+}
+
+/// The cluster itself.
+#[async_trait]
+pub trait MetaStore: Send + Sync {
+    /// The cluster's id, given once.
+    async fn cluster_set(&self, id: &str) -> Result<(), StoreError>;
+    /// None: never given.
+    async fn cluster_fetch(&self) -> Result<Option<String>, StoreError>;
+    /// The fencing number for this start: one more than ever before.
+    async fn epoch_raise(&self, now_ms: i64) -> Result<u64, StoreError>;
+    /// Raises the epoch above one that a host has seen. Answers with the epoch that holds now.
+    async fn epoch_jump(&self, above: u64, host: &str, now_ms: i64) -> Result<u64, StoreError>;
+}
+
+/// Hosts and how they join.
+#[async_trait]
+pub trait HostStore: Send + Sync {
+    /// By name; tombstones last.
+    async fn host_list(&self) -> Result<Vec<Host>, StoreError>;
+    async fn host_fetch(&self, id: Uuid) -> Result<Option<Host>, StoreError>;
+    /// By name or id; of several with one name the living one, else the one revoked last.
+    async fn host_find(&self, name_or_id: &str) -> Result<Option<Host>, StoreError>;
+    /// Makes the host a tombstone and ends its orders. None: no such living host.
+    async fn host_revoke(
+        &self,
+        id: Uuid,
+        reason: &str,
+        operator: &str,
+        now_ms: i64,
+    ) -> Result<Option<(Host, Effects)>, StoreError>;
+    /// A certificate was issued to the host.
+    async fn host_certified(
+        &self,
+        id: Uuid,
+        not_after_ms: i64,
+        now_ms: i64,
+    ) -> Result<(), StoreError>;
+    async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError>;
+    /// Exchanges a token for a host, exactly once however many try at the same time.
+    async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError>;
+    async fn observations_store(&self, observations: &[Observation]) -> Result<(), StoreError>;
+}
+
+/// Targets, their revisions, and what people said about them.
+#[async_trait]
+pub trait TargetStore: Send + Sync {
+    /// Targets with their host's id, by name; all hosts' where none is given.
+    async fn target_list(&self, host: Option<Uuid>) -> Result<Vec<(Uuid, v1::Target)>, StoreError>;
+    /// The whole history, newest first, marks included; also of a target that is gone.
+    async fn revision_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::Revision>, StoreError>;
+    async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
+    async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError>;
+    /// Revisions with this digest that are marked bad, as `(host name, target, revision)`.
+    async fn digest_bad_list(
+        &self,
+        digest: &str,
+    ) -> Result<Vec<(String, String, v1::Revision)>, StoreError>;
+    async fn deployment_insert(
+        &self,
+        host: Uuid,
+        deployment: &v1::Deployment,
+    ) -> Result<(), StoreError>;
+    /// Newest first, at most 100.
+    async fn deployment_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::Deployment>, StoreError>;
+}
+
+/// Plans, rollouts, orders and their events.
+#[async_trait]
+pub trait RolloutStore: Send + Sync {
+    /// Keeps a plan, and forgets those that have expired.
+    async fn plan_insert(&self, plan: &StoredPlan) -> Result<(), StoreError>;
+    /// Starts a rollout, or finds the one that the same request started before.
+    async fn rollout_start(&self, new: &NewRollout) -> Result<Rollout, StartError>;
+    /// Newest first.
+    async fn rollout_list(
+        &self,
+        host: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Rollout>, StoreError>;
+    /// Rollouts whose id begins with this, at most two.
+    async fn rollout_find(&self, prefix: &str) -> Result<Vec<Rollout>, StoreError>;
+    async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
+    /// Orders of a host that are not finished and whose wave has begun, by sequence.
+    async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
+    /// Notes that an order is about to be handed to a session. False: it must not be, any more.
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError>;
+    /// Stores events of one host's orders, each at most once, without gaps.
+    async fn order_events_append(
+        &self,
+        host: &Host,
+        events: &[v1::OrderEvent],
+        now_ms: i64,
+    ) -> Result<Appended, StoreError>;
+    /// Ends the orders that were never sent and whose deadline has passed.
+    async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError>;
+    /// Events of an order after that number, by number, at most 500.
+    async fn order_event_list(
+        &self,
+        order: Uuid,
+        after: u64,
+    ) -> Result<Vec<v1::OrderEvent>, StoreError>;
+}
+
+/// The record.
+#[async_trait]
+pub trait RecordStore: Send + Sync {
+    async fn record_append(&self, note: &Note) -> Result<(), StoreError>;
+    /// Newest first, before that number (zero: the newest).
+    async fn record_list(&self, before: u64, limit: u32) -> Result<Vec<Entry>, StoreError>;
+    /// Oldest first, from that number on.
+    async fn record_page(&self, from: u64, limit: u32) -> Result<Vec<Entry>, StoreError>;
+    async fn record_verify(&self) -> Result<Verified, StoreError>;
+}

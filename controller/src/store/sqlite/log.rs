@@ -1,0 +1,161 @@
+//! The record in SQLite: entries are appended in the transaction of what they describe.
+
+use async_trait::async_trait;
+use sqlx::FromRow;
+
+use super::{Sqlite, Tx, signed, unsigned};
+use crate::{
+    record::{Draft, Entry, Hash, Head, Verifier},
+    store::{
+        RecordStore, StoreError,
+        types::{Note, Verified},
+    },
+};
+
+#[derive(FromRow)]
+struct EntryRow {
+    number: i64,
+    at_ms: i64,
+    actor: String,
+    action: String,
+    subject: String,
+    body: String,
+    previous_hash: Vec<u8>,
+    hash: Vec<u8>,
+}
+
+/// A hash as it is stored. One of another length was tampered with: it becomes one that fits nothing.
+fn hash(bytes: &[u8]) -> Hash {
+    bytes.try_into().unwrap_or([0xff; 32])
+}
+
+impl From<EntryRow> for Entry {
+    fn from(row: EntryRow) -> Self {
+        Self {
+            number: unsigned(row.number),
+            at_ms: row.at_ms,
+            actor: row.actor,
+            action: row.action,
+            subject: row.subject,
+            body: row.body,
+            previous: hash(&row.previous_hash),
+            hash: hash(&row.hash),
+        }
+    }
+}
+
+async fn head(executor: impl sqlx::SqliteExecutor<'_>) -> Result<Head, sqlx::Error> {
+    let row: Option<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT number, hash FROM record_head WHERE id = 1")
+            .fetch_optional(executor)
+            .await?;
+    Ok(row.map_or(Head::EMPTY, |(number, bytes)| Head {
+        number: unsigned(number),
+        hash: hash(&bytes),
+    }))
+}
+
+/// Appends an entry in the transaction of what it describes.
+pub(super) async fn append(tx: &mut Tx<'_>, draft: &Draft) -> Result<(), sqlx::Error> {
+    let entry = head(&mut **tx).await?.next(draft);
+    sqlx::query(
+        "INSERT INTO record (number, at_ms, actor, action, subject, body, previous_hash, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(signed(entry.number))
+    .bind(entry.at_ms)
+    .bind(&entry.actor)
+    .bind(&entry.action)
+    .bind(&entry.subject)
+    .bind(&entry.body)
+    .bind(entry.previous.as_slice())
+    .bind(entry.hash.as_slice())
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "INSERT INTO record_head (id, number, hash) VALUES (1, $1, $2)
+         ON CONFLICT (id) DO UPDATE SET number = excluded.number, hash = excluded.hash",
+    )
+    .bind(signed(entry.number))
+    .bind(entry.hash.as_slice())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Entries read at a time while the whole record is followed.
+const PAGE: u32 = 1000;
+
+#[async_trait]
+impl RecordStore for Sqlite {
+    async fn record_append(&self, note: &Note) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let draft = Draft {
+            at_ms: note.at_ms,
+            actor: note.actor.clone(),
+            action: note.action,
+            subject: note.subject.clone(),
+            body: note.body.clone(),
+        };
+        append(&mut tx, &draft).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn record_list(&self, before: u64, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        let before = if before == 0 {
+            i64::MAX
+        } else {
+            signed(before)
+        };
+        let rows: Vec<EntryRow> =
+            sqlx::query_as("SELECT * FROM record WHERE number < $1 ORDER BY number DESC LIMIT $2")
+                .bind(before)
+                .bind(i64::from(limit))
+                .fetch_all(&self.reader)
+                .await?;
+        Ok(rows.into_iter().map(Entry::from).collect())
+    }
+
+    async fn record_page(&self, from: u64, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        let rows: Vec<EntryRow> =
+            sqlx::query_as("SELECT * FROM record WHERE number >= $1 ORDER BY number LIMIT $2")
+                .bind(signed(from))
+                .bind(i64::from(limit))
+                .fetch_all(&self.reader)
+                .await?;
+        Ok(rows.into_iter().map(Entry::from).collect())
+    }
+
+    async fn record_verify(&self) -> Result<Verified, StoreError> {
+        // One read transaction: entries and head of the same moment.
+        let mut tx = self.reader.begin().await?;
+        let kept = head(&mut *tx).await?;
+        let mut verifier = Verifier::default();
+        let (mut entries, mut after) = (0, i64::MIN);
+        loop {
+            let rows: Vec<EntryRow> =
+                sqlx::query_as("SELECT * FROM record WHERE number > $1 ORDER BY number LIMIT $2")
+                    .bind(after)
+                    .bind(i64::from(PAGE))
+                    .fetch_all(&mut *tx)
+                    .await?;
+            let Some(last) = rows.last() else { break };
+            after = last.number;
+            for row in rows {
+                entries += 1;
+                if let Err(broken) = verifier.take(&row.into()) {
+                    return Ok(Verified {
+                        entries,
+                        head: kept.hash,
+                        broken: Some(broken),
+                    });
+                }
+            }
+        }
+        Ok(Verified {
+            entries,
+            head: kept.hash,
+            broken: verifier.finish(kept).err(),
+        })
+    }
+}

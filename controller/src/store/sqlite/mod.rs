@@ -1,0 +1,151 @@
+//! SQLite behind the store. One connection writes, others read: SQLite has one writer anyway, and a
+//! queue in front of it is fairer than `SQLITE_BUSY`.
+//!
+//! `synchronous = FULL`: an agent drops its journal's copy of an event once it is told that it is
+//! stored, and an operator is told that an order stands. With NORMAL a power cut could take back commits
+//! of the WAL that were acknowledged; with FULL it cannot. What is not acknowledged is batched instead.
+
+mod hosts;
+mod log;
+mod meta;
+mod orders;
+mod rollouts;
+mod targets;
+
+use std::{fs::File, path::Path, time::Duration};
+
+use prost::Message;
+use sqlx::{
+    Sqlite as Db, SqlitePool, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+
+/// How long a connection waits for another process that holds the database, and a caller for a
+/// connection.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Connections that read. More than cores help nobody.
+const READERS: u32 = 4;
+
+type Tx<'a> = Transaction<'a, Db>;
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    reader: SqlitePool,
+    /// Held for as long as the store lives: two controllers on one directory would both be right.
+    _lock: File,
+}
+
+impl Store for Sqlite {}
+
+impl Sqlite {
+    /// Opens the database in a data directory, makes both where they are missing, and brings the
+    /// schema up to date.
+    ///
+    /// # Errors
+    /// The directory cannot be used, another controller uses it, or the database cannot be opened.
+    pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let lock = lock(data_dir)?;
+        let path = data_dir.join("controller.db");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY);
+        let open = |source| StoreError::Open {
+            path: path.display().to_string(),
+            source,
+        };
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(BUSY)
+            .connect_with(options.clone())
+            .await
+            .map_err(open)?;
+        sqlx::migrate!("./migrations/sqlite").run(&writer).await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(BUSY)
+            .connect_with(options.pragma("query_only", "ON"))
+            .await
+            .map_err(open)?;
+        Ok(Self {
+            writer,
+            reader,
+            _lock: lock,
+        })
+    }
+
+    /// Waits for what is being written and closes the file.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    /// A transaction that may write. Takes the write lock at once, so that nothing it read changes
+    /// before it writes; rolled back when it is dropped.
+    async fn begin(&self) -> Result<Tx<'static>, sqlx::Error> {
+        let started = std::time::Instant::now();
+        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        metrics::histogram!(crate::metrics::STORE_WAIT).record(started.elapsed().as_secs_f64());
+        tx
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, StoreError> {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    let file = |source| StoreError::File {
+        path: data_dir.display().to_string(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(file)?;
+    // The database inherits its mode from nothing: it is made here, readable by its owner only.
+    for name in ["controller.db", "lock"] {
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(data_dir.join(name))
+            .map_err(file)?;
+    }
+    let lock = File::open(data_dir.join("lock")).map_err(file)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: data_dir.display().to_string(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(file(source)),
+    }
+}
+
+/// Numbers of the wire are unsigned, columns are signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn small(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or_default()
+}
+
+fn uuid(text: &str, what: &'static str) -> Result<Uuid, StoreError> {
+    Uuid::try_parse(text).map_err(|_| StoreError::Corrupt { what })
+}
+
+fn decode<M: Message + Default>(bytes: &[u8], what: &'static str) -> Result<M, StoreError> {
+    M::decode(bytes).map_err(|_| StoreError::Corrupt { what })
+}

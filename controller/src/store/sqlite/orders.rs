@@ -1,0 +1,433 @@
+//! Orders and their events.
+
+use async_trait::async_trait;
+use prost::Message as _;
+use serde_json::json;
+use sqlx::{FromRow, SqliteConnection};
+use sternway_proto::v1::{self, order_event::Event};
+use uuid::Uuid;
+
+use super::{Sqlite, Tx, decode, log::append, rollouts, signed, small, unsigned, uuid};
+use crate::{
+    record::{Actor, Draft},
+    rollout::order::{Applied, Ending, Input, Phase, Progress, apply},
+    store::{
+        RolloutStore, StartError, StoreError,
+        types::{Appended, Effects, Host, NewRollout, Order, Rollout, StoredPlan},
+    },
+};
+
+pub(super) const FINISHED: i64 = v1::OrderState::Finished as i64;
+
+/// Events of one order that are kept. A restore writes some fifty; one that writes more than this is
+/// not honest.
+const EVENTS_PER_ORDER: u64 = 5000;
+
+/// Events answered at once.
+const EVENT_PAGE: i64 = 500;
+
+#[derive(FromRow)]
+struct OrderRow {
+    id: String,
+    rollout_id: String,
+    wave: i64,
+    host_id: String,
+    host_name: String,
+    target: String,
+    sequence: i64,
+    state: i64,
+    outcome: i64,
+    problem: Option<Vec<u8>>,
+    running_revision: String,
+    last_event: i64,
+    proven: i64,
+    sent_ms: i64,
+    not_after_ms: i64,
+    plan: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+pub(super) fn outcome(number: i64) -> v1::Outcome {
+    i32::try_from(number)
+        .ok()
+        .and_then(|number| v1::Outcome::try_from(number).ok())
+        .unwrap_or(v1::Outcome::Unspecified)
+}
+
+impl TryFrom<OrderRow> for Order {
+    type Error = StoreError;
+
+    fn try_from(row: OrderRow) -> Result<Self, StoreError> {
+        let state = i32::try_from(row.state)
+            .ok()
+            .and_then(|number| v1::OrderState::try_from(number).ok());
+        let phase = match state {
+            Some(v1::OrderState::Queued) => Phase::Queued,
+            Some(v1::OrderState::Sent) => Phase::Sent,
+            Some(v1::OrderState::Accepted) => Phase::Accepted,
+            Some(v1::OrderState::Finished) => Phase::Finished(Ending {
+                outcome: outcome(row.outcome),
+                problem: row
+                    .problem
+                    .map(|bytes| decode(&bytes, "a problem"))
+                    .transpose()?,
+                running_revision: row.running_revision,
+            }),
+            Some(v1::OrderState::Unspecified) | None => {
+                return Err(StoreError::Corrupt {
+                    what: "an order's state",
+                });
+            }
+        };
+        Ok(Self {
+            id: uuid(&row.id, "an order's id")?,
+            rollout_id: uuid(&row.rollout_id, "a rollout's id")?,
+            wave: small(row.wave),
+            host_id: uuid(&row.host_id, "a host's id")?,
+            host_name: row.host_name,
+            target: row.target,
+            sequence: unsigned(row.sequence),
+            progress: Progress {
+                phase,
+                last_event: unsigned(row.last_event),
+                proven: row.proven != 0,
+            },
+            sent_ms: row.sent_ms,
+            not_after_ms: row.not_after_ms,
+            plan: decode(&row.plan, "a plan")?,
+            sealed: v1::SealedOrder { order: row.sealed },
+        })
+    }
+}
+
+fn all(rows: Vec<OrderRow>) -> Result<Vec<Order>, StoreError> {
+    rows.into_iter().map(Order::try_from).collect()
+}
+
+pub(super) async fn fetch(tx: &mut Tx<'_>, id: Uuid) -> Result<Option<Order>, StoreError> {
+    let row: Option<OrderRow> = sqlx::query_as("SELECT * FROM orders WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(&mut **tx)
+        .await?;
+    row.map(Order::try_from).transpose()
+}
+
+pub(super) async fn of_rollout(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Vec<Order>, StoreError> {
+    all(sqlx::query_as(
+        "SELECT * FROM orders WHERE rollout_id = $1 ORDER BY wave, host_name, target",
+    )
+    .bind(id.to_string())
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Orders that wait in the waves behind this one.
+pub(super) async fn held_after(
+    tx: &mut Tx<'_>,
+    rollout: Uuid,
+    wave: usize,
+) -> Result<Vec<Order>, StoreError> {
+    all(
+        sqlx::query_as("SELECT * FROM orders WHERE rollout_id = $1 AND wave > $2 AND state <> 4")
+            .bind(rollout.to_string())
+            .bind(i64::try_from(wave).unwrap_or(i64::MAX))
+            .fetch_all(&mut **tx)
+            .await?,
+    )
+}
+
+pub(super) async fn hosts_of_wave(
+    tx: &mut Tx<'_>,
+    rollout: Uuid,
+    wave: usize,
+) -> Result<Vec<Uuid>, StoreError> {
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT host_id FROM orders WHERE rollout_id = $1 AND wave = $2",
+    )
+    .bind(rollout.to_string())
+    .bind(i64::try_from(wave).unwrap_or(i64::MAX))
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter().map(|id| uuid(id, "a host's id")).collect()
+}
+
+pub(super) async fn insert(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO orders (id, rollout_id, wave, host_id, host_name, target, sequence, state,
+             created_ms, not_after_ms, plan, sealed)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    )
+    .bind(order.id.to_string())
+    .bind(order.rollout_id.to_string())
+    .bind(i64::from(order.wave))
+    .bind(order.host_id.to_string())
+    .bind(&order.host_name)
+    .bind(&order.target)
+    .bind(signed(order.sequence))
+    .bind(i64::from(i32::from(order.progress.state())))
+    .bind(now_ms)
+    .bind(order.not_after_ms)
+    .bind(order.plan.encode_to_vec())
+    .bind(&order.sealed.order)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes what may change of an order. A finished one is never written again: the statement itself
+/// refuses.
+pub(super) async fn update(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Result<(), sqlx::Error> {
+    let progress = &order.progress;
+    let ending = match &progress.phase {
+        Phase::Finished(ending) => Some(ending),
+        _ => None,
+    };
+    sqlx::query(
+        "UPDATE orders SET state = $2, outcome = $3, problem = $4, running_revision = $5,
+             last_event = $6, proven = $7,
+             sent_ms = CASE WHEN $2 = 2 THEN $8 ELSE sent_ms END,
+             accepted_ms = CASE WHEN $2 = 3 AND accepted_ms = 0 THEN $8 ELSE accepted_ms END,
+             finished_ms = CASE WHEN $2 = 4 THEN $8 ELSE finished_ms END
+         WHERE id = $1 AND state <> 4",
+    )
+    .bind(order.id.to_string())
+    .bind(i64::from(i32::from(progress.state())))
+    .bind(ending.map_or(0, |e| i64::from(i32::from(e.outcome))))
+    .bind(
+        ending
+            .and_then(|e| e.problem.as_ref())
+            .map(prost::Message::encode_to_vec),
+    )
+    .bind(ending.map_or("", |e| e.running_revision.as_str()))
+    .bind(signed(progress.last_event))
+    .bind(i64::from(progress.proven))
+    .bind(now_ms)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Stores one event of an order that is this host's. False: it came with a gap.
+async fn append_event(
+    tx: &mut Tx<'_>,
+    order: &Order,
+    event: &v1::OrderEvent,
+    now_ms: i64,
+    effects: &mut Effects,
+) -> Result<bool, StoreError> {
+    let endless;
+    let event = if event.number >= EVENTS_PER_ORDER && order.progress.last_event < event.number {
+        endless = too_many(event);
+        &endless
+    } else {
+        event
+    };
+    match apply(&order.progress, &Input::Agent(event)) {
+        Applied::Gap { .. } => return Ok(false),
+        Applied::Same => return Ok(true),
+        Applied::Changed(_) => {}
+    }
+    sqlx::query("INSERT INTO order_events (order_id, number, body) VALUES ($1, $2, $3)")
+        .bind(order.id.to_string())
+        .bind(signed(event.number))
+        .bind(event.encode_to_vec())
+        .execute(&mut **tx)
+        .await?;
+    if let Some(Event::Planned(plan)) = &event.event {
+        sqlx::query("UPDATE orders SET plan = $2 WHERE id = $1")
+            .bind(order.id.to_string())
+            .bind(plan.encode_to_vec())
+            .execute(&mut **tx)
+            .await?;
+    }
+    if let Some(draft) = noted(order, event) {
+        append(tx, &draft).await?;
+    }
+    effects.merge(rollouts::input(tx, order.id, &Input::Agent(event), now_ms).await?);
+    Ok(true)
+}
+
+/// What stands in the place of the event that was one too many.
+fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
+    v1::OrderEvent {
+        event: Some(Event::Finished(v1::OrderFinished {
+            outcome: v1::Outcome::NeedsHuman.into(),
+            problem: Some(v1::Problem::new(
+                "too-many-events",
+                format!("the agent reported {EVENTS_PER_ORDER} events for one order"),
+                "look at the host itself",
+            )),
+            running_revision: String::new(),
+        })),
+        ..event.clone()
+    }
+}
+
+/// What of an event goes into the record besides the order's own transitions: everything that was done
+/// and everything that was seen.
+fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
+    let (action, body) = match event.event.as_ref()? {
+        Event::Evidence(e) => (
+            "evidence.seen",
+            json!({
+                "check": e.check, "subject": e.subject, "expected": e.expected,
+                "observed": e.observed, "attempts": e.attempts, "duration_ms": e.duration_ms,
+                "verdict": e.verdict().as_str_name(), "instance": e.instance,
+            }),
+        ),
+        Event::Step(step) if step.state() != v1::StepState::Started => (
+            "step.changed",
+            json!({
+                "step": step.step, "index": step.index, "state": step.state().as_str_name(),
+                "message": step.message,
+            }),
+        ),
+        Event::Recovered(r) => (
+            "order.recovered",
+            json!({ "attempt": r.attempt, "decision": r.decision }),
+        ),
+        Event::Accepted(_) | Event::Planned(_) | Event::Step(_) | Event::Finished(_) => {
+            return None;
+        }
+    };
+    Some(Draft {
+        at_ms: event.at_ms,
+        actor: Actor::Agent(order.host_name.clone()),
+        action,
+        subject: format!("order:{}", order.id),
+        body,
+    })
+}
+
+#[async_trait]
+impl RolloutStore for Sqlite {
+    async fn plan_insert(&self, plan: &StoredPlan) -> Result<(), StoreError> {
+        self.plan_keep(plan).await
+    }
+
+    async fn rollout_start(&self, new: &NewRollout) -> Result<Rollout, StartError> {
+        self.start(new).await
+    }
+
+    async fn rollout_list(
+        &self,
+        host: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Rollout>, StoreError> {
+        self.rollouts_newest(host, limit).await
+    }
+
+    async fn rollout_find(&self, prefix: &str) -> Result<Vec<Rollout>, StoreError> {
+        self.rollouts_by_prefix(prefix).await
+    }
+
+    async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError> {
+        Ok(self.rollouts_by_prefix(&id.to_string()).await?.pop())
+    }
+
+    async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError> {
+        all(sqlx::query_as(
+            "SELECT o.* FROM orders o JOIN rollouts r ON r.id = o.rollout_id
+                 WHERE o.host_id = $1 AND o.state <> 4 AND o.wave <= r.wave ORDER BY o.sequence",
+        )
+        .bind(host.to_string())
+        .fetch_all(&self.reader)
+        .await?)
+    }
+
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let Some(order) = fetch(&mut tx, id).await? else {
+            return Ok(false);
+        };
+        if order.progress.is_finished() {
+            return Ok(false);
+        }
+        // Past its deadline an order that was never sent is the expiry's, not ours.
+        if order.progress.phase == Phase::Queued && now_ms >= order.not_after_ms {
+            return Ok(false);
+        }
+        rollouts::input(&mut tx, id, &Input::Sending, now_ms).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn order_events_append(
+        &self,
+        host: &Host,
+        events: &[v1::OrderEvent],
+        now_ms: i64,
+    ) -> Result<Appended, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut appended = Appended::default();
+        for event in events {
+            let order = match Uuid::try_parse(&event.order_id) {
+                Ok(id) => fetch(&mut tx, id).await?,
+                Err(_) => None,
+            };
+            let Some(order) = order.filter(|order| order.host_id == host.id) else {
+                appended.foreign += 1;
+                continue;
+            };
+            if !append_event(&mut tx, &order, event, now_ms, &mut appended.effects).await? {
+                appended.gap = Some(order.id.to_string());
+                break;
+            }
+            // What comes after the end, or again, is settled: it is acknowledged as it came.
+            let up_to = event.number;
+            match appended
+                .stored
+                .iter_mut()
+                .find(|s| s.order_id == event.order_id)
+            {
+                Some(stored) => stored.up_to = stored.up_to.max(up_to),
+                None => appended.stored.push(v1::EventsStored {
+                    order_id: event.order_id.clone(),
+                    up_to,
+                }),
+            }
+        }
+        tx.commit().await?;
+        Ok(appended)
+    }
+
+    async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError> {
+        let due: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM orders WHERE state = 1 AND not_after_ms <= $1 LIMIT 500",
+        )
+        .bind(now_ms)
+        .fetch_all(&self.reader)
+        .await?;
+        let mut effects = Effects::default();
+        if due.is_empty() {
+            return Ok(effects);
+        }
+        let mut tx = self.begin().await?;
+        for id in due {
+            let id = uuid(&id, "an order's id")?;
+            effects.merge(rollouts::input(&mut tx, id, &Input::DeadlinePassed, now_ms).await?);
+        }
+        tx.commit().await?;
+        Ok(effects)
+    }
+
+    async fn order_event_list(
+        &self,
+        order: Uuid,
+        after: u64,
+    ) -> Result<Vec<v1::OrderEvent>, StoreError> {
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT body FROM order_events WHERE order_id = $1 AND number > $2
+             ORDER BY number LIMIT $3",
+        )
+        .bind(order.to_string())
+        .bind(signed(after))
+        .bind(EVENT_PAGE)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter().map(|body| decode(body, "an event")).collect()
+    }
+}

@@ -1,0 +1,346 @@
+//! Targets, revisions, marks and deployments.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use prost::Message as _;
+use serde_json::json;
+use sternway_proto::v1;
+use uuid::Uuid;
+
+use super::{Sqlite, Tx, decode, log::append, uuid};
+use crate::{
+    record::{Actor, Draft},
+    store::{
+        StoreError, TargetStore,
+        types::{NewMark, Observation},
+    },
+};
+
+/// Revisions of one host that are kept. A host that makes up more than this is not honest.
+const REVISIONS_PER_HOST: i64 = 20_000;
+
+/// Stores a target as it is now, and every revision of it that is new.
+pub(super) async fn upsert(
+    tx: &mut Tx<'_>,
+    observation: &Observation,
+    target: &v1::Target,
+) -> Result<(), StoreError> {
+    let ready = target
+        .readiness
+        .as_ref()
+        .is_some_and(|r| r.verdict() == v1::ReadinessVerdict::Ready);
+    // The revisions have a table of their own; twice would be the bulk of the database.
+    let body = v1::Target {
+        revisions: Vec::new(),
+        ..target.clone()
+    };
+    sqlx::query(
+        "INSERT INTO targets (host_id, name, ready, updated_ms, body) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (host_id, name) DO UPDATE SET ready = excluded.ready,
+             updated_ms = excluded.updated_ms, body = excluded.body",
+    )
+    .bind(observation.host_id.to_string())
+    .bind(&target.name)
+    .bind(i64::from(ready))
+    .bind(observation.at_ms)
+    .bind(body.encode_to_vec())
+    .execute(&mut **tx)
+    .await?;
+    revisions(tx, observation, target).await
+}
+
+async fn revisions(
+    tx: &mut Tx<'_>,
+    observation: &Observation,
+    target: &v1::Target,
+) -> Result<(), StoreError> {
+    let host = observation.host_id.to_string();
+    let known: HashMap<String, Vec<u8>> =
+        sqlx::query_as("SELECT id, body FROM revisions WHERE host_id = $1 AND target = $2")
+            .bind(&host)
+            .bind(&target.name)
+            .fetch_all(&mut **tx)
+            .await?
+            .into_iter()
+            .collect();
+    for revision in target.revisions.iter().rev() {
+        let body = revision.encode_to_vec();
+        match known.get(&revision.id) {
+            Some(stored) if *stored == body => continue,
+            Some(_) => {}
+            None if full(tx, &host).await? => return Ok(()),
+            None => append(tx, &seen(observation, target, revision)).await?,
+        }
+        sqlx::query(
+            "INSERT INTO revisions
+                 (host_id, target, id, number, image_id, image_digest, stored_ms, body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (host_id, target, id) DO UPDATE SET number = excluded.number,
+                 image_id = excluded.image_id, image_digest = excluded.image_digest,
+                 body = excluded.body",
+        )
+        .bind(&host)
+        .bind(&target.name)
+        .bind(&revision.id)
+        .bind(i64::from(revision.number))
+        .bind(&revision.image_id)
+        .bind(digest(&revision.image_digest))
+        .bind(observation.at_ms)
+        .bind(body)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn full(tx: &mut Tx<'_>, host: &str) -> Result<bool, StoreError> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM revisions WHERE host_id = $1")
+        .bind(host)
+        .fetch_one(&mut **tx)
+        .await?;
+    if count >= REVISIONS_PER_HOST {
+        tracing::warn!(
+            host.id = host,
+            "host {host} has {count} revisions: no more are kept"
+        );
+    }
+    Ok(count >= REVISIONS_PER_HOST)
+}
+
+fn seen(observation: &Observation, target: &v1::Target, revision: &v1::Revision) -> Draft {
+    Draft {
+        at_ms: observation.at_ms,
+        actor: Actor::Agent(observation.host_name.clone()),
+        action: "revision.seen",
+        subject: format!("target:{}:{}", observation.host_name, target.name),
+        body: json!({
+            "revision": revision.id,
+            "number": revision.number,
+            "image": revision.image,
+            "image_id": revision.image_id,
+            "origin": revision.origin,
+        }),
+    }
+}
+
+/// `sha256:…` of `name@sha256:…`.
+fn digest(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_, digest)| digest)
+}
+
+/// Stores the whole inventory of a host.
+pub(super) async fn replace(
+    tx: &mut Tx<'_>,
+    observation: &Observation,
+    all: &[v1::Target],
+) -> Result<(), StoreError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM targets WHERE host_id = $1")
+        .bind(observation.host_id.to_string())
+        .fetch_all(&mut **tx)
+        .await?;
+    let kept: HashSet<&str> = all.iter().map(|target| target.name.as_str()).collect();
+    for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
+        remove(tx, observation.host_id, name).await?;
+    }
+    for target in all {
+        upsert(tx, observation, target).await?;
+    }
+    Ok(())
+}
+
+/// Forgets a target; its revisions stay.
+pub(super) async fn remove(tx: &mut Tx<'_>, host: Uuid, name: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM targets WHERE host_id = $1 AND name = $2")
+        .bind(host.to_string())
+        .bind(name)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+type Marked = (Vec<u8>, Option<i64>, Option<String>);
+
+fn marked((body, mark, reason): Marked) -> Result<v1::Revision, StoreError> {
+    let mut revision: v1::Revision = decode(&body, "a revision")?;
+    revision.mark = mark.and_then(|m| i32::try_from(m).ok()).unwrap_or_default();
+    revision.mark_reason = reason.unwrap_or_default();
+    Ok(revision)
+}
+
+#[async_trait]
+impl TargetStore for Sqlite {
+    async fn target_list(&self, host: Option<Uuid>) -> Result<Vec<(Uuid, v1::Target)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>)> = match host {
+            Some(host) => {
+                sqlx::query_as("SELECT host_id, body FROM targets WHERE host_id = $1 ORDER BY name")
+                    .bind(host.to_string())
+                    .fetch_all(&self.reader)
+                    .await?
+            }
+            None => {
+                sqlx::query_as("SELECT host_id, body FROM targets ORDER BY host_id, name")
+                    .fetch_all(&self.reader)
+                    .await?
+            }
+        };
+        rows.into_iter()
+            .map(|(host, body)| Ok((uuid(&host, "a host's id")?, decode(&body, "a target")?)))
+            .collect()
+    }
+
+    async fn revision_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::Revision>, StoreError> {
+        let rows: Vec<Marked> = sqlx::query_as(
+            "SELECT r.body, m.mark, m.reason FROM revisions r
+             LEFT JOIN marks m ON m.host_id = r.host_id AND m.target = r.target
+                 AND m.revision = r.id
+             WHERE r.host_id = $1 AND r.target = $2 ORDER BY r.number DESC",
+        )
+        .bind(host.to_string())
+        .bind(target)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.into_iter().map(marked).collect()
+    }
+
+    async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let host = mark.host_id.to_string();
+        if mark.mark == v1::Mark::Unspecified {
+            sqlx::query("DELETE FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3")
+                .bind(&host)
+                .bind(&mark.target)
+                .bind(&mark.revision)
+                .execute(&mut *tx)
+                .await?;
+        } else {
+            sqlx::query(
+                "INSERT INTO marks (host_id, target, revision, mark, reason, marked_by, marked_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)
+                 ON CONFLICT (host_id, target, revision) DO UPDATE SET mark = excluded.mark,
+                     reason = excluded.reason, marked_by = excluded.marked_by,
+                     marked_ms = excluded.marked_ms",
+            )
+            .bind(&host)
+            .bind(&mark.target)
+            .bind(&mark.revision)
+            .bind(i64::from(i32::from(mark.mark)))
+            .bind(&mark.reason)
+            .bind(&mark.operator)
+            .bind(mark.at_ms)
+            .execute(&mut *tx)
+            .await?;
+        }
+        let draft = Draft {
+            at_ms: mark.at_ms,
+            actor: Actor::Operator(mark.operator.clone()),
+            action: "revision.marked",
+            subject: format!("target:{}:{}", mark.host_name, mark.target),
+            body: json!({
+                "revision": mark.revision,
+                "mark": mark.mark.as_str_name(),
+                "reason": mark.reason,
+            }),
+        };
+        append(&mut tx, &draft).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError> {
+        let rows: Vec<(String, String, i64, String)> = sqlx::query_as(
+            "SELECT target, revision, mark, reason FROM marks WHERE host_id = $1
+             ORDER BY target, revision",
+        )
+        .bind(host.to_string())
+        .fetch_all(&self.reader)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(target, revision, mark, reason)| v1::RevisionMark {
+                target,
+                revision,
+                mark: i32::try_from(mark).unwrap_or_default(),
+                reason,
+            })
+            .collect())
+    }
+
+    async fn digest_bad_list(
+        &self,
+        wanted: &str,
+    ) -> Result<Vec<(String, String, v1::Revision)>, StoreError> {
+        let rows: Vec<(String, String, Vec<u8>, Option<i64>, Option<String>)> = sqlx::query_as(
+            "SELECT h.name, r.target, r.body, m.mark, m.reason FROM revisions r
+             JOIN hosts h ON h.id = r.host_id
+             JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
+             WHERE m.mark = 2 AND (r.image_id = $1 OR r.image_digest = $1)
+             ORDER BY h.name, r.target, r.number LIMIT 100",
+        )
+        .bind(digest(wanted))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.into_iter()
+            .map(|(host, target, body, mark, reason)| {
+                Ok((host, target, marked((body, mark, reason))?))
+            })
+            .collect()
+    }
+
+    async fn deployment_insert(
+        &self,
+        host: Uuid,
+        deployment: &v1::Deployment,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "INSERT INTO deployments (id, host_id, target, recorded_ms, body)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&deployment.id)
+        .bind(host.to_string())
+        .bind(&deployment.target)
+        .bind(deployment.recorded_ms)
+        .bind(deployment.encode_to_vec())
+        .execute(&mut *tx)
+        .await?;
+        let draft = Draft {
+            at_ms: deployment.recorded_ms,
+            actor: Actor::Operator(deployment.recorded_by.clone()),
+            action: "deployment.recorded",
+            subject: format!("target:{}:{}", deployment.host, deployment.target),
+            body: json!({
+                "deployment": deployment.id,
+                "digest": deployment.digest,
+                "version": deployment.version,
+                "commit": deployment.commit,
+                "author": deployment.author,
+                "reason": deployment.reason,
+                "migration": deployment.migration,
+            }),
+        };
+        append(&mut tx, &draft).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn deployment_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::Deployment>, StoreError> {
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT body FROM deployments WHERE host_id = $1 AND target = $2
+             ORDER BY recorded_ms DESC LIMIT 100",
+        )
+        .bind(host.to_string())
+        .bind(target)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|body| decode(body, "a deployment"))
+            .collect()
+    }
+}

@@ -1,0 +1,207 @@
+//! What the store keeps, as plain values.
+
+use std::collections::BTreeMap;
+
+use sternway_proto::v1;
+use uuid::Uuid;
+
+use crate::{record::Actor, rollout::order::Progress};
+
+/// An enrolled machine, or the tombstone of one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    pub id: Uuid,
+    /// Unique among the hosts that are not revoked.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub joined_ms: i64,
+    /// Zero: never. Written in batches, so the live sessions know better.
+    pub last_seen_ms: i64,
+    pub revoked_ms: Option<i64>,
+    pub revoke_reason: String,
+    pub facts: Option<v1::HostFacts>,
+    pub agent_version: String,
+    pub clock_offset_ms: i64,
+    pub certificate_not_after_ms: i64,
+    pub target_count: u32,
+    pub targets_ready: u32,
+}
+
+/// A join token, of which only the hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// Empty: what the machine calls itself.
+    pub host_name: String,
+    pub labels: BTreeMap<String, String>,
+    pub created_ms: i64,
+    pub created_by: String,
+    pub expires_ms: i64,
+}
+
+/// The exchange of a join token for a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redeem {
+    /// SHA-256 of the secret that was presented.
+    pub hash: [u8; 32],
+    /// The id for the new host. Fresh.
+    pub host_id: Uuid,
+    /// Used where the token names no host. A valid host name.
+    pub hostname: String,
+    pub agent_version: String,
+    pub now_ms: i64,
+}
+
+/// What an agent said about its host. Not acknowledged on the wire, so stored in batches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub host_id: Uuid,
+    pub host_name: String,
+    pub at_ms: i64,
+    pub seen: Seen,
+}
+
+/// The content of an [`Observation`], validated.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    /// The agent is there.
+    Alive {
+        facts: Option<v1::HostFacts>,
+        /// Empty: as before.
+        agent_version: String,
+        clock_offset_ms: i64,
+    },
+    /// Every target of the host; those not named are no longer looked after.
+    Inventory(Vec<v1::Target>),
+    Target(Box<v1::Target>),
+    TargetRemoved(String),
+}
+
+/// A mark of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMark {
+    pub host_id: Uuid,
+    pub host_name: String,
+    pub target: String,
+    pub revision: String,
+    /// Unspecified: take the mark away.
+    pub mark: v1::Mark,
+    pub reason: String,
+    pub operator: String,
+    pub at_ms: i64,
+}
+
+/// A plan that may be carried out until it expires.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredPlan {
+    pub id: Uuid,
+    pub host_id: Uuid,
+    /// The operator who asked for it.
+    pub made_for: String,
+    pub scope: v1::RestoreScope,
+    /// As asked for: unspecified leaves it to the agent.
+    pub swap: v1::Swap,
+    pub created_ms: i64,
+    pub expires_ms: i64,
+    pub plan: v1::Plan,
+}
+
+/// The start of a rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRollout {
+    pub id: Uuid,
+    pub order_id: Uuid,
+    /// The caller's own id of this call: the same one starts nothing twice.
+    pub request_id: Uuid,
+    pub plan_id: Uuid,
+    pub operator: String,
+    pub reason: String,
+    pub epoch: u64,
+    pub now_ms: i64,
+    pub not_after_ms: i64,
+}
+
+/// One order of a rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    pub id: Uuid,
+    pub rollout_id: Uuid,
+    pub wave: u32,
+    pub host_id: Uuid,
+    pub host_name: String,
+    pub target: String,
+    pub sequence: u64,
+    pub progress: Progress,
+    pub sent_ms: i64,
+    pub not_after_ms: i64,
+    pub plan: v1::Plan,
+    /// As it travels, byte for byte.
+    pub sealed: v1::SealedOrder,
+}
+
+/// A rollout with its orders, by wave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rollout {
+    pub id: Uuid,
+    pub state: v1::RolloutState,
+    pub operator: String,
+    pub reason: String,
+    pub created_ms: i64,
+    /// Zero while it runs.
+    pub finished_ms: i64,
+    pub orders: Vec<Order>,
+}
+
+/// What a change of orders led to: whom to tell.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Effects {
+    /// Rollouts in which anything changed.
+    pub rollouts: Vec<Uuid>,
+    /// Hosts for which an order became ready to be sent.
+    pub hosts: Vec<Uuid>,
+    /// How orders ended.
+    pub ended: Vec<v1::Outcome>,
+    /// From the order being sent to its agent's acceptance, milliseconds.
+    pub accepted_after_ms: Vec<i64>,
+}
+
+impl Effects {
+    /// Adds what another change led to.
+    pub fn merge(&mut self, other: Self) {
+        self.rollouts.extend(other.rollouts);
+        self.hosts.extend(other.hosts);
+        self.ended.extend(other.ended);
+        self.accepted_after_ms.extend(other.accepted_after_ms);
+    }
+}
+
+/// What became of a batch of order events from one host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Appended {
+    pub effects: Effects,
+    /// To be acknowledged: committed, or settled before.
+    pub stored: Vec<v1::EventsStored>,
+    /// An order whose events came with a gap: they must be sent again from the one after what is stored.
+    pub gap: Option<String>,
+    /// Events of orders that are not this host's.
+    pub foreign: u64,
+}
+
+/// An entry for the record that belongs to nothing else in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    pub actor: Actor,
+    pub action: &'static str,
+    pub subject: String,
+    pub body: serde_json::Value,
+    pub at_ms: i64,
+}
+
+/// The result of following the whole record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub entries: u64,
+    pub head: crate::record::Hash,
+    pub broken: Option<crate::record::Break>,
+}
