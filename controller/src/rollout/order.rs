@@ -179,7 +179,13 @@ fn agent(progress: &Progress, event: &v1::OrderEvent) -> Applied {
     match &event.event {
         Some(Event::Evidence(evidence)) => next.proven |= proves_change(evidence),
         Some(Event::Finished(end)) => next.phase = Phase::Finished(ending(end, next.proven)),
-        Some(Event::Accepted(_) | Event::Planned(_) | Event::Step(_) | Event::Recovered(_))
+        Some(
+            Event::Accepted(_)
+            | Event::Planned(_)
+            | Event::Step(_)
+            | Event::Recovered(_)
+            | Event::Note(_),
+        )
         | None => {}
     }
     Applied::Changed(next)
