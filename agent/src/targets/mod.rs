@@ -1,6 +1,7 @@
 //! What can be restored: one module a kind, all behind [`Kind`]. Nothing outside this folder knows a
 //! kind; adding one is one folder and one line in [`Registry::new`]'s caller.
 
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
@@ -40,6 +41,10 @@ pub struct Content {
     /// Everything comparable. Private values are still in plain here; the executor replaces them by
     /// keyed hashes before anything leaves the host.
     pub fields: Vec<FieldValue>,
+    /// What helps a restore but is no part of the identity: for docker, where the image can be pulled
+    /// from. Stored beside the record, replaced with each observation of the same revision. Never
+    /// leaves the host.
+    pub hints: serde_json::Value,
     pub image: String,
     pub image_id: String,
     pub image_digest: String,
@@ -68,6 +73,8 @@ pub struct Recorded {
     pub id: RevisionId,
     pub number: u32,
     pub record: Vec<u8>,
+    /// The newest [`Content::hints`] of that revision. `Null`: none.
+    pub hints: serde_json::Value,
 }
 
 /// What a kind is asked to plan.
