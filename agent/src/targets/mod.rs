@@ -1,6 +1,7 @@
 //! What can be restored: one module a kind, all behind [`Kind`]. Nothing outside this folder knows a
 //! kind; adding one is one folder and one line in [`Registry::new`]'s caller.
 
+pub mod docker;
 
 use std::{collections::BTreeMap, sync::Arc};
 

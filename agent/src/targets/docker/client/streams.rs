@@ -1,0 +1,202 @@
+//! What comes as a stream, through bollard: events, logs, and the output of a command in a container.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    Docker,
+    container::LogOutput,
+    exec::{CreateExecOptions, StartExecResults},
+    models::EventMessage,
+    query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder},
+};
+use futures_util::{Stream, StreamExt as _};
+
+use super::{ApiVersion, Engine, EngineError, EngineErrorKind, QUICK};
+
+/// How a command in a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// None: the engine does not know (any more).
+    pub exit_code: Option<i64>,
+    /// Both streams as they came, cut to the limit asked for.
+    pub output: Vec<u8>,
+}
+
+impl Engine {
+    /// The events of these types from now on, until the stream is cut.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn events(
+        &self,
+        types: &[&str],
+    ) -> Result<impl Stream<Item = Result<EventMessage, EngineError>> + use<>, EngineError> {
+        let docker = self.bollard().await?;
+        let types = types.iter().map(|name| (*name).to_owned()).collect();
+        let filters: HashMap<String, Vec<String>> = HashMap::from([("type".to_owned(), types)]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let events = docker.events(Some(options));
+        Ok(events
+            .map(|event| event.map_err(|error| translate("follow the engine's events", &error))))
+    }
+
+    /// What a container wrote since then (Unix seconds): at most the last `lines` lines and `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused`: its log driver cannot be read; `Timeout`.
+    pub async fn logs(
+        &self,
+        id: &str,
+        since: i64,
+        lines: u32,
+        limit: usize,
+    ) -> Result<Vec<u8>, EngineError> {
+        let what = format!("read the log of container {id}");
+        let docker = self.bollard().await?;
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .since(i32::try_from(since).unwrap_or(i32::MAX))
+            .tail(&lines.to_string())
+            .build();
+        let read = gather(docker.logs(id, Some(options)), &what, limit);
+        within(&what, QUICK, read).await
+    }
+
+    /// Runs a command in a running container: argv, never a shell. Past the deadline the outcome is an
+    /// error; the command itself cannot be ended from here and goes on in the container.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`: the container does not run; `Timeout`.
+    pub async fn exec(
+        &self,
+        id: &str,
+        argv: &[String],
+        limit: usize,
+        deadline: Duration,
+    ) -> Result<ExecOutcome, EngineError> {
+        let what = format!("run a command in container {id}");
+        within(&what, deadline, self.exec_unbounded(&what, id, argv, limit)).await
+    }
+
+    async fn exec_unbounded(
+        &self,
+        what: &str,
+        id: &str,
+        argv: &[String],
+        limit: usize,
+    ) -> Result<ExecOutcome, EngineError> {
+        let docker = self.bollard().await?;
+        let failed = |error: bollard::errors::Error| translate(what, &error);
+        let options = CreateExecOptions {
+            cmd: Some(argv.to_vec()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let exec = docker.create_exec(id, options).await.map_err(failed)?;
+        let started = docker.start_exec(&exec.id, None).await.map_err(failed)?;
+        let output = match started {
+            StartExecResults::Attached { output, .. } => gather(output, what, limit).await?,
+            StartExecResults::Detached => Vec::new(),
+        };
+        let ended = docker.inspect_exec(&exec.id).await.map_err(failed)?;
+        Ok(ExecOutcome {
+            exit_code: ended.exit_code,
+            output,
+        })
+    }
+
+    /// A typed client for streams. bollard leaves the version out of its URLs, and an engine then
+    /// answers in its newest dialect, so the version is put in front of every path here.
+    async fn bollard(&self) -> Result<Docker, EngineError> {
+        let version = self.api().await?;
+        let socket = self.socket.to_string_lossy();
+        let seconds = QUICK.as_secs();
+        Docker::connect_with_unix(&socket, seconds, bollard::API_DEFAULT_VERSION)
+            .map(|docker| docker.with_request_modifier(move |request| pin(request, version)))
+            .map_err(|error| translate("connect to the engine", &error))
+    }
+}
+
+fn pin<B>(mut request: http::Request<B>, version: ApiVersion) -> http::Request<B> {
+    let mut parts = request.uri().clone().into_parts();
+    let path = parts
+        .path_and_query
+        .as_ref()
+        .map_or("/", |path| path.as_str());
+    if let Ok(pinned) = format!("/v{version}{path}").parse() {
+        parts.path_and_query = Some(pinned);
+        if let Ok(uri) = http::Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+async fn gather(
+    output: impl Stream<Item = Result<LogOutput, bollard::errors::Error>>,
+    what: &str,
+    limit: usize,
+) -> Result<Vec<u8>, EngineError> {
+    tokio::pin!(output);
+    let mut gathered = Vec::new();
+    while let Some(piece) = output.next().await {
+        let piece = piece.map_err(|error| translate(what, &error))?.into_bytes();
+        // Read to the end even past the limit: the command would block on a full pipe.
+        let room = limit.saturating_sub(gathered.len());
+        gathered.extend(piece.iter().take(room));
+    }
+    Ok(gathered)
+}
+
+async fn within<T>(
+    what: &str,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!("no end within {} s", deadline.as_secs());
+            Err(EngineError::new(what, EngineErrorKind::Timeout, message))
+        })
+}
+
+fn translate(what: &str, error: &bollard::errors::Error) -> EngineError {
+    use bollard::errors::Error;
+    match error {
+        Error::DockerResponseServerError {
+            status_code,
+            message,
+        } => {
+            let message = sternway_proto::name::clean_text(message);
+            EngineError::of_status(what, *status_code, message)
+        }
+        Error::RequestTimeoutError => {
+            EngineError::new(what, EngineErrorKind::Timeout, "no answer in time")
+        }
+        Error::JsonDataError { .. } | Error::JsonSerdeError { .. } => {
+            EngineError::new(what, EngineErrorKind::Refused, "the answer is no JSON")
+        }
+        error => EngineError::new(what, EngineErrorKind::Unreachable, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_gets_the_agreed_version_in_front() {
+        let request = http::Request::get("unix://2f76/events?filters=x")
+            .body(())
+            .expect("valid");
+        let pinned = pin(request, ApiVersion(41));
+        assert_eq!(
+            pinned.uri().to_string(),
+            "unix://2f76/v1.41/events?filters=x"
+        );
+    }
+}
