@@ -4,7 +4,7 @@
 //! - `SHOP_VERSION`: what `GET /` answers; `SHOP_PORT`: where (8080)
 //! - `SHOP_STARTUP`: how long before it listens, for instance `3s` or `250ms`
 //! - `SHOP_FAIL`: `health` (`/health` answers 500), `crash` (exit 1 after a second), `errors` (`/` answers
-//!   500 and the log fills with ERROR lines while `/health` stays fine)
+//!   500 and the log fills with ERROR lines while `/health` stays fine), or several: `health,errors`
 //!
 //! `GET /slow/MS` answers after so many milliseconds. `shop check` asks the `/health` of a running shop and
 //! exits 0 or 1.
@@ -26,18 +26,33 @@ const DRAIN: Duration = Duration::from_secs(8);
 const HEAD_BYTES: usize = 16 * 1024;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    Health,
-    Crash,
-    Errors,
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    health: bool,
+    crash: bool,
+    errors: bool,
+}
+
+impl Faults {
+    fn parse(text: &str) -> Option<Self> {
+        let mut faults = Self::default();
+        for word in text.split(',') {
+            match word.trim() {
+                "health" => faults.health = true,
+                "crash" => faults.crash = true,
+                "errors" => faults.errors = true,
+                "none" => {}
+                _ => return None,
+            }
+        }
+        Some(faults)
+    }
 }
 
 #[derive(Clone)]
 struct Shop {
     version: String,
-    fault: Fault,
+    faults: Faults,
     /// Rises to true at SIGTERM: idle connections close, busy ones answer and close.
     stopping: watch::Receiver<bool>,
 }
@@ -110,13 +125,7 @@ fn port() -> Result<u16, String> {
 async fn serve() -> Result<ExitCode, String> {
     let port = port()?;
     let startup = setting("SHOP_STARTUP", Duration::ZERO, duration)?;
-    let fault = setting("SHOP_FAIL", Fault::None, |text| match text {
-        "none" => Some(Fault::None),
-        "health" => Some(Fault::Health),
-        "crash" => Some(Fault::Crash),
-        "errors" => Some(Fault::Errors),
-        _ => None,
-    })?;
+    let faults = setting("SHOP_FAIL", Faults::default(), Faults::parse)?;
     let version = env::var("SHOP_VERSION").unwrap_or_else(|_| "unversioned".to_owned());
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
@@ -139,7 +148,7 @@ async fn serve() -> Result<ExitCode, String> {
     let (stop_switch, stopping) = watch::channel(false);
     let shop = Shop {
         version,
-        fault,
+        faults,
         stopping,
     };
     let mut connections = JoinSet::new();
@@ -148,11 +157,11 @@ async fn serve() -> Result<ExitCode, String> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = crash(fault) => {
+            () = crash(faults.crash) => {
                 log("ERROR", "shop crashes, as told by SHOP_FAIL=crash");
                 return Ok(ExitCode::FAILURE);
             }
-            () = complain(fault) => log("ERROR", "cannot reach the payment service"),
+            () = complain(faults.errors) => log("ERROR", "cannot reach the payment service"),
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                 connections.spawn(connection(stream, shop.clone()));
@@ -176,19 +185,19 @@ async fn serve() -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn crash(fault: Fault) {
+async fn crash(wanted: bool) {
     // Restarted by every event of the loop: a shop under load would never crash, so the clock is absolute.
     static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
     let start = *START.get_or_init(tokio::time::Instant::now);
-    if fault == Fault::Crash {
+    if wanted {
         tokio::time::sleep_until(start + Duration::from_secs(1)).await;
     } else {
         pending::<()>().await;
     }
 }
 
-async fn complain(fault: Fault) {
-    if fault == Fault::Errors {
+async fn complain(wanted: bool) {
+    if wanted {
         sleep(Duration::from_millis(250)).await;
     } else {
         pending::<()>().await;
@@ -289,20 +298,20 @@ impl Shop {
             sleep(Duration::from_millis(ms)).await;
             return Answer::ok(format!("{}\n", self.version));
         }
-        match (path, self.fault) {
-            ("/health", Fault::Health) => {
+        match path {
+            "/health" if self.faults.health => {
                 log("ERROR", "health check fails, as told by SHOP_FAIL=health");
                 Answer::error("unhealthy\n")
             }
-            ("/health", _) => Answer::ok("healthy\n"),
-            ("/", Fault::Errors) => {
+            "/health" => Answer::ok("healthy\n"),
+            "/" if self.faults.errors => {
                 log(
                     "ERROR",
                     "request / failed: cannot reach the payment service",
                 );
                 Answer::error("no payment service\n")
             }
-            ("/", _) => Answer::ok(format!("{}\n", self.version)),
+            "/" => Answer::ok(format!("{}\n", self.version)),
             _ => Answer {
                 status: "404 Not Found",
                 body: "nothing here\n".to_owned(),
