@@ -8,7 +8,10 @@
     reason = "a harness fails the test it serves: it panics and says why"
 )]
 
+pub mod agent;
 pub mod binary;
+pub mod controller;
+pub mod ctl;
 pub mod engine;
 pub mod http;
 pub mod netns;
@@ -17,4 +20,5 @@ pub mod prober;
 pub mod process;
 pub mod registry;
 pub mod shop;
+pub mod stage;
 pub mod wait;

@@ -1,0 +1,129 @@
+//! The real `ctl`, as a person or a program runs it.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use tokio::{process::Command, time::timeout};
+
+use crate::binary;
+
+/// No command of a test takes longer; one that does hangs.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// `ctl` with one operator's credentials.
+#[derive(Debug, Clone)]
+pub struct Ctl {
+    config: PathBuf,
+}
+
+/// What a run of `ctl` said, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Said {
+    arguments: String,
+    /// The exit code; -1 where a signal ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ctl {
+    /// With the operator's configuration in that file.
+    pub fn new(config: impl Into<PathBuf>) -> Self {
+        Self {
+            config: config.into(),
+        }
+    }
+
+    /// The command, for callers that want its streams. Nothing of the caller's own configuration reaches it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary::find("ctl"));
+        command
+            .args(arguments)
+            .env("STERNWAY_CTL_CONFIG", &self.config)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// It hangs.
+    pub async fn run(&self, arguments: &[&str]) -> Said {
+        let output = timeout(DEADLINE, self.command(arguments).output())
+            .await
+            .unwrap_or_else(|_| panic!("ctl {} hangs", arguments.join(" ")))
+            .expect("ctl starts");
+        Said {
+            arguments: arguments.join(" "),
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs it with `-o json`, expects success, and answers with its document.
+    ///
+    /// # Panics
+    /// It fails or says no JSON.
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let all = [arguments, &["-o", "json"]].concat();
+        self.run(&all).await.exits(0).document()
+    }
+}
+
+impl Said {
+    /// Holds the exit code against the expected one.
+    ///
+    /// # Panics
+    /// It ended otherwise: everything it said is shown.
+    #[must_use]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(
+            self.code, code,
+            "ctl {} exits with {code}\nstdout:\n{}\nstderr:\n{}",
+            self.arguments, self.stdout, self.stderr
+        );
+        self
+    }
+
+    /// Holds stderr against a text that must be part of it.
+    ///
+    /// # Panics
+    /// It is not.
+    #[must_use]
+    pub fn complains(self, text: &str) -> Self {
+        assert!(
+            self.stderr.contains(text),
+            "ctl {} says {text:?} on stderr\nstdout:\n{}\nstderr:\n{}",
+            self.arguments,
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// Stdout as one JSON document.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn document(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("ctl {}: {error}: {}", self.arguments, self.stdout))
+    }
+
+    /// Stdout as one JSON document a line.
+    ///
+    /// # Panics
+    /// A line is none.
+    pub fn lines(&self) -> Vec<Value> {
+        let parse = |line| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("ctl {}: {error}: {line}", self.arguments))
+        };
+        self.stdout.lines().map(parse).collect()
+    }
+}

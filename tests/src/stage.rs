@@ -1,0 +1,127 @@
+//! The stage of most stories: a controller, one host with its agent, and an operator, all real.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{agent::Agent, controller::Controller, ctl::Ctl, engine::Scope, wait::until};
+
+/// The name of the host.
+pub const HOST: &str = "web-1";
+
+/// What has been caused is seen within this time, also on a busy machine.
+pub const SETTLES: Duration = Duration::from_secs(30);
+
+/// A controller, an agent and an operator. Fields end in this order: first what acts, then the scope.
+#[derive(Debug)]
+pub struct Stage {
+    pub agent: Agent,
+    pub controller: Controller,
+    pub ctl: Ctl,
+    pub scope: Scope,
+}
+
+impl Stage {
+    /// All of them up, the host online.
+    ///
+    /// # Panics
+    /// Something does not come up.
+    pub async fn new() -> Self {
+        let scope = Scope::new().await;
+        let controller = Controller::new(&scope).await;
+        let ctl = controller.ctl();
+        let token = ctl.json(&["host", "token", "--name", HOST]).await;
+        let token = token["token"].as_str().expect("a token").to_owned();
+        let mut agent = Agent::join(&scope, HOST, &token);
+        agent.start();
+        let stage = Self {
+            agent,
+            controller,
+            ctl,
+            scope,
+        };
+        stage.online().await;
+        stage
+    }
+
+    /// Waits until the host is in this state.
+    pub async fn host_is(&self, wanted: &str) {
+        until(&format!("{HOST} to be {wanted}"), SETTLES, async || {
+            let shown = self.ctl.json(&["host", "show", HOST]).await;
+            let state = &shown["host"]["state"];
+            (state == wanted).then_some(()).ok_or(state.to_string())
+        })
+        .await;
+    }
+
+    /// Waits until the host is online.
+    pub async fn online(&self) {
+        self.host_is("online").await;
+    }
+
+    /// The target of a container of the scope, as `ctl` shows it; `Null` where it is unknown.
+    pub async fn target(&self, local: &str) -> Value {
+        let name = self.scope.target(local);
+        let listed = self.ctl.json(&["target", "ls", "--host", HOST]).await;
+        let targets = listed["targets"].as_array().cloned().unwrap_or_default();
+        targets
+            .into_iter()
+            .find(|target| target["target"] == name.as_str())
+            .unwrap_or(Value::Null)
+    }
+
+    /// A revision of a target by its number; `Null` where there is none.
+    pub async fn revision(&self, local: &str, number: u32) -> Value {
+        revision(&self.target(local).await, number)
+    }
+
+    /// Waits until that revision is the current one.
+    pub async fn current(&self, local: &str, number: u32) {
+        self.revision_is(local, number, "current", |_| true).await;
+    }
+
+    /// Waits until that revision is the current one and known-good.
+    pub async fn known_good(&self, local: &str, number: u32) {
+        self.revision_is(local, number, "known-good", |revision| {
+            revision["known_good"] == true
+        })
+        .await;
+    }
+
+    async fn revision_is(&self, local: &str, number: u32, what: &str, ok: fn(&Value) -> bool) {
+        let what = format!("{local} #{number} to be {what}");
+        until(&what, SETTLES, async || {
+            let target = self.target(local).await;
+            let revision = revision(&target, number);
+            let current = !revision.is_null() && target["current_revision"] == revision["id"];
+            if current && ok(&revision) {
+                Ok(())
+            } else {
+                Err(format!("{target:#}"))
+            }
+        })
+        .await;
+    }
+
+    /// That revision runs, in a container that was not exchanged: asserted, not waited for.
+    ///
+    /// # Panics
+    /// Another runs.
+    pub async fn unchanged(&self, local: &str, number: u32) {
+        let target = self.target(local).await;
+        assert_eq!(
+            target["current_revision"],
+            revision(&target, number)["id"],
+            "{target:#}"
+        );
+        assert_eq!(target["state"], "running", "{target:#}");
+    }
+}
+
+fn revision(target: &Value, number: u32) -> Value {
+    let revisions = target["revisions"].as_array().cloned().unwrap_or_default();
+    revisions
+        .into_iter()
+        .find(|revision| revision["number"] == number)
+        .unwrap_or(Value::Null)
+}
