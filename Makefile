@@ -35,6 +35,12 @@ $(TOOLS)/bin/cargo-deny-$(DENY_VERSION):
 	rm -rf $(TOOLS)/build
 	ln -f $(TOOLS)/bin/cargo-deny $@
 
+bench: ## what a rollback costs clients against the runbook, and what an idle agent costs
+	deploy/scripts/setup-tests
+	cargo build --locked --release --workspace --bins
+	trap 'deploy/scripts/clean-tests --run $(STERNWAY_TEST_RUN)' EXIT; \
+	cargo bench --locked --workspace --bench footprint --bench swap
+
 demo: ## a controller, an agent, a broken deployment, and its rollback, on this machine
 	deploy/demo/run
 

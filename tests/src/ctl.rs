@@ -39,7 +39,7 @@ impl Ctl {
         let mut command = Command::new(binary::find("ctl"));
         command
             .args(arguments)
-            .env("STERNWAY_CTL_CONFIG", &self.config)
+            .env("STERNWAY_CONFIG", &self.config)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
