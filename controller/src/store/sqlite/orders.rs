@@ -289,11 +289,13 @@ fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
             "order.recovered",
             json!({ "attempt": r.attempt, "decision": r.decision }),
         ),
-        Event::Accepted(_)
-        | Event::Planned(_)
-        | Event::Step(_)
-        | Event::Note(_)
-        | Event::Finished(_) => return None,
+        Event::Note(note) => (
+            "order.noted",
+            json!({ "code": note.code, "message": note.message }),
+        ),
+        Event::Accepted(_) | Event::Planned(_) | Event::Step(_) | Event::Finished(_) => {
+            return None;
+        }
     };
     Some(Draft {
         at_ms: event.at_ms,

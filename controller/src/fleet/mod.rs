@@ -1,0 +1,386 @@
+//! The live sessions of agents: who is there, what is sent to them, and who is cut. What matters stands
+//! in the store; everything here can be lost and is rebuilt when agents dial again.
+
+mod observer;
+mod serve;
+pub mod session;
+pub mod validate;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sternway_proto::v1::{self, controller_message::Message};
+use thiserror::Error;
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+use self::{
+    session::{End, Session},
+    watch::Watchers,
+};
+use crate::{
+    clock::now_ms,
+    metrics::{ORDER_ACCEPTED_SECONDS, ORDERS_FINISHED, SESSIONS, SESSIONS_ENDED},
+    store::{
+        SharedStore, StoreError,
+        types::{Effects, Host, Observation},
+    },
+};
+
+/// How far above this controller's own epoch a host's may be for the epoch to follow it, over one run of
+/// the controller. A restored backup is some restarts behind; a hostile agent must not be able to push
+/// the epoch so far that other agents refuse the jump.
+const EPOCH_FOLLOWS: u64 = 4096;
+
+/// Issues a new certificate to a host that has one.
+#[async_trait]
+pub trait Renew: Send + Sync + 'static {
+    /// The certificate, and until when it is valid, Unix milliseconds.
+    ///
+    /// # Errors
+    /// The request is not acceptable, or the certificate cannot be made: a reason for the agent.
+    async fn renew(
+        &self,
+        host: &Host,
+        csr_der: &[u8],
+    ) -> Result<(v1::RenewedCertificate, i64), v1::Problem>;
+}
+
+/// What a session needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    /// For the answer to a plan request.
+    pub plan: Duration,
+}
+
+/// Why an agent gave no plan.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    #[error("the host is offline")]
+    Offline,
+    #[error("the agent did not answer in time")]
+    Late,
+    #[error("the agent refused")]
+    Refused(v1::Problem),
+}
+
+/// What a live session knows better than the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    pub heard_ms: i64,
+    pub clock_offset_ms: i64,
+}
+
+/// All live sessions.
+pub struct Fleet {
+    store: SharedStore,
+    renew: Arc<dyn Renew>,
+    timing: Timing,
+    epoch: AtomicU64,
+    /// The epoch may follow agents up to here.
+    epoch_limit: u64,
+    numbers: AtomicU64,
+    sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
+    observations: Mutex<Option<mpsc::Sender<Observation>>>,
+    observer: Mutex<Option<JoinHandle<()>>>,
+    watchers: Watchers,
+    stopping: tokio_util::sync::CancellationToken,
+    tasks: tokio_util::task::TaskTracker,
+}
+
+impl Fleet {
+    /// An empty fleet over a store, with the epoch of this start.
+    #[must_use]
+    pub fn new(store: SharedStore, renew: Arc<dyn Renew>, timing: Timing, epoch: u64) -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel(observer::QUEUE);
+        let observer = tokio::spawn(observer::run(Arc::clone(&store), receiver));
+        Arc::new(Self {
+            store,
+            renew,
+            timing,
+            epoch: AtomicU64::new(epoch),
+            epoch_limit: epoch.saturating_add(EPOCH_FOLLOWS),
+            numbers: AtomicU64::new(1),
+            sessions: Mutex::default(),
+            observations: Mutex::new(Some(sender)),
+            observer: Mutex::new(Some(observer)),
+            watchers: Watchers::default(),
+            stopping: tokio_util::sync::CancellationToken::new(),
+            tasks: tokio_util::task::TaskTracker::new(),
+        })
+    }
+
+    /// The controller's fencing number.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// How many agents are connected.
+    #[must_use]
+    pub fn online(&self) -> usize {
+        self.locked().len()
+    }
+
+    /// What the host's session knows. None: offline.
+    #[must_use]
+    pub fn live(&self, host: Uuid) -> Option<Live> {
+        self.session(host).map(|session| Live {
+            heard_ms: session.heard_ms.load(Ordering::Relaxed),
+            clock_offset_ms: session.clock_offset_ms.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Sees every change of a rollout from now on.
+    #[must_use]
+    pub fn watch(&self, rollout: Uuid) -> tokio::sync::watch::Receiver<()> {
+        self.watchers.subscribe(rollout)
+    }
+
+    /// Ends a host's session, if there is one.
+    pub fn end(&self, host: Uuid, why: End) {
+        if let Some(session) = self.session(host) {
+            session.end(why);
+        }
+    }
+
+    /// Asks an agent what a restore would do.
+    ///
+    /// # Errors
+    /// The host is offline, does not answer in time, or refuses.
+    pub async fn plan(
+        &self,
+        host: Uuid,
+        mut request: v1::PlanRequest,
+    ) -> Result<v1::Plan, PlanError> {
+        let session = self.session(host).ok_or(PlanError::Offline)?;
+        request.request_id = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let waiting = session
+            .expect_plan(request.request_id)
+            .ok_or(PlanError::Late)?;
+        if !session.send(Message::Plan(request)).await {
+            return Err(PlanError::Offline);
+        }
+        let reply = tokio::select! {
+            biased;
+            () = session.ended.cancelled() => return Err(PlanError::Offline),
+            reply = tokio::time::timeout(self.timing.plan, waiting) => reply,
+        };
+        match reply {
+            Err(_) => Err(PlanError::Late),
+            Ok(Err(_)) => Err(PlanError::Offline),
+            Ok(Ok(reply)) => match reply.result {
+                Some(v1::plan_reply::Result::Plan(plan)) => {
+                    validate::plan(plan).map_err(|why| PlanError::Refused(why.problem()))
+                }
+                Some(v1::plan_reply::Result::Problem(problem)) => {
+                    Err(PlanError::Refused(v1::Problem::new(
+                        &sternway_proto::name::clean_text(&problem.code),
+                        problem.message,
+                        problem.next_step,
+                    )))
+                }
+                None => Err(PlanError::Refused(
+                    validate::Refused::Invalid { what: "a plan" }.problem(),
+                )),
+            },
+        }
+    }
+
+    /// Tells a host all marks of its revisions, if it is there.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn push_marks(&self, host: Uuid) -> Result<(), StoreError> {
+        if let Some(session) = self.session(host) {
+            let marks = self.store.mark_list(host).await?;
+            session.send(Message::Marks(v1::Marks { marks })).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a host the orders that are stored for it and were not sent on its session, by sequence.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn dispatch(&self, host: Uuid) -> Result<(), StoreError> {
+        let Some(session) = self.session(host) else {
+            return Ok(());
+        };
+        let mut sent = session.sent.lock().await;
+        for order in self.store.order_active_list(host).await? {
+            let journaled = order.progress.last_event > 0;
+            if journaled || sent.contains(&order.id) {
+                continue;
+            }
+            // Stored as sent before it leaves: from here on it may have arrived.
+            if !self.store.order_sending(order.id, now_ms()).await? {
+                continue;
+            }
+            if !session.send(Message::Order(order.sealed)).await {
+                break;
+            }
+            tracing::info!(
+                order.id = %order.id, host.id = %host,
+                "order {} sent to {}", order.id, order.host_name
+            );
+            sent.insert(order.id);
+            self.watchers.changed(order.rollout_id);
+        }
+        Ok(())
+    }
+
+    /// Tells everyone concerned about changes that were committed.
+    pub fn effects(self: &Arc<Self>, effects: Effects) {
+        for outcome in effects.ended {
+            metrics::counter!(ORDERS_FINISHED, "outcome" => outcome.as_str_name()).increment(1);
+        }
+        for millis in effects.accepted_after_ms {
+            #[expect(clippy::cast_precision_loss, reason = "a latency")]
+            metrics::histogram!(ORDER_ACCEPTED_SECONDS).record(millis as f64 / 1000.0);
+        }
+        for rollout in effects.rollouts {
+            self.watchers.changed(rollout);
+        }
+        for host in effects.hosts {
+            let fleet = Arc::clone(self);
+            self.tasks.spawn(async move {
+                if let Err(error) = fleet.dispatch(host).await {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to send orders to {host}"
+                    );
+                }
+            });
+        }
+    }
+
+    /// Ends orders whose deadline passes, until the controller stops.
+    pub async fn expire(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            match self.store.order_expire_due(now_ms()).await {
+                Ok(effects) => self.effects(effects),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to expire orders"
+                ),
+            }
+        }
+    }
+
+    /// Ends every session, so that the agents dial again elsewhere, and writes down what they said.
+    pub async fn stop(&self, within: Duration) {
+        self.stopping.cancel();
+        for session in self.locked().values() {
+            session.end(End::Stopping);
+        }
+        self.tasks.close();
+        let tasks = tokio::time::timeout(within, self.tasks.wait()).await;
+        if tasks.is_err() {
+            tracing::warn!("some sessions did not end in time");
+        }
+        drop(
+            self.observations
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let observer = self
+            .observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(observer) = observer
+            && tokio::time::timeout(within, observer).await.is_err()
+        {
+            tracing::warn!("some observations were not stored in time");
+        }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, host: Uuid) -> Option<Arc<Session>> {
+        self.locked().get(&host).cloned()
+    }
+
+    fn register(&self, session: &Arc<Session>) {
+        let older = self.locked().insert(session.host_id, Arc::clone(session));
+        if let Some(older) = older {
+            older.end(End::Replaced);
+        }
+        if self.stopping.is_cancelled() {
+            session.end(End::Stopping);
+        }
+        self.count();
+    }
+
+    fn unregister(&self, session: &Session) {
+        let mut sessions = self.locked();
+        let mine = sessions
+            .get(&session.host_id)
+            .is_some_and(|current| current.number == session.number);
+        if mine {
+            sessions.remove(&session.host_id);
+        }
+        drop(sessions);
+        self.count();
+        metrics::counter!(SESSIONS_ENDED, "why" => session.why().code()).increment(1);
+    }
+
+    fn count(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "a number of hosts")]
+        metrics::gauge!(SESSIONS).set(self.online() as f64);
+    }
+
+    async fn observe(&self, observation: Observation) {
+        let queue = self
+            .observations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(queue) = queue {
+            // Closed only once the controller stops: the next inventory says it again.
+            drop(queue.send(observation).await);
+        }
+    }
+
+    /// Follows the epoch a host has seen, within bounds.
+    async fn follow_epoch(&self, seen: u64, host: &Host) -> Result<(), StoreError> {
+        if seen < self.epoch() {
+            return Ok(());
+        }
+        if seen >= self.epoch_limit {
+            tracing::error!(
+                host.id = %host.id, epoch = seen,
+                "host {} has seen epoch {seen}, far above ours: it will refuse our orders as stale",
+                host.name
+            );
+            return Ok(());
+        }
+        let epoch = self.store.epoch_jump(seen, &host.name, now_ms()).await?;
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        tracing::warn!(
+            host.id = %host.id,
+            "host {} has seen epoch {seen}: ours is {epoch} from now on", host.name
+        );
+        Ok(())
+    }
+}
