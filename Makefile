@@ -5,6 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 DENY_VERSION := 0.20.2
+# Debug builds can be killed by tests at every append to the journal. Release builds never have that.
+FAULTS := --features sternway-agent/faults
 TOOLS := target/tools
 # Marks what one run of the tests makes, so that it can be removed whatever happens to the run.
 export STERNWAY_TEST_RUN ?= run-$(shell echo $$PPID)
@@ -15,12 +17,12 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 build: ## builds everything (debug)
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --bins $(FAULTS)
 
 check: ## format, lints, unit tests: no engine needed
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace --lib --quiet
+	cargo clippy --locked --workspace --all-targets $(FAULTS) -- -D warnings
+	cargo test --locked --workspace --lib --quiet $(FAULTS)
 
 test: ## sets up what the tests need, builds, runs all of them
 	deploy/scripts/setup-tests
