@@ -1,10 +1,15 @@
 //! The contract between controller, agents and operators: the wire format and what both ends need to
 //! speak it (names, identities, orders, faults, the mTLS channel). Depends on nothing else here.
 
+pub mod channel;
+pub mod enrol;
 pub mod fault;
+pub mod identity;
 pub mod limits;
 pub mod name;
 pub mod order;
+pub mod tls;
+pub mod token;
 
 /// The generated messages, clients and servers of package `sternway.v1`.
 #[expect(

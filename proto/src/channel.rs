@@ -1,0 +1,149 @@
+//! The mTLS channel to a controller: how agents and operators dial.
+
+use std::{io, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use thiserror::Error;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::{limits, tls::ClientTls};
+
+/// Why no channel could be opened.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    #[error("{address:?} is no address of a controller: it reads HOST:PORT")]
+    Address { address: String },
+    #[error("cannot reach {address}")]
+    Unreachable {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{address} did not answer within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout { address: String },
+    /// What TLS 1.3 lets a client know: that the server is not the one it trusts. That the server did
+    /// not accept *us* shows only later, as a connection that is cut.
+    #[error("{address} is no controller that this certificate's cluster knows")]
+    NotTrusted {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "the connection to {address} was cut during the handshake: the controller may not accept this certificate (expired, revoked, or of another cluster)"
+    )]
+    Rejected {
+        address: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl ConnectError {
+    /// Whether another attempt may succeed with nothing changed on this side.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    }
+}
+
+/// Opens a channel to the controller at `HOST:PORT`. The channel redials by itself, with the newest
+/// credentials of `tls`.
+///
+/// # Errors
+/// The first connection could not be made.
+pub async fn connect(address: &str, tls: &ClientTls) -> Result<Channel, ConnectError> {
+    let tls = tls.clone();
+    open(address, move || tls.config()).await
+}
+
+/// As [`connect`], with a configuration of the caller's choice for every dial.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn open(
+    address: &str,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + Clone + 'static,
+) -> Result<Channel, ConnectError> {
+    let invalid = || ConnectError::Address {
+        address: address.chars().take(300).collect(),
+    };
+    let uri: Uri = format!("http://{address}").parse().map_err(|_| invalid())?;
+    if uri.port_u16().is_none() || uri.path() != "/" || address.contains('@') {
+        return Err(invalid());
+    }
+    // Dialled once by hand: tonic's error does not say which of the steps failed.
+    let first = Arc::new(tokio::sync::Mutex::new(Some(
+        dial(address, config()).await?,
+    )));
+    let owned = address.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (first, config, address) = (first.clone(), config.clone(), owned.clone());
+        async move {
+            let made = first.lock().await.take();
+            let stream = match made {
+                Some(stream) => stream,
+                None => dial(&address, config())
+                    .await
+                    .map_err(|error| io::Error::other(error.to_string()))?,
+            };
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from(uri)
+        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_timeout(limits::HANDSHAKE_TIMEOUT)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| ConnectError::Rejected {
+            address: address.to_owned(),
+            source: Box::new(error),
+        })
+}
+
+async fn dial(
+    address: &str,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let late = |_| ConnectError::Timeout {
+        address: address.to_owned(),
+    };
+    let tcp = timeout(limits::HANDSHAKE_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(late)?
+        .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
+        .map_err(|source| ConnectError::Unreachable {
+            address: address.to_owned(),
+            source,
+        })?;
+    // Not checked and, without SNI, not sent: controllers are known by their URI names.
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    timeout(
+        limits::HANDSHAKE_TIMEOUT,
+        TlsConnector::from(config).connect(name, tcp),
+    )
+    .await
+    .map_err(late)?
+    .map_err(|source| handshake_error(address, source))
+}
+
+fn handshake_error(address: &str, source: io::Error) -> ConnectError {
+    let address = address.to_owned();
+    let ours = source
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)));
+    if ours {
+        ConnectError::NotTrusted { address, source }
+    } else {
+        ConnectError::Rejected {
+            address,
+            source: Box::new(source),
+        }
+    }
+}
