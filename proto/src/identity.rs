@@ -122,11 +122,11 @@ impl Identity {
             name: name.to_owned(),
         };
         let named = if identity.role == Role::Agent {
-            Uuid::try_parse(name).is_ok()
+            Uuid::try_parse(name).is_ok_and(|id| id.to_string() == name)
         } else {
             name.parse::<HostName>().is_ok()
         };
-        if named && identity.uri() == uri && name.to_ascii_lowercase() == name {
+        if named && identity.uri() == uri {
             Ok(identity)
         } else {
             Err(IdentityError::Uri)
