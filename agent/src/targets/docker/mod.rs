@@ -2,7 +2,93 @@
 //! restore creates it again.
 
 pub mod client;
+pub mod discover;
+pub mod fields;
+pub mod images;
+pub mod keep;
 pub mod labels;
 pub mod normalise;
+mod ports;
+pub mod readiness;
 pub mod record;
 pub mod recreate;
+mod registry;
+pub mod settings;
+pub mod watch;
+
+use std::{collections::BTreeSet, sync::Mutex};
+
+use sternway_proto::v1;
+
+pub use settings::{DockerSettings, SettingsError};
+
+use client::Engine;
+use images::ImageCache;
+use settings::Names;
+
+/// The kind `docker`.
+#[derive(Debug)]
+pub struct DockerKind {
+    pub(crate) engine: Engine,
+    settings: DockerSettings,
+    names: Names,
+    images: ImageCache,
+    /// Keeping is a look and then a change: one target at a time.
+    keeping: tokio::sync::Mutex<()>,
+    /// Containers that were told of once in the log.
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl DockerKind {
+    /// What stands before the slash in the names of its targets.
+    pub const LABEL: &'static str = "docker";
+
+    /// The kind on the engine of these settings. Does not connect yet.
+    ///
+    /// # Errors
+    /// A pattern for names is none.
+    pub fn new(settings: DockerSettings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            engine: Engine::new(&settings.socket),
+            names: Names::new(&settings)?,
+            images: ImageCache::default(),
+            keeping: tokio::sync::Mutex::new(()),
+            told: Mutex::new(BTreeSet::new()),
+            settings,
+        })
+    }
+
+    /// The engine behind it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// What the host's facts say of the engine.
+    pub async fn describe(&self, facts: &mut v1::HostFacts) {
+        match self.engine.version().await {
+            Ok(version) => {
+                normalise::text(&version, "Version").clone_into(&mut facts.engine_version);
+                facts.engine_api = match self.engine.api().await {
+                    Ok(api) => api.to_string(),
+                    Err(_) => String::new(),
+                };
+                facts.engine_problem.clear();
+            }
+            Err(error) => {
+                facts.engine_version.clear();
+                facts.engine_api.clear();
+                facts.engine_problem = error.to_string();
+            }
+        }
+    }
+
+    /// Whether this was not told before: what is looked at every few seconds is logged once.
+    fn tell_once(&self, what: String) -> bool {
+        /// Beyond this many, names are only there to flood.
+        const TOLD: usize = 1_000;
+        let Ok(mut told) = self.told.lock() else {
+            return false;
+        };
+        told.len() < TOLD && told.insert(what)
+    }
+}

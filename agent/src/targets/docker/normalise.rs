@@ -308,6 +308,11 @@ pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+/// The first twelve digits of an image's id, as people see it.
+pub fn short_image(id: &str) -> &str {
+    short(id.strip_prefix("sha256:").unwrap_or(id))
+}
+
 pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or("")
 }

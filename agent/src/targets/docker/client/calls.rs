@@ -219,6 +219,39 @@ impl Engine {
             .await
     }
 
+    /// The images with a tag in that repository, in the short form of the list.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn images(&self, repository: &str) -> Result<Vec<Value>, EngineError> {
+        let filters = json!({"reference": [repository]}).to_string();
+        let path = format!("/images/json?filters={}", wire::encode(&filters));
+        let what = "list images";
+        match self.ask(what, &path, QUICK).await? {
+            Value::Array(images) => Ok(images),
+            _ => Err(no_list(what)),
+        }
+    }
+
+    /// What a registry says of `name@sha256:…`, without pulling it.
+    ///
+    /// # Errors
+    /// The registry does not have it, does not answer, or does not let us in.
+    pub async fn distribution(
+        &self,
+        reference: &str,
+        credentials: Option<String>,
+    ) -> Result<Value, EngineError> {
+        let what = format!("ask the registry for {reference}");
+        // The slashes of a name stay: the engine's router takes the rest of the path for it.
+        let path = format!("/distribution/{}/json", wire::encode_path(reference));
+        let headers = auth(credentials);
+        let answer = self
+            .call_with(&what, Method::GET, &path, None, &headers, QUICK)
+            .await?;
+        wire::json(&what, &answer)
+    }
+
     /// Gives an image a further tag.
     ///
     /// # Errors
@@ -267,10 +300,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let what = format!("pull {reference}");
         let path = format!("/images/create?fromImage={}", wire::encode(reference));
-        let headers: Vec<_> = credentials
-            .map(|value| ("X-Registry-Auth", value))
-            .into_iter()
-            .collect();
+        let headers = auth(credentials);
         let progress = self
             .call_with(&what, Method::POST, &path, None, &headers, PULL)
             .await?;
@@ -295,6 +325,11 @@ impl Engine {
             .await
             .map(drop)
     }
+}
+
+fn auth(credentials: Option<String>) -> Vec<(&'static str, String)> {
+    let header = credentials.map(|value| ("X-Registry-Auth", value));
+    header.into_iter().collect()
 }
 
 fn pull_failure(progress: &[u8]) -> Option<String> {

@@ -120,6 +120,11 @@ pub(super) fn encode(text: &str) -> String {
     out
 }
 
+/// As [`encode`], the slashes kept: for a name that is the rest of a path.
+pub(super) fn encode_path(text: &str) -> String {
+    text.split('/').map(encode).collect::<Vec<_>>().join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

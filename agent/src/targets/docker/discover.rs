@@ -1,0 +1,312 @@
+//! Which containers are targets, and what one is right now. Reads only.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use sternway_proto::{
+    name::{TargetName, clean_text},
+    v1::{Problem, TargetState},
+};
+use tracing::{info, warn};
+
+use super::{
+    DockerKind,
+    client::EngineError,
+    fields, labels,
+    normalise::{Surroundings, list, normalise, object, text},
+    record::{ContainerRecord, Hints},
+};
+use crate::targets::{Content, KindError, Observed};
+
+/// Inspections under way at once: enough to hide latency, few enough not to slow the engine's own work.
+const AT_ONCE: usize = 4;
+
+/// A container as it is, in our words: the record, what helps to restore it, and what the engine said.
+pub struct Inspected {
+    pub record: ContainerRecord,
+    pub hints: Hints,
+    pub inspect: Value,
+}
+
+impl DockerKind {
+    /// All plain containers of this host that are looked after.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn discover(&self) -> Result<Vec<Observed>, KindError> {
+        let listed = self.engine.containers(&[]).await?;
+        let targets: Vec<TargetName> = listed
+            .iter()
+            .filter_map(|container| self.target_of_listed(container))
+            .collect();
+        let mut observed = Vec::with_capacity(targets.len());
+        let mut looks = stream::iter(targets)
+            .map(|target| async move { self.observe(&target).await })
+            .buffer_unordered(AT_ONCE);
+        while let Some(one) = looks.next().await {
+            let one = one?;
+            // Removed since the list was made.
+            if one.state != TargetState::Gone {
+                observed.push(one);
+            }
+        }
+        observed.sort_by(|a, b| a.target.cmp(&b.target));
+        Ok(observed)
+    }
+
+    /// One target as it is.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn observe(&self, target: &TargetName) -> Result<Observed, KindError> {
+        let name = target.local();
+        let inspect = match self.engine.container(name).await {
+            Ok(inspect) => inspect,
+            Err(error) if error.is_not_found() => return Ok(gone(target)),
+            Err(error) => return Err(error.into()),
+        };
+        // The engine also finds a container by the beginning of its id, and what others look after has
+        // no business here even if it took the name.
+        if name_of(&inspect) != name || labels::not_ours(name, &labels_of(&inspect)).is_some() {
+            return Ok(gone(target));
+        }
+        self.observed(target, inspect).await
+    }
+
+    /// The record of a container, by id or name, whatever it is called.
+    ///
+    /// # Errors
+    /// `NotFound`: the container, or the image it was made from, is gone.
+    pub async fn inspected(&self, id: &str) -> Result<Inspected, EngineError> {
+        let inspect = self.engine.container(id).await?;
+        self.normalised(inspect).await
+    }
+
+    async fn observed(&self, target: &TargetName, inspect: Value) -> Result<Observed, KindError> {
+        let mut observed = Observed {
+            state: state_of(&inspect),
+            instance: text(&inspect, "Id").to_owned(),
+            made_by_order: labels_of(&inspect).remove(labels::ORDER),
+            unsupported: unsupported(target, &inspect),
+            content: None,
+            target: target.clone(),
+        };
+        match self.normalised(inspect).await {
+            Ok(inspected) => observed.content = Some(content(target, &inspected)?),
+            Err(error) if error.is_not_found() => {
+                observed.unsupported = Some(image_lost(target, &error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(observed)
+    }
+
+    async fn normalised(&self, inspect: Value) -> Result<Inspected, EngineError> {
+        let image = self
+            .images
+            .of(&self.engine, text(&inspect, "Image"))
+            .await?;
+        let host = &inspect["HostConfig"];
+        let modes = ["NetworkMode", "IpcMode", "PidMode", "UTSMode"].map(|key| text(host, key));
+        let mut names = BTreeMap::new();
+        for id in modes
+            .iter()
+            .filter_map(|mode| mode.strip_prefix("container:"))
+        {
+            match self.engine.container(id).await {
+                Ok(other) => drop(names.insert(id.to_owned(), name_of(&other).to_owned())),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let machine = if modes.contains(&"host") {
+            text(&self.engine.info().await?, "Name").to_owned()
+        } else {
+            String::new()
+        };
+        let around = Surroundings {
+            image: &image,
+            names: &names,
+            machine: &machine,
+        };
+        let (record, hints) = normalise(&inspect, around);
+        Ok(Inspected {
+            record,
+            hints,
+            inspect,
+        })
+    }
+
+    /// The target that a line of the engine's list is, if it is one of ours.
+    fn target_of_listed(&self, container: &Value) -> Option<TargetName> {
+        let name = listed_name(container)?;
+        let labels = strings(&object(container, "Labels"));
+        if !self.names.cover(name) {
+            return None;
+        }
+        if let Some(reason) = labels::not_ours(name, &labels) {
+            let shown = clean_text(name);
+            if !name.starts_with(labels::NAME_PREFIX) && self.tell_once(shown.clone()) {
+                info!("container {shown} is left alone: {reason}");
+            }
+            return None;
+        }
+        match format!("{}/{name}", Self::LABEL).parse() {
+            Ok(target) => Some(target),
+            Err(error) => {
+                if self.tell_once(clean_text(name)) {
+                    warn!("a container is left alone because of its name: {error}");
+                }
+                None
+            }
+        }
+    }
+
+    /// The target of that container name, if such a name can be one and is looked after.
+    pub(super) fn target_named(&self, name: &str) -> Option<TargetName> {
+        let looked_after = self.names.cover(name) && !name.starts_with(labels::NAME_PREFIX);
+        let target = format!("{}/{name}", Self::LABEL).parse().ok();
+        target.filter(|_| looked_after)
+    }
+}
+
+/// The container's own name: among the names a list shows, those of legacy links have a second slash.
+fn listed_name(container: &Value) -> Option<&str> {
+    list(&container["Names"])
+        .iter()
+        .filter_map(|name| name.as_str()?.strip_prefix('/'))
+        .find(|name| !name.contains('/'))
+}
+
+/// The name in an inspect answer, without its slash.
+pub fn name_of(inspect: &Value) -> &str {
+    text(inspect, "Name").trim_start_matches('/')
+}
+
+/// All labels in an inspect answer, those of the image and our own among them.
+pub fn labels_of(inspect: &Value) -> BTreeMap<String, String> {
+    strings(&object(&inspect["Config"], "Labels"))
+}
+
+fn strings(map: &serde_json::Map<String, Value>) -> BTreeMap<String, String> {
+    map.iter()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// The state in an inspect answer. A paused container counts as running: it holds its ports.
+pub fn state_of(inspect: &Value) -> TargetState {
+    match text(&inspect["State"], "Status") {
+        "running" | "paused" => TargetState::Running,
+        "restarting" => TargetState::Restarting,
+        _ => TargetState::Stopped,
+    }
+}
+
+fn gone(target: &TargetName) -> Observed {
+    Observed {
+        target: target.clone(),
+        state: TargetState::Gone,
+        content: None,
+        instance: String::new(),
+        made_by_order: None,
+        unsupported: None,
+    }
+}
+
+fn unsupported(target: &TargetName, inspect: &Value) -> Option<Problem> {
+    let removes_itself = inspect["HostConfig"]["AutoRemove"].as_bool() == Some(true);
+    removes_itself.then(|| {
+        Problem::new(
+            "auto-remove",
+            format!("{target} was started with --rm: it is gone once stopped, so that nothing could be undone"),
+            "start it without --rm",
+        )
+    })
+}
+
+fn image_lost(target: &TargetName, error: &EngineError) -> Problem {
+    Problem::new(
+        "image-lost",
+        format!(
+            "the image of {target} was removed while the container exists: {}",
+            error.message
+        ),
+        "deploy it again from an image that is there",
+    )
+}
+
+fn content(target: &TargetName, inspected: &Inspected) -> Result<Content, KindError> {
+    let record = &inspected.record;
+    let failed = |reason: String| KindError::Record {
+        target: target.to_string(),
+        reason,
+    };
+    let bytes = record
+        .to_bytes()
+        .map_err(|error| failed(error.to_string()))?;
+    let hints =
+        serde_json::to_value(&inspected.hints).map_err(|error| failed(error.to_string()))?;
+    let raw = inspected.inspect.to_string().into_bytes();
+    Ok(Content {
+        record: bytes,
+        attachments: BTreeMap::from([("inspect.json".to_owned(), raw)]),
+        fields: fields::of(record),
+        hints,
+        image: clean_text(&record.image.reference),
+        image_id: record.image.id.clone(),
+        image_digest: inspected.hints.digests.first().cloned().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn kind() -> DockerKind {
+        DockerKind::new(super::super::DockerSettings {
+            socket: "/nonexistent".into(),
+            exclude: vec!["*-tmp".to_owned()],
+            ..Default::default()
+        })
+        .expect("valid")
+    }
+
+    #[test]
+    fn hostile_names_and_labels_are_skipped_and_break_nothing() {
+        let kind = kind();
+        let target = |name: &str, label: &str| {
+            let listed =
+                json!({"Names": [format!("/{name}")], "Labels": {label: "x".repeat(10_000)}});
+            kind.target_of_listed(&listed).map(String::from)
+        };
+        assert_eq!(
+            target("web", "a\u{1b}[2J/../b").as_deref(),
+            Some("docker/web")
+        );
+        for hostile in ["a\nb", "..", "é", "x/y", "-x", &"n".repeat(10_000), "a-tmp"] {
+            assert_eq!(target(hostile, "app"), None, "{hostile:?}");
+        }
+        assert_eq!(kind.target_of_listed(&json!({"Names": null})), None);
+        assert_eq!(kind.target_of_listed(&json!(null)), None);
+    }
+
+    #[test]
+    fn a_strange_container_is_told_of_once() {
+        let kind = kind();
+        assert!(kind.tell_once("x".to_owned()));
+        assert!(!kind.tell_once("x".to_owned()));
+    }
+
+    #[test]
+    fn a_container_that_removes_itself_is_refused_with_the_reason() {
+        let target = "docker/web".parse().expect("valid");
+        let inspect = json!({"HostConfig": {"AutoRemove": true}});
+        let problem = unsupported(&target, &inspect).expect("refused");
+        assert_eq!(problem.code, "auto-remove");
+        assert_eq!(unsupported(&target, &json!({})), None);
+    }
+}

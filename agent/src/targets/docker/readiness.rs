@@ -1,0 +1,232 @@
+//! Whether a revision could be restored now. Looks at everything its container needs, changes nothing.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use sternway_proto::{name::TargetName, v1::Problem};
+
+use super::{
+    DockerKind,
+    client::{EngineError, EngineErrorKind},
+    normalise::{bind_parts, list, short_image, text},
+    ports,
+    record::{ContainerRecord, Hints},
+    registry,
+};
+use crate::targets::Recorded;
+
+/// What a creation needs on the engine's disk even when the image is there.
+const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
+impl DockerKind {
+    /// Why the revision could not be restored now; empty: it could.
+    pub async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<Problem> {
+        let record = match ContainerRecord::from_bytes(&recorded.record) {
+            Ok(record) => record,
+            Err(error) => {
+                let message = format!("the record of #{} cannot be read: {error}", recorded.number);
+                let next = "deploy it again, so that it is recorded anew";
+                return vec![Problem::new("record-unreadable", message, next)];
+            }
+        };
+        let hints = Hints::read(&recorded.hints);
+        match self.look(target, &record, &hints).await {
+            Ok(problems) => problems,
+            Err(error) => vec![Problem::new(
+                error.code(),
+                error.to_string(),
+                error.next_step(),
+            )],
+        }
+    }
+
+    async fn look(
+        &self,
+        target: &TargetName,
+        record: &ContainerRecord,
+        hints: &Hints,
+    ) -> Result<Vec<Problem>, EngineError> {
+        let mut problems = Vec::new();
+        self.look_at_image(record, hints, &mut problems).await?;
+        self.look_at_networks(record, &mut problems).await?;
+        self.look_at_mounts(record, &mut problems).await?;
+        self.look_at_shared(record, &mut problems).await?;
+        let listed = self.engine.containers(&[]).await?;
+        problems.extend(ports::taken(target, record, &listed).await);
+        Ok(problems)
+    }
+
+    async fn look_at_image(
+        &self,
+        record: &ContainerRecord,
+        hints: &Hints,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), EngineError> {
+        let id = &record.image.id;
+        let mut needed = SPARE_BYTES;
+        if is_missing(self.engine.image(id).await)? {
+            if !self.can_be_pulled(hints).await {
+                problems.push(Problem::new(
+                    "image-missing",
+                    format!(
+                        "image {} ({}) is neither on this host nor in a registry",
+                        record.image.reference,
+                        short_image(id)
+                    ),
+                    "push it to its registry again, or load it with `docker load`",
+                ));
+            }
+            // Compressed layers and their content lie side by side for a while.
+            needed = needed.saturating_add(hints.image_bytes.saturating_mul(2));
+        }
+        let root = text(&self.engine.info().await?, "DockerRootDir").to_owned();
+        let path = root.clone();
+        let free = tokio::task::spawn_blocking(move || free_bytes(&path)).await;
+        if let Ok(Some(free)) = free
+            && free < needed
+        {
+            let (free, needed) = (free / 1_000_000, needed / 1_000_000);
+            problems.push(Problem::new(
+                "no-disk-space",
+                format!("{root} has {free} MB free; {needed} MB are needed"),
+                "free space: `docker system df` shows what takes it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a registry answers for one of the digests.
+    async fn can_be_pulled(&self, hints: &Hints) -> bool {
+        let config = self.settings.registry_config.as_deref();
+        for digest in &hints.digests {
+            let credentials = registry::credentials(config, digest).await;
+            if self.engine.distribution(digest, credentials).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn look_at_networks(
+        &self,
+        record: &ContainerRecord,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), EngineError> {
+        for name in record.networks.keys() {
+            if is_missing(self.engine.network(name).await)? {
+                let message = format!("network {name} is not there");
+                let next = format!("create it again: `docker network create {name}`");
+                problems.push(Problem::new("network-missing", message, next));
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_mounts(
+        &self,
+        record: &ContainerRecord,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), EngineError> {
+        for source in sources(record) {
+            if source.starts_with('/') {
+                if !tokio::fs::try_exists(&source).await.unwrap_or(true) {
+                    let message = format!("{source}, which is bound into it, is not there");
+                    let next = "put it back: the engine would mount an empty folder or refuse";
+                    problems.push(Problem::new("bind-source-missing", message, next));
+                }
+            } else if is_missing(self.engine.volume(&source).await)? {
+                let message = format!("volume {source} is not there, and its data neither");
+                let next = "restore the volume from its backup";
+                problems.push(Problem::new("volume-missing", message, next));
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_shared(
+        &self,
+        record: &ContainerRecord,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), EngineError> {
+        for name in record.shares_with().into_iter().collect::<BTreeSet<_>>() {
+            if is_missing(self.engine.container(name).await)? {
+                let message = format!("container {name}, whose namespace it shares, is not there");
+                let next = format!("start {name} first");
+                problems.push(Problem::new("container-missing", message, next));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_missing(answer: Result<Value, EngineError>) -> Result<bool, EngineError> {
+    match answer {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind == EngineErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Folders and volumes that are mounted by name. An empty source is the engine's to make.
+fn sources(record: &ContainerRecord) -> BTreeSet<String> {
+    let setting = |key: &str| record.host.get(key).map_or(&[][..], list);
+    let binds = setting("Binds")
+        .iter()
+        .filter_map(|bind| Some(bind_parts(bind.as_str()?).0));
+    let mounts = setting("Mounts")
+        .iter()
+        .filter(|mount| matches!(text(mount, "Type"), "bind" | "volume"))
+        .map(|mount| text(mount, "Source"));
+    binds
+        .chain(mounts)
+        .filter(|source| !source.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn free_bytes(path: &str) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::{
+        super::record::{ImageRef, SCHEMA},
+        *,
+    };
+
+    #[test]
+    fn named_sources_are_looked_for_and_anonymous_ones_are_not() {
+        let host = json!({
+            "Binds": ["data:/data", "/srv:/srv:ro"],
+            "Mounts": [
+                {"Type": "volume", "Target": "/a"},
+                {"Type": "volume", "Target": "/b", "Source": "b"},
+                {"Type": "tmpfs", "Target": "/t"},
+            ],
+        });
+        let record = ContainerRecord {
+            schema: SCHEMA,
+            image: ImageRef {
+                reference: String::new(),
+                id: String::new(),
+            },
+            config: BTreeMap::new(),
+            host: serde_json::from_value(host).expect("an object"),
+            networks: BTreeMap::new(),
+        };
+        let found: Vec<String> = sources(&record).into_iter().collect();
+        assert_eq!(found, ["/srv", "b", "data"]);
+    }
+
+    #[test]
+    fn free_space_is_read_from_the_file_system() {
+        assert!(free_bytes("/").is_some_and(|free| free > 0));
+        assert_eq!(free_bytes("/nonexistent-folder"), None);
+    }
+}
