@@ -37,11 +37,11 @@ $(TOOLS)/bin/cargo-deny-$(DENY_VERSION):
 	rm -rf $(TOOLS)/build
 	ln -f $(TOOLS)/bin/cargo-deny $@
 
-bench: ## what a rollback costs clients against the runbook, and what an idle agent costs
+bench: ## what a rollback costs clients (runbook and Sternway), 1,000 agents, an idle agent
 	deploy/scripts/setup-tests
 	cargo build --locked --release --workspace --bins
 	trap 'deploy/scripts/clean-tests --run $(STERNWAY_TEST_RUN)' EXIT; \
-	cargo bench --locked --workspace --bench footprint --bench swap
+	cargo bench --locked --workspace --bench footprint --bench load --bench swap
 
 demo: ## a controller, an agent, a broken deployment, and its rollback, on this machine
 	deploy/demo/run

@@ -2,8 +2,15 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
+use anyhow::Context as _;
 use serde_json::Value;
+use sternway_proto::{
+    channel,
+    tls::{ClientTls, Credentials, read_certificates},
+    v1::operator_service_client::OperatorServiceClient,
+};
 use tokio::{process::Command, time::timeout};
+use tonic::transport::Channel;
 
 use crate::binary;
 
@@ -46,6 +53,27 @@ impl Ctl {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// The operator's API itself, with the same credentials: for what `ctl` is too slow for.
+    ///
+    /// # Errors
+    /// The configuration or the credentials cannot be read, or the controller is not reached.
+    pub async fn client(&self) -> anyhow::Result<OperatorServiceClient<Channel>> {
+        let table: toml::Table = std::fs::read_to_string(&self.config)?.parse()?;
+        let text = |key: &str| {
+            let value = table.get(key).and_then(toml::Value::as_str);
+            value.with_context(|| format!("{key} is missing"))
+        };
+        let folder = self.config.parent().context("a file lies in a folder")?;
+        let credentials = Credentials::read(
+            &folder.join(text("certificate")?),
+            &folder.join(text("key")?),
+        )?;
+        let trust = read_certificates(&folder.join(text("trust")?))?;
+        let tls = ClientTls::new(credentials, &trust, text("cluster")?.parse()?)?;
+        let channel = channel::connect(text("controller")?, &tls).await?;
+        Ok(OperatorServiceClient::new(channel))
     }
 
     /// Runs it to its end.

@@ -20,5 +20,6 @@ pub mod prober;
 pub mod process;
 pub mod registry;
 pub mod shop;
+pub mod simulated;
 pub mod stage;
 pub mod wait;
