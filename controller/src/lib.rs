@@ -2,7 +2,10 @@
 
 pub mod clock;
 pub mod fleet;
+pub mod listen;
 pub mod metrics;
+pub mod pki;
 pub mod record;
 pub mod rollout;
+pub mod rpc;
 pub mod store;

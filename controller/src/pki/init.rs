@@ -1,0 +1,116 @@
+//! What `sternway-controller init` and `operator issue` do: the authority, and folders that `ctl` reads.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use sternway_proto::{
+    identity::Role,
+    tls::{self, Credentials},
+};
+use uuid::Uuid;
+
+use super::{Authority, Lifetimes, PkiError};
+
+/// The folder of the authority, within the controller's data folder.
+const PKI: &str = "pki";
+
+/// A new cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Initialised {
+    pub cluster: Uuid,
+    /// `ctl --config` takes this file.
+    pub ctl_config: PathBuf,
+    pub root_key: PathBuf,
+}
+
+/// The folder of one operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorCredentials {
+    /// `ctl --config` takes this file.
+    pub ctl_config: PathBuf,
+    pub not_after_ms: i64,
+}
+
+/// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
+///
+/// # Errors
+/// There is a cluster or an operator's folder already, a name is not valid, or a file cannot be written.
+pub fn init(
+    data: &Path,
+    controller_address: &str,
+    operator: &str,
+    out: &Path,
+    now: SystemTime,
+) -> Result<Initialised, PkiError> {
+    let dir = data.join(PKI);
+    check_free(out)?;
+    let cluster = Uuid::new_v4();
+    Authority::create(&dir, cluster, now)?;
+    let authority = Authority::open(&dir, Lifetimes::default())?;
+    let made = issue_operator(
+        &authority,
+        operator,
+        Role::Admin,
+        controller_address,
+        out,
+        now,
+    )?;
+    Ok(Initialised {
+        cluster,
+        ctl_config: made.ctl_config,
+        root_key: dir.join("root-key.pem"),
+    })
+}
+
+/// Makes credentials for an operator in the folder `out`, with a `ctl.toml` that uses them.
+///
+/// # Errors
+/// The folder is in use, the name is not valid, or a file cannot be written.
+pub fn issue_operator(
+    authority: &Authority,
+    name: &str,
+    role: Role,
+    controller_address: &str,
+    out: &Path,
+    now: SystemTime,
+) -> Result<OperatorCredentials, PkiError> {
+    check_free(out)?;
+    let credentials: Credentials = authority.issue_operator(name, role, now)?;
+    let peer = credentials.peer()?;
+    credentials.store(out)?;
+    let trust: String = authority
+        .controller_trust()
+        .iter()
+        .map(|certificate| tls::pem("CERTIFICATE", certificate))
+        .collect();
+    tls::write_private(out, "trust.pem", trust.as_bytes())?;
+    let config = toml::toml_config(controller_address, authority.cluster());
+    tls::write_private(out, "ctl.toml", config.as_bytes())?;
+    Ok(OperatorCredentials {
+        ctl_config: out.join("ctl.toml"),
+        not_after_ms: peer.not_after_ms,
+    })
+}
+
+fn check_free(out: &Path) -> Result<(), PkiError> {
+    let path = out.join("ctl.toml");
+    if path.exists() {
+        return Err(PkiError::Exists { path });
+    }
+    Ok(())
+}
+
+mod toml {
+    use uuid::Uuid;
+
+    /// The text of a `ctl.toml`; paths are relative to the file.
+    pub(super) fn toml_config(controller: &str, cluster: Uuid) -> String {
+        let controller = ::toml::Value::String(controller.to_owned());
+        format!(
+            "controller = {controller}\ncluster = \"{cluster}\"\ncertificate = \"certificate.pem\"\n\
+             key = \"key.pem\"\ntrust = \"trust.pem\"\n"
+        )
+    }
+}
