@@ -1,0 +1,209 @@
+//! Images are kept from being pruned, pulled by digest where they are missing, and missed before an
+//! incident.
+
+use serde_json::json;
+use sternway_agent::targets::docker::{
+    DockerKind,
+    images::ensure_image,
+    record::{ContainerRecord, Hints},
+};
+use sternway_proto::name::TargetName;
+use sternway_tests::{engine::Scope, registry::Registry, shop::Image};
+
+use crate::support::{kind, recorded};
+
+async fn keepers(scope: &Scope, target: &str) -> Vec<String> {
+    let filter = format!("label=sternway.target={target}");
+    let listed = scope
+        .cli(&[
+            "ps",
+            "-a",
+            "--filter",
+            &filter,
+            "--format",
+            "{{.Names}} {{.State}}",
+        ])
+        .await;
+    listed.lines().map(str::to_owned).collect()
+}
+
+async fn exists(kind: &DockerKind, id: &str) -> bool {
+    kind.engine().image(id).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_kept_image_survives_its_container_and_its_tag_and_is_let_go_of() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    let image = Image::good("1").own(&scope).await;
+    scope.run("web", &[], &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let id = inspected.record.image.id.clone();
+    let revision = recorded(&inspected);
+    // Twice the same image, twice in a row: one keeper.
+    for _ in 0..2 {
+        let kept = [revision.clone(), revision.clone()];
+        kind.keep(&target, &kept).await.expect("kept");
+    }
+    let found = keepers(&scope, target.as_str()).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].ends_with("created"), "{found:?}");
+
+    scope.cli(&["rm", "-f", &scope.named("web")]).await;
+    scope.cli(&["rmi", &image]).await;
+    assert!(exists(&kind, &id).await, "the tag of ours keeps it");
+
+    // Somebody removes the tag, then the keeper: each is repaired.
+    let name = found[0].split(' ').next().expect("a name").to_owned();
+    let tag = format!("sternway-keep:{}", id.trim_start_matches("sha256:"));
+    scope.cli(&["tag", &tag, &image]).await;
+    scope.cli(&["rmi", &tag]).await;
+    kind.keep(&target, std::slice::from_ref(&revision))
+        .await
+        .expect("kept");
+    assert!(exists(&kind, &tag).await, "tagged again");
+    scope.cli(&["rm", &name]).await;
+    kind.keep(&target, std::slice::from_ref(&revision))
+        .await
+        .expect("kept");
+    assert_eq!(keepers(&scope, target.as_str()).await.len(), 1);
+
+    scope.cli(&["rmi", &image]).await;
+    kind.keep(&target, &[]).await.expect("let go");
+    assert!(keepers(&scope, target.as_str()).await.is_empty());
+    assert!(!exists(&kind, &id).await, "nothing keeps it any more");
+}
+
+#[tokio::test]
+async fn an_image_shared_by_two_targets_is_kept_until_both_let_go() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let image = Image::good("1").own(&scope).await;
+    scope.run("web", &[], &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let id = inspected.record.image.id.clone();
+    let revision = [recorded(&inspected)];
+    let targets =
+        ["web", "api"].map(|name| scope.target(name).parse::<TargetName>().expect("valid"));
+    for target in &targets {
+        kind.keep(target, &revision).await.expect("kept");
+    }
+    scope.cli(&["rm", "-f", &scope.named("web")]).await;
+    scope.cli(&["rmi", &image]).await;
+    kind.keep(&targets[0], &[]).await.expect("let go");
+    assert!(exists(&kind, &id).await);
+    kind.keep(&targets[1], &[]).await.expect("let go");
+    assert!(!exists(&kind, &id).await);
+}
+
+#[tokio::test]
+async fn a_missing_image_comes_back_from_its_registry_or_is_missed_before_an_incident() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    let mut registry = Registry::start(&scope).await;
+    let image = registry.image("shop:1");
+    Image::good("1").make(&image, scope.name()).await;
+    scope.cli(&["push", &image]).await;
+    scope.run("web", &[], &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let revision = recorded(&inspected);
+    assert_eq!(inspected.hints.digests.len(), 1, "{:?}", inspected.hints);
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+
+    scope.cli(&["rm", "-f", &scope.named("web")]).await;
+    scope.cli(&["rmi", "-f", &inspected.record.image.id]).await;
+    assert_eq!(
+        kind.readiness(&target, &revision).await,
+        [],
+        "the registry has it"
+    );
+    let said = ensure_image(
+        kind.engine(),
+        &inspected.record.image,
+        &inspected.hints,
+        None,
+    )
+    .await
+    .expect("pulled");
+    assert!(said.starts_with("pulled 127.0.0.1"), "{said}");
+    assert!(exists(&kind, &inspected.record.image.id).await);
+
+    // Another image under the digest asked for is not accepted.
+    let mut wrong = inspected.record.image.clone();
+    wrong.id = format!("sha256:{}", "0".repeat(64));
+    let refused = ensure_image(kind.engine(), &wrong, &inspected.hints, None).await;
+    assert!(refused.expect_err("refused").is_not_found());
+
+    scope.cli(&["rmi", "-f", &inspected.record.image.id]).await;
+    registry.down();
+    let problems = kind.readiness(&target, &revision).await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].code, "image-missing");
+    let gone = ensure_image(
+        kind.engine(),
+        &inspected.record.image,
+        &inspected.hints,
+        None,
+    )
+    .await;
+    assert!(gone.is_err());
+}
+
+#[tokio::test]
+async fn whatever_a_restore_needs_is_missed_before_an_incident() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    let image = Image::good("1").shared().await;
+    scope.run("web", &[], &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let mut record: ContainerRecord = inspected.record.clone();
+    let none = scope.named("none");
+    let host = json!({
+        "Binds": [format!("{none}:/data"), format!("/nonexistent-{none}:/srv")],
+        "PortBindings": {"80/tcp": [{"HostPort": port.to_string()}]},
+        "IpcMode": format!("container:{none}"),
+    });
+    record.host = serde_json::from_value(host).expect("settings");
+    record
+        .networks
+        .insert(none, std::collections::BTreeMap::new());
+    let mut revision = recorded(&inspected);
+    revision.record = record.to_bytes().expect("written");
+    let problems = kind.readiness(&target, &revision).await;
+    let codes: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            "network-missing",
+            "bind-source-missing",
+            "volume-missing",
+            "container-missing",
+            "port-taken"
+        ]
+    );
+    drop(listener);
+
+    // Room for an image of more bytes than any disk has.
+    record = inspected.record.clone();
+    record.image.id = format!("sha256:{}", "0".repeat(64));
+    revision.record = record.to_bytes().expect("written");
+    revision.hints = serde_json::to_value(Hints {
+        image_bytes: u64::MAX / 4,
+        ..Hints::default()
+    })
+    .expect("hints");
+    let problems = kind.readiness(&target, &revision).await;
+    let codes: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
+    assert_eq!(codes, ["image-missing", "no-disk-space"]);
+}

@@ -1,0 +1,7 @@
+//! The kind `docker` against the real engine: what is recorded, created again, kept and seen.
+#![expect(clippy::expect_used, reason = "a test fails by panicking and says why")]
+
+mod images;
+mod observe;
+mod round_trip;
+mod support;

@@ -1,0 +1,369 @@
+//! A recorded container, created again, inspects the same: one case a flag of `docker run`, and all at
+//! once.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use rstest::rstest;
+use serde_json::json;
+use sternway_tests::{engine::Scope, shop::Image};
+
+use crate::support::{comparable, kind, recorded, recreate};
+
+/// Flags with `{scope}` for the scope's prefix and `{front}`, `{back}` for the first three bytes of two
+/// networks' addresses.
+struct Places {
+    scope: Scope,
+    front: String,
+    back: String,
+}
+
+impl Places {
+    async fn new() -> Self {
+        static NETWORKS: AtomicU32 = AtomicU32::new(0);
+        let number = NETWORKS.fetch_add(2, Ordering::Relaxed);
+        let base = std::process::id() % 64 * 4;
+        Self {
+            scope: Scope::new().await,
+            front: format!("10.{}.{}", 64 + base / 4, number % 250),
+            back: format!("10.{}.{}", 64 + base / 4, number % 250 + 1),
+        }
+    }
+
+    fn fill(&self, flag: &str) -> String {
+        flag.replace("{scope}", self.scope.name())
+            .replace("{front}", &self.front)
+            .replace("{back}", &self.back)
+    }
+
+    async fn networks(&self) {
+        for (name, address) in [("front", &self.front), ("back", &self.back)] {
+            let subnet = format!("--subnet={address}.0/24");
+            self.scope.network(name, &[&subnet]).await;
+        }
+    }
+
+    /// Records the running container, removes it, creates it again and compares.
+    async fn goes_round(&self) {
+        let kind = kind(&self.scope);
+        let before = kind
+            .inspected(&self.scope.named("web"))
+            .await
+            .expect("it is recorded");
+        self.scope
+            .cli(&["rm", "-f", &self.scope.named("web")])
+            .await;
+        let created = recreate(&kind, &before, &self.scope.named("again")).await;
+        assert!(created.lost.is_empty(), "lost: {:?}", created.lost);
+        let after = kind.inspected(&created.id).await.expect("it is there");
+        let (was, is) = (comparable(&before.inspect), comparable(&after.inspect));
+        for (path, value) in &was {
+            assert_eq!(Some(value), is.get(path), "{path} was {value}");
+        }
+        for (path, value) in &is {
+            assert!(was.contains_key(path), "{path} = {value} was added");
+        }
+        assert_eq!(
+            recorded(&before).id,
+            recorded(&after).id,
+            "another revision: {:?}",
+            sternway_agent::targets::docker::record::differences(&before.record, &after.record)
+        );
+    }
+}
+
+#[rstest]
+#[case::nothing(&[], &[])]
+#[case::environment(&["-e", "A=1", "-e", "B=x=y", "-e", "SHOP_VERSION=9"], &[])]
+#[case::entry_point(&["--entrypoint", "/shop"], &[])]
+#[case::user(&["--user", "1000:1000"], &[])]
+#[case::working_directory(&["--workdir", "/tmp"], &[])]
+#[case::ports(&["-p", "127.0.0.1::8080", "-p", "8080/udp"], &[])]
+#[case::all_ports(&["-P"], &[])]
+#[case::bind(&["-v", "/tmp:/host:ro"], &[])]
+#[case::bind_mount(&["--mount", "type=bind,src=/tmp,dst=/host,readonly,bind-propagation=private"], &[])]
+#[case::named_volume(&["-v", "{scope}-data:/data"], &[])]
+#[case::volume_mount(&["--mount", "type=volume,src={scope}-data,dst=/data,volume-nocopy"], &[])]
+#[case::anonymous_volume(&["-v", "/data"], &[])]
+#[case::anonymous_volume_mount(&["--mount", "type=volume,dst=/data"], &[])]
+#[case::tmpfs(&["--tmpfs", "/scratch:size=1m,mode=700"], &[])]
+#[case::tmpfs_mount(&["--mount", "type=tmpfs,dst=/scratch,tmpfs-size=1048576"], &[])]
+#[case::network(&["--network", "{scope}-front", "--network-alias", "shop"], &[])]
+#[case::static_address(&["--network", "{scope}-front", "--ip", "{front}.77"], &[])]
+#[case::networks(
+    &["--network", "{scope}-front", "--ip", "{front}.77", "--network-alias", "a"],
+    &["network", "connect", "--ip", "{back}.78", "--alias", "b", "--alias", "c", "{scope}-back", "{scope}-web"],
+)]
+#[case::host_network(&["--network", "host", "-e", "SHOP_PORT=19081"], &[])]
+#[case::no_network(&["--network", "none"], &[])]
+#[case::hostname(&["--hostname", "shop-1", "--domainname", "example.test"], &[])]
+#[case::dns(&["--dns", "192.0.2.1", "--dns-search", "example.test", "--dns-option", "ndots:2"], &[])]
+#[case::extra_hosts(&["--add-host", "db:192.0.2.7"], &[])]
+#[case::capabilities(&["--cap-add", "NET_ADMIN", "--cap-drop", "MKNOD"], &[])]
+#[case::devices(&["--device", "/dev/null:/dev/nix:r", "--device-cgroup-rule", "c 1:3 r"], &[])]
+#[case::ulimits(&["--ulimit", "nofile=512:1024", "--ulimit", "core=0"], &[])]
+#[case::sysctls(&["--sysctl", "net.ipv4.ip_unprivileged_port_start=0"], &[])]
+#[case::memory(&["--memory", "128m", "--memory-swap", "256m", "--memory-reservation", "64m"], &[])]
+#[case::cpus(&["--cpus", "0.5", "--cpu-shares", "512", "--cpuset-cpus", "0"], &[])]
+#[case::pids(&["--pids-limit", "100"], &[])]
+#[case::shared_memory(&["--shm-size", "32m", "--ipc", "shareable"], &[])]
+#[case::init(&["--init"], &[])]
+#[case::terminal(&["-t", "-i"], &[])]
+#[case::read_only(&["--read-only"], &[])]
+#[case::security(&["--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined"], &[])]
+#[case::unmasked(&["--security-opt", "systempaths=unconfined"], &[])]
+#[case::log_driver(&["--log-driver", "json-file", "--log-opt", "max-size=1m", "--log-opt", "max-file=2"], &[])]
+#[case::labels(&["--label", "app=shop", "--label", "sternway.check.http=8080/health"], &[])]
+#[case::health_check(&["--health-cmd", "/shop check", "--health-interval", "2s", "--health-retries", "5"], &[])]
+#[case::no_health_check(&["--no-healthcheck"], &[])]
+#[case::restart_always(&["--restart", "always"], &[])]
+#[case::restart_some(&["--restart", "on-failure:3"], &[])]
+#[case::restart_unless(&["--restart", "unless-stopped"], &[])]
+#[case::stop(&["--stop-signal", "SIGINT", "--stop-timeout", "7"], &[])]
+#[case::groups(&["--group-add", "44", "--oom-score-adj", "100", "--uts", "host"], &[])]
+#[case::pid_host(&["--pid", "host"], &[])]
+#[case::privileges(&["--cgroup-parent", "/swt"], &[])]
+#[tokio::test]
+async fn a_flag_survives(#[case] flags: &[&str], #[case] then: &[&str]) {
+    let places = Places::new().await;
+    let flags: Vec<String> = flags.iter().map(|flag| places.fill(flag)).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    if flags.iter().any(|flag| flag.ends_with("-front")) {
+        places.networks().await;
+    }
+    if flags.iter().any(|flag| flag.contains("-data")) {
+        places.scope.volume("data").await;
+    }
+    let image = Image::good("1").shared().await;
+    places.scope.run("web", &flags, &image).await;
+    if !then.is_empty() {
+        let then: Vec<String> = then.iter().map(|word| places.fill(word)).collect();
+        let then: Vec<&str> = then.iter().map(String::as_str).collect();
+        places.scope.cli(&then).await;
+    }
+    places.goes_round().await;
+}
+
+#[tokio::test]
+async fn all_flags_at_once_survive() {
+    let places = Places::new().await;
+    places.networks().await;
+    places.scope.volume("data").await;
+    let flags = [
+        "-e",
+        "A=1",
+        "--user",
+        "1000:1000",
+        "--workdir",
+        "/tmp",
+        "-p",
+        "127.0.0.1::8080",
+        "-v",
+        "/tmp:/host:ro",
+        "-v",
+        "{scope}-data:/data",
+        "-v",
+        "/anonymous",
+        "--tmpfs",
+        "/scratch",
+        "--network",
+        "{scope}-front",
+        "--ip",
+        "{front}.77",
+        "--network-alias",
+        "a",
+        "--hostname",
+        "shop-1",
+        "--dns",
+        "192.0.2.1",
+        "--add-host",
+        "db:192.0.2.7",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-drop",
+        "MKNOD",
+        "--device",
+        "/dev/null:/dev/nix:r",
+        "--ulimit",
+        "nofile=512:1024",
+        "--sysctl",
+        "net.ipv4.ip_unprivileged_port_start=0",
+        "--memory",
+        "128m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "100",
+        "--shm-size",
+        "32m",
+        "--init",
+        "-t",
+        "--read-only",
+        "--security-opt",
+        "no-new-privileges",
+        "--log-driver",
+        "json-file",
+        "--log-opt",
+        "max-size=1m",
+        "--label",
+        "app=shop",
+        "--health-cmd",
+        "/shop check",
+        "--restart",
+        "always",
+        "--stop-signal",
+        "SIGINT",
+        "--stop-timeout",
+        "7",
+    ]
+    .map(|flag| places.fill(flag));
+    let flags = flags.each_ref().map(String::as_str);
+    let image = Image::good("1").shared().await;
+    places.scope.run("web", &flags, &image).await;
+    let scope = &places.scope;
+    let (back, web) = (scope.named("back"), scope.named("web"));
+    scope
+        .cli(&["network", "connect", "--alias", "b", &back, &web])
+        .await;
+    places.goes_round().await;
+}
+
+#[tokio::test]
+async fn a_mac_address_survives() {
+    let places = Places::new().await;
+    let image = Image::good("1").shared().await;
+    let kind = kind(&places.scope);
+    let body = json!({
+        "Image": image,
+        "MacAddress": "02:42:ac:11:be:ef",
+        "Labels": places.scope.labels(),
+    });
+    let id = kind
+        .engine()
+        .create_container(&places.scope.named("web"), &body)
+        .await
+        .expect("created");
+    kind.engine().start_container(&id).await.expect("started");
+    let inspected = kind.inspected(&id).await.expect("recorded");
+    assert_eq!(inspected.record.config["MacAddress"], "02:42:ac:11:be:ef");
+    places.goes_round().await;
+}
+
+#[rstest]
+#[case::network("--network", &["-e", "SHOP_PORT=9000"])]
+#[case::ipc("--ipc", &[])]
+#[case::pid("--pid", &[])]
+#[tokio::test]
+async fn a_shared_namespace_survives_a_new_owner(#[case] flag: &str, #[case] more: &[&str]) {
+    let places = Places::new().await;
+    let scope = &places.scope;
+    let image = Image::good("1").shared().await;
+    scope.run("owner", &["--ipc", "shareable"], &image).await;
+    let shared = format!("container:{}", scope.named("owner"));
+    let mut flags = vec![flag, &shared];
+    flags.extend(more);
+    scope.run("web", &flags, &image).await;
+    let kind = kind(scope);
+    let before = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let owner = scope.named("owner");
+    assert_eq!(before.record.shares_with(), [owner.as_str()]);
+    places.goes_round().await;
+    // The owner is replaced: its id changes, its name stays.
+    scope.cli(&["rm", "-f", &scope.named("again")]).await;
+    scope
+        .redeploy("owner", &["--ipc", "shareable"], &image)
+        .await;
+    let created = recreate(&kind, &before, &scope.named("third")).await;
+    let after = kind.inspected(&created.id).await.expect("recorded");
+    assert_eq!(recorded(&before).id, recorded(&after).id);
+}
+
+#[tokio::test]
+async fn a_command_of_its_own_survives() {
+    let places = Places::new().await;
+    let image = Image::good("1").shared().await;
+    let scope = &places.scope;
+    // Behind the image: arguments, and an empty entry point with the program among them.
+    let mut arguments = vec!["run", "-d", "--name"];
+    let name = scope.named("web");
+    let labels: Vec<String> = scope
+        .labels()
+        .iter()
+        .map(|(key, value)| format!("--label={key}={value}"))
+        .collect();
+    arguments.push(&name);
+    arguments.extend(labels.iter().map(String::as_str));
+    arguments.extend(["--entrypoint", "", &image, "/shop"]);
+    scope.cli(&arguments).await;
+    places.goes_round().await;
+}
+
+#[tokio::test]
+async fn data_in_an_anonymous_volume_survives() {
+    let places = Places::new().await;
+    let scope = &places.scope;
+    let image = Image::good("1").shared().await;
+    scope.run("web", &["-v", "/data"], &image).await;
+    let file = scope.folder().join("precious");
+    std::fs::write(&file, "precious").expect("written");
+    let source = file.display().to_string();
+    let place = format!("{}:/data/precious", scope.named("web"));
+    scope.cli(&["cp", &source, &place]).await;
+    places.goes_round().await;
+    let back = scope.folder().join("back");
+    let place = format!("{}:/data/precious", scope.named("again"));
+    let target = back.display().to_string();
+    scope.cli(&["cp", &place, &target]).await;
+    assert_eq!(std::fs::read_to_string(back).expect("read"), "precious");
+}
+
+#[tokio::test]
+async fn volumes_from_another_container_survive_it() {
+    let places = Places::new().await;
+    let scope = &places.scope;
+    let image = Image::good("1").shared().await;
+    scope.run("owner", &["-v", "/shared"], &image).await;
+    let owner = format!("{}:ro", scope.named("owner"));
+    scope.run("web", &["--volumes-from", &owner], &image).await;
+    let kind = kind(scope);
+    let before = kind.inspected(&scope.named("web")).await.expect("recorded");
+    scope.cli(&["rm", "-f", &scope.named("owner")]).await;
+    let created = recreate(&kind, &before, &scope.named("again")).await;
+    let after = kind.inspected(&created.id).await.expect("recorded");
+    assert_eq!(
+        before.inspect["Mounts"][0]["Name"],
+        after.inspect["Mounts"][0]["Name"]
+    );
+    assert_eq!(after.inspect["Mounts"][0]["RW"], false);
+    assert_eq!(recorded(&before).id, recorded(&after).id);
+}
+
+#[tokio::test]
+async fn settings_of_the_old_image_are_not_pinned_on_the_new_one() {
+    use sternway_agent::targets::docker::record::compose;
+    use sternway_proto::v1::RestoreScope;
+    let places = Places::new().await;
+    let scope = &places.scope;
+    let (old, new) = (
+        Image::good("1").shared().await,
+        Image::good("2").shared().await,
+    );
+    let kind = kind(scope);
+    scope.run("web", &["-e", "MINE=1"], &old).await;
+    let first = kind.inspected(&scope.named("web")).await.expect("recorded");
+    scope.redeploy("web", &["-e", "MINE=2"], &new).await;
+    let second = kind.inspected(&scope.named("web")).await.expect("recorded");
+    scope.healthy("web", Duration::from_secs(20)).await;
+    let mixed = sternway_agent::targets::docker::discover::Inspected {
+        record: compose(Some(&second.record), &first.record, RestoreScope::Image),
+        hints: first.hints.clone(),
+        inspect: first.inspect.clone(),
+    };
+    let created = recreate(&kind, &mixed, &scope.named("again")).await;
+    let after = kind.inspected(&created.id).await.expect("recorded");
+    let environment = after.inspect["Config"]["Env"].to_string();
+    assert!(environment.contains("SHOP_VERSION=1"), "{environment}");
+    assert!(environment.contains("MINE=2"), "{environment}");
+}

@@ -1,0 +1,131 @@
+//! The kind under test, and its steps as the tests need them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sternway_agent::targets::{
+    Recorded,
+    docker::{
+        DockerKind, DockerSettings,
+        discover::Inspected,
+        recreate::{self, CreateOptions, Created},
+    },
+};
+use sternway_proto::name::RevisionId;
+use sternway_tests::engine::Scope;
+
+/// The kind, looking after the containers of this scope alone.
+pub(crate) fn kind(scope: &Scope) -> DockerKind {
+    DockerKind::new(DockerSettings {
+        include: vec![format!("{}-*", scope.name())],
+        ..DockerSettings::default()
+    })
+    .expect("the settings are valid")
+}
+
+/// A revision as a host's store would hand it back.
+pub(crate) fn recorded(inspected: &Inspected) -> Recorded {
+    let record = inspected.record.to_bytes().expect("a record is written");
+    Recorded {
+        id: RevisionId::of(&record),
+        number: 1,
+        record,
+        hints: serde_json::to_value(&inspected.hints).expect("hints are written"),
+    }
+}
+
+/// Creates the recorded container again under that name and starts it.
+pub(crate) async fn recreate(kind: &DockerKind, inspected: &Inspected, name: &str) -> Created {
+    let options = CreateOptions {
+        name: name.to_owned(),
+        labels: BTreeMap::from([("sternway.order".to_owned(), "test".to_owned())]),
+        restarts: true,
+        publish: true,
+        volumes: inspected.hints.volumes.clone(),
+    };
+    let engine = kind.engine();
+    let created = recreate::create(engine, &inspected.record, &options)
+        .await
+        .expect("it is created again");
+    engine
+        .start_container(&created.id)
+        .await
+        .expect("it starts again");
+    created
+}
+
+/// An inspect answer less what must differ between two creations: ids, times, names and what is derived
+/// from them. Empty and absent say the same, but for the two lists where they do not.
+pub(crate) fn comparable(inspect: &Value) -> BTreeMap<String, Value> {
+    let id = inspect["Id"].as_str().expect("an id");
+    let short: String = id.chars().take(12).collect();
+    let mut all = BTreeMap::new();
+    for part in ["Config", "HostConfig"] {
+        for (key, value) in inspect[part].as_object().expect("an object") {
+            let mut value = value.clone();
+            if key == "Hostname" && value == short.as_str() {
+                continue;
+            }
+            if key == "Labels" {
+                let labels = value.as_object_mut().expect("labels");
+                labels.retain(|key, _| key != "sternway.order");
+            }
+            if key == "Mounts" {
+                unname(&mut value);
+            }
+            let counts = matches!(key.as_str(), "MaskedPaths" | "ReadonlyPaths");
+            if counts || !is_empty(&value) {
+                all.insert(format!("{part}.{key}"), value);
+            }
+        }
+    }
+    // Where an anonymous volume is attached by name, it stands in `Binds` as well: what is mounted decides.
+    all.remove("HostConfig.Binds");
+    let mounts = inspect["Mounts"].as_array().expect("mounts");
+    for mount in mounts {
+        let place = mount["Destination"].as_str().expect("a destination");
+        let mut mount = mount.clone();
+        // The relabelling mode: `z` is what the engine says of a volume it named itself.
+        mount.as_object_mut().expect("a mount").remove("Mode");
+        all.insert(format!("Mounts.{place}"), mount);
+    }
+    let networks = inspect["NetworkSettings"]["Networks"].as_object();
+    for (name, endpoint) in networks.into_iter().flatten() {
+        for key in ["IPAMConfig", "Links", "Aliases", "DriverOpts"] {
+            let mut value = endpoint[key].clone();
+            if let Value::Array(items) = &mut value {
+                items.retain(|item| *item != short.as_str());
+            }
+            if !is_empty(&value) {
+                all.insert(format!("Networks.{name}.{key}"), value);
+            }
+        }
+        all.insert(format!("Networks.{name}"), Value::Bool(true));
+    }
+    all
+}
+
+/// Takes the names the engine gave to volumes out of mounts: what is mounted stands below.
+fn unname(mounts: &mut Value) {
+    for mount in mounts.as_array_mut().into_iter().flatten() {
+        let mount = mount.as_object_mut().expect("a mount");
+        let generated = |source: &str| source.len() == 64 && !source.contains('/');
+        if mount
+            .get("Source")
+            .and_then(Value::as_str)
+            .is_some_and(generated)
+        {
+            mount.remove("Source");
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        _ => false,
+    }
+}
