@@ -1,0 +1,165 @@
+//! The operator service as `ctl` calls it: every call has a deadline, and its failure is an error for a
+//! person.
+
+use std::time::Duration;
+
+use sternway_proto::{
+    limits,
+    v1::{self, operator_service_client::OperatorServiceClient},
+};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+use crate::error::{CtlError, is_transient};
+
+/// For an answer that the controller has itself.
+const CALL: Duration = Duration::from_secs(15);
+
+/// For an answer that needs an agent: it asks its engine, which may be slow.
+const CALL_WITH_AGENT: Duration = Duration::from_secs(45);
+
+/// For the verification of the whole record: it reads every entry.
+const CALL_OVER_RECORD: Duration = Duration::from_secs(300);
+
+/// How often a lost answer to a repeatable call is asked for again.
+const ATTEMPTS: u32 = 4;
+
+/// The longest pause between two attempts; they begin at a quarter second and double.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// A connection to the controller.
+#[derive(Debug, Clone)]
+pub struct Client {
+    service: OperatorServiceClient<Channel>,
+}
+
+/// The pause before a further attempt; `attempt` counts from 1.
+pub fn pause(attempt: u32) -> Duration {
+    let doubled = Duration::from_millis(250).saturating_mul(1 << attempt.saturating_sub(1).min(10));
+    doubled.min(PAUSE)
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "the controller did not answer within {} s",
+            limit.as_secs()
+        ))),
+    }
+}
+
+fn request<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+/// A call that is made once.
+macro_rules! call {
+    ($(#[$doc:meta])* $name:ident($message:ident) -> $answer:ident, $limit:ident) => {
+        $(#[$doc])*
+        pub async fn $name(&self, doing: &str, message: v1::$message) -> Result<v1::$answer, CtlError> {
+            let mut service = self.service.clone();
+            within($limit, service.$name(request(message, $limit)))
+                .await
+                .map_err(|status| CtlError::from_status(doing, &status))
+        }
+    };
+}
+
+impl Client {
+    /// A client on a channel that is connected, or connects when it is used.
+    pub fn new(channel: Channel) -> Self {
+        let service = OperatorServiceClient::new(channel)
+            .max_decoding_message_size(limits::MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MESSAGE_BYTES);
+        Self { service }
+    }
+
+    call!(get_status(GetStatusRequest) -> GetStatusResponse, CALL);
+    call!(list_hosts(ListHostsRequest) -> ListHostsResponse, CALL);
+    call!(get_host(GetHostRequest) -> GetHostResponse, CALL);
+    call!(create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse, CALL);
+    call!(revoke_host(RevokeHostRequest) -> RevokeHostResponse, CALL);
+    call!(list_targets(ListTargetsRequest) -> ListTargetsResponse, CALL);
+    call!(get_target(GetTargetRequest) -> GetTargetResponse, CALL);
+    call!(diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse, CALL);
+    call!(mark_revision(MarkRevisionRequest) -> MarkRevisionResponse, CALL);
+    call!(plan_rollback(PlanRollbackRequest) -> PlanRollbackResponse, CALL_WITH_AGENT);
+    call!(list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse, CALL);
+    call!(get_rollout(GetRolloutRequest) -> GetRolloutResponse, CALL);
+    call!(record_deployment(RecordDeploymentRequest) -> RecordDeploymentResponse, CALL);
+    call!(check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse, CALL);
+    call!(list_record(ListRecordRequest) -> ListRecordResponse, CALL);
+    call!(verify_record(VerifyRecordRequest) -> VerifyRecordResponse, CALL_OVER_RECORD);
+
+    /// Starts a rollback. Where the answer is lost it is asked for again under the same request id, so
+    /// that nothing is started twice; `note` hears of it.
+    pub async fn start_rollback(
+        &self,
+        doing: &str,
+        message: v1::StartRollbackRequest,
+        mut note: impl FnMut(&str),
+    ) -> Result<v1::StartRollbackResponse, CtlError> {
+        let mut attempt = 1;
+        loop {
+            let mut service = self.service.clone();
+            let call = service.start_rollback(request(message.clone(), CALL));
+            let status = match within(CALL, call).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            if !is_transient(&status) {
+                return Err(CtlError::from_status(doing, &status));
+            }
+            if attempt == ATTEMPTS {
+                return Err(CtlError::from_status(doing, &status)
+                    .because("the answer was lost: the rollback may have been started")
+                    .next("see with `ctl rollout ls` whether it was"));
+            }
+            note("no answer from the controller, asking again (this starts nothing twice)");
+            tokio::time::sleep(pause(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Opens the stream of a rollout's events.
+    ///
+    /// # Errors
+    /// The plain status: whoever follows decides whether to come back.
+    pub async fn watch_rollout(&self, rollout: &str) -> Result<Streaming<v1::RolloutEvent>, Status> {
+        let mut service = self.service.clone();
+        let message = v1::WatchRolloutRequest {
+            rollout: rollout.to_owned(),
+        };
+        within(CALL, service.watch_rollout(Request::new(message))).await
+    }
+
+    /// Opens the stream of the record's entries.
+    pub async fn export_record(
+        &self,
+        doing: &str,
+        from_number: u64,
+    ) -> Result<Streaming<v1::RecordEntry>, CtlError> {
+        let mut service = self.service.clone();
+        let message = v1::ExportRecordRequest { from_number };
+        within(CALL, service.export_record(Request::new(message)))
+            .await
+            .map_err(|status| CtlError::from_status(doing, &status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound() {
+        assert_eq!(pause(1), Duration::from_millis(250));
+        assert_eq!(pause(3), Duration::from_secs(1));
+        assert_eq!(pause(u32::MAX), PAUSE);
+    }
+}

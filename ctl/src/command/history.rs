@@ -1,0 +1,24 @@
+//! `ctl history`: the revisions of a target.
+
+use super::{App, Ended, get_target};
+use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ctl history --host web-1\n  \
+                        ctl history --host web-1 --target docker/shop -o json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
+    let client = app.client().await?;
+    let (host, target, deployments) = get_target(&client, &args.target).await?;
+    let document = document::TargetDetail {
+        target: document::HostTarget::new(&host, &target),
+        deployments: deployments.iter().map(Into::into).collect(),
+    };
+    let text = render::target::history(app.ui.view, &target, &deployments);
+    app.answer(&document, &text)?;
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,176 @@
+//! `ctl host`: list, show, make a join token, revoke.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use sternway_proto::{name::check_label, v1};
+
+use super::{App, Ended, empty_answer, parse_duration, wire_ms};
+use crate::{
+    error::{CtlError, Kind},
+    exit_code::ExitCode,
+    json::{self, host as document},
+    render,
+    text::{clean, relative_and_absolute},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// All hosts
+    Ls,
+    /// One host with its targets
+    Show {
+        /// The host, by name or id
+        host: String,
+    },
+    /// A one-time token that joins a host
+    #[command(after_help = "Examples:\n  ctl host token --name web-1 --label env=staging --label role=web\n  \
+                            ctl host token --valid-for 10m > token")]
+    Token {
+        /// The name the host shall have [default: what the machine calls itself]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        name: String,
+        /// A label, KEY=VALUE; may be given again
+        #[arg(long = "label", value_parser = parse_label, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+        /// How long the token may be used [default: the controller's]
+        #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+        valid_for: Option<Duration>,
+    },
+    /// Cut a host off for good: its certificate is worth nothing any more
+    Revoke {
+        /// The host, by name or id
+        host: String,
+        /// Why, for the record
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label reads KEY=VALUE")?;
+    check_label(key, value).map_err(|error| error.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
+    match command {
+        Command::Ls => list(app).await,
+        Command::Show { host } => show(app, host).await,
+        Command::Token {
+            name,
+            labels,
+            valid_for,
+        } => token(app, name, labels, valid_for).await,
+        Command::Revoke { host, reason, yes } => revoke(app, host, reason, yes).await,
+    }
+}
+
+async fn list(app: &mut App<'_>) -> Ended {
+    let client = app.client().await?;
+    let mut hosts = client.list_hosts("list hosts", v1::ListHostsRequest {}).await?.hosts;
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    let document = document::Hosts {
+        hosts: hosts.iter().map(Into::into).collect(),
+    };
+    app.answer(&document, &render::host::list(app.ui.view, &hosts))?;
+    Ok(ExitCode::Done)
+}
+
+async fn show(app: &mut App<'_>, host: String) -> Ended {
+    let doing = format!("show host {host}");
+    let client = app.client().await?;
+    let answer = client.get_host(&doing, v1::GetHostRequest { host }).await?;
+    let host = answer.host.ok_or_else(|| empty_answer(&doing))?;
+    let document = document::HostDetail {
+        host: (&host).into(),
+        targets: answer.targets.iter().map(Into::into).collect(),
+    };
+    let view = app.ui.view;
+    let with_host = |target| v1::HostTarget {
+        host: Some(host.clone()),
+        target: Some(target),
+    };
+    let targets: Vec<v1::HostTarget> = answer.targets.into_iter().map(with_host).collect();
+    let text = render::host::show(view, &host) + "\n" + &render::target::list(view, &targets);
+    app.answer(&document, &text)?;
+    Ok(ExitCode::Done)
+}
+
+async fn token(
+    app: &mut App<'_>,
+    host_name: String,
+    labels: Vec<(String, String)>,
+    valid_for: Option<Duration>,
+) -> Ended {
+    let client = app.client().await?;
+    let message = v1::CreateJoinTokenRequest {
+        host_name,
+        labels: labels.into_iter().collect(),
+        valid_for_ms: wire_ms(valid_for),
+    };
+    let answer = client.create_join_token("make a join token", message).await?;
+    let until = relative_and_absolute(app.ui.view, answer.expires_ms);
+    app.ui.note(&format!(
+        "Works once, until {until}, and is shown only now. On the host: `sternway-agent join`."
+    ));
+    let document = document::Token {
+        token: answer.token.clone(),
+        expires: json::time(answer.expires_ms),
+    };
+    app.answer(&document, &(clean(&answer.token) + "\n"))?;
+    Ok(ExitCode::Done)
+}
+
+async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> Ended {
+    let doing = format!("revoke host {host}");
+    if !yes {
+        if !app.ui.interactive {
+            return Err(CtlError::new(Kind::Refused, format!("cannot {doing} without a yes"))
+                .because("stdin is no terminal, so nobody can be asked")
+                .next("add --yes where that is meant"));
+        }
+        let question = format!("Cut {} off for good? It has to join again. [y/N] ", clean(&host));
+        if !is_yes(app.ui.ask(&question).await.as_deref()) {
+            return Err(CtlError::new(Kind::Declined, "declined; nothing was changed"));
+        }
+    }
+    let client = app.client().await?;
+    let message = v1::RevokeHostRequest { host, reason };
+    let answer = client.revoke_host(&doing, message).await?;
+    let host = answer.host.ok_or_else(|| empty_answer(&doing))?;
+    let document = document::HostDetail {
+        host: (&host).into(),
+        targets: Vec::new(),
+    };
+    app.answer(&document, &format!("✔ {} is revoked\n", clean(&host.name)))?;
+    Ok(ExitCode::Done)
+}
+
+/// Whether an answer at a prompt means yes.
+pub(crate) fn is_yes(answer: Option<&str>) -> bool {
+    answer.is_some_and(|text| matches!(text.to_lowercase().as_str(), "y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        assert!(is_yes(Some("y")) && is_yes(Some("YES")));
+        for no in [None, Some(""), Some("n"), Some("yeah, no")] {
+            assert!(!is_yes(no), "{no:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_checked_before_they_are_sent() {
+        assert_eq!(parse_label("env=prod"), Ok(("env".into(), "prod".into())));
+        assert!(parse_label("env").is_err());
+        assert!(parse_label("e v=x").is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! `ctl revision mark`: say that a revision is good or bad.
+
+use clap::{Subcommand, ValueEnum};
+use sternway_proto::v1;
+
+use super::{App, Ended, empty_answer, get_target};
+use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mark a revision good, bad (no rollback goes to it), or take its mark away
+    #[command(after_help = "Examples:\n  \
+        ctl revision mark bad 12 --host web-1 --reason '500s on checkout'\n  \
+        ctl revision mark none '#12' --host web-1 --target docker/shop")]
+    Mark {
+        mark: Mark,
+        /// 12, '#12', current, previous, known-good, or the beginning of an id
+        revision: String,
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Why, for the record and for whoever tries to go back to it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Mark {
+    Good,
+    Bad,
+    None,
+}
+
+pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
+    let Command::Mark {
+        mark,
+        revision,
+        target,
+        reason,
+    } = command;
+    let client = app.client().await?;
+    let (host, target, _) = get_target(&client, &target).await?;
+    let doing = format!("mark revision {revision} of {} on {}", target.name, host.name);
+    let mark = match mark {
+        Mark::Good => v1::Mark::Good,
+        Mark::Bad => v1::Mark::Bad,
+        Mark::None => v1::Mark::Unspecified,
+    };
+    let message = v1::MarkRevisionRequest {
+        host: host.name.clone(),
+        target: target.name.clone(),
+        revision,
+        mark: mark.into(),
+        reason,
+    };
+    let answer = client.mark_revision(&doing, message).await?;
+    let revision = answer.revision.ok_or_else(|| empty_answer(&doing))?;
+    let text = render::target::marked(app.ui.view, &host.name, &target.name, &revision);
+    let document = document::Marked {
+        host: host.name,
+        target: target.name,
+        revision: (&revision).into(),
+    };
+    app.answer(&document, &text)?;
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,287 @@
+//! `ctl rollback`: plan, ask, start, follow.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use sternway_proto::v1;
+use uuid::Uuid;
+
+use super::{App, Ended, empty_answer, host::is_yes, parse_duration, rollout::watch_to_end, wire_ms};
+use crate::{
+    args::TargetArgs,
+    client::Client,
+    error::{CtlError, Kind},
+    exit_code::ExitCode,
+    json::{self, rollout as document},
+    render::plan,
+    text::clean,
+    watch::fold::Watch,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Shows the plan, asks, and follows the rollout to its end; the exit code tells how \
+it ended (see `ctl exit-codes`). Ctrl-C lets go of it and says how to come back; it goes on.\n\n\
+Examples:\n  ctl rollback --host web-1\n  ctl rollback --host web-1 --dry-run\n  \
+ctl rollback --host web-1 --target docker/shop --to 12 --reason '500s on checkout'\n  \
+ctl rollback --host web-1 --yes --no-wait -o json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// 12, '#12', previous, known-good, or the beginning of an id [default: the newest known-good
+    /// revision before the one that runs]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "REVISION")]
+    to: String,
+    /// Show the plan and stop: exit code 0 where nothing would change, 20 where something would, 4 where
+    /// it would be refused
+    #[arg(long)]
+    dry_run: bool,
+    /// Put back only the image, or only the configuration
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+    /// Overrule how the container is exchanged
+    #[arg(long, value_enum)]
+    swap: Option<Swap>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// How long the order may wait for its host [default: the controller's]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    deadline: Option<Duration>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Start it, print its id, and do not wait
+    #[arg(long)]
+    no_wait: bool,
+    /// Stop waiting after so long; the rollout goes on
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Only {
+    Image,
+    Config,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Swap {
+    /// A proven standby serves meanwhile: no request is lost
+    Warm,
+    /// Create, stop, start: never two at once
+    Cold,
+}
+
+pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
+    let interrupt = app.interrupt.clone();
+    let agreed = tokio::select! {
+        biased;
+        () = interrupt.first() => return Err(declined()),
+        agreed = plan_and_agree(&args, app) => agreed?,
+    };
+    match agreed {
+        Agreed::Stop(code) => Ok(code),
+        Agreed::Go { client, planned } => start_and_follow(&args, app, &client, *planned).await,
+    }
+}
+
+enum Agreed {
+    Stop(ExitCode),
+    Go {
+        client: Client,
+        planned: Box<v1::PlanRollbackResponse>,
+    },
+}
+
+async fn plan_and_agree(args: &Args, app: &mut App<'_>) -> Result<Agreed, CtlError> {
+    let doing = doing("plan a rollback of", args);
+    let client = app.client().await?;
+    let planned = client.plan_rollback(&doing, plan_request(args)).await?;
+    let plan = planned.plan.clone().ok_or_else(|| empty_answer(&doing))?;
+    show_plan(args, app, &planned, &plan)?;
+    if !plan.blockers.is_empty() {
+        return Err(blocked(args, &plan));
+    }
+    if args.dry_run {
+        return Ok(Agreed::Stop(if plan::nothing_to_do(&plan) {
+            ExitCode::Done
+        } else {
+            ExitCode::WouldChange
+        }));
+    }
+    if !args.yes {
+        agree(app, planned.host.as_ref()).await?;
+    }
+    Ok(Agreed::Go {
+        client,
+        planned: Box::new(planned),
+    })
+}
+
+fn doing(verb: &str, args: &Args) -> String {
+    match args.target.target.as_str() {
+        "" => format!("{verb} {}", args.target.host),
+        target => format!("{verb} {target} on {}", args.target.host),
+    }
+}
+
+fn plan_request(args: &Args) -> v1::PlanRollbackRequest {
+    let scope = match args.only {
+        None => v1::RestoreScope::Both,
+        Some(Only::Image) => v1::RestoreScope::Image,
+        Some(Only::Config) => v1::RestoreScope::Config,
+    };
+    let swap = match args.swap {
+        None => v1::Swap::Unspecified,
+        Some(Swap::Warm) => v1::Swap::Warm,
+        Some(Swap::Cold) => v1::Swap::Cold,
+    };
+    v1::PlanRollbackRequest {
+        host: args.target.host.clone(),
+        target: args.target.target.clone(),
+        to: args.to.clone(),
+        scope: scope.into(),
+        swap: swap.into(),
+    }
+}
+
+/// For a dry run the plan is the data; before a question it is part of the question.
+fn show_plan(
+    args: &Args,
+    app: &mut App<'_>,
+    planned: &v1::PlanRollbackResponse,
+    plan: &v1::Plan,
+) -> Result<(), CtlError> {
+    if app.ui.json() {
+        let line = document::Line::Plan(Box::new(document::PlannedRollback {
+            plan_id: planned.plan_id.clone(),
+            host: planned.host.as_ref().map_or_else(String::new, |it| it.name.clone()),
+            host_offline: planned.host_offline,
+            chosen_because: planned.chosen_because.clone(),
+            nothing_to_do: plan::nothing_to_do(plan),
+            plan: Some(plan.into()),
+        }));
+        app.ui.data(&json::line(&line))?;
+        if args.yes || args.dry_run {
+            return Ok(());
+        }
+    }
+    if args.dry_run {
+        let text = plan::show(app.ui.view, planned);
+        return app.ui.data(&text);
+    }
+    let text = plan::show(app.ui.err_view, planned);
+    app.ui.note(&text);
+    Ok(())
+}
+
+fn blocked(args: &Args, plan: &v1::Plan) -> CtlError {
+    let error = CtlError::new(Kind::Refused, format!("cannot {}", doing("roll back", args)));
+    plan.blockers.iter().fold(error, |error, blocker| {
+        let error = error.because(clean(&blocker.message));
+        match blocker.next_step.as_str() {
+            "" => error,
+            step => error.next(clean(step)),
+        }
+    })
+}
+
+fn declined() -> CtlError {
+    CtlError::new(Kind::Declined, "declined; nothing was changed")
+}
+
+/// Asks. Where the host is in production, for its name.
+async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlError> {
+    if !app.ui.interactive {
+        return Err(CtlError::new(Kind::Refused, "cannot roll back without a yes")
+            .because("stdin is no terminal, so nobody can be asked")
+            .next("add --yes where that is meant, or --dry-run to see the plan"));
+    }
+    let production = host.filter(|it| it.labels.get("env").is_some_and(|env| env == "production"));
+    let agreed = match production {
+        Some(host) => {
+            let question = format!(
+                "\n{} is labelled env=production. Type its name to roll it back: ",
+                clean(&host.name)
+            );
+            app.ui.ask(&question).await.is_some_and(|name| name == host.name)
+        }
+        None => is_yes(app.ui.ask("\nRoll back? [y/N] ").await.as_deref()),
+    };
+    if agreed { Ok(()) } else { Err(declined()) }
+}
+
+async fn start_and_follow(
+    args: &Args,
+    app: &mut App<'_>,
+    client: &Client,
+    planned: v1::PlanRollbackResponse,
+) -> Ended {
+    let doing = doing("start the rollback of", args);
+    let message = v1::StartRollbackRequest {
+        plan_id: planned.plan_id,
+        reason: args.reason.clone(),
+        deadline_ms: wire_ms(args.deadline),
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let interrupt = app.interrupt.clone();
+    let mut notes = Vec::new();
+    let start = client.start_rollback(&doing, message, |note| notes.push(note.to_owned()));
+    tokio::pin!(start);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut start => answer,
+        () = interrupt.first() => {
+            app.ui.note("Waiting for the controller's answer; Ctrl-C again quits at once.");
+            start.await
+        }
+    };
+    for note in notes {
+        app.ui.note(&note);
+    }
+    let rollout = answer?.rollout.ok_or_else(|| empty_answer(&doing))?;
+    let id = rollout.id.clone();
+    if args.no_wait {
+        return print_id(app, &rollout);
+    }
+    app.ui.note(&format!("rollout {}", clean(&id)));
+    watch_to_end(app, client, &mut Watch::default(), &id, args.timeout).await
+}
+
+fn print_id(app: &mut App<'_>, rollout: &v1::Rollout) -> Ended {
+    let text = if app.ui.json() {
+        json::line(&document::Line::Rollout {
+            rollout: Box::new(rollout.into()),
+        })
+    } else {
+        clean(&rollout.id) + "\n"
+    };
+    app.ui.data(&text)?;
+    Ok(ExitCode::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::View;
+
+    #[test]
+    fn every_blocker_is_a_reason() {
+        let plan = v1::Plan {
+            blockers: vec![
+                v1::Problem::new("image-missing", "the image is gone", "push it"),
+                v1::Problem::new("no-disk-space", "the disk is full", ""),
+            ],
+            ..Default::default()
+        };
+        let cli = <crate::args::Cli as clap::Parser>::try_parse_from([
+            "ctl", "rollback", "--host", "web-1",
+        ]);
+        let crate::args::Command::Rollback(args) = cli.expect("parses").command else {
+            panic!("another command");
+        };
+        let error = blocked(&args, &plan);
+        assert_eq!(error.exit_code(), ExitCode::Refused);
+        insta::assert_snapshot!(error.render(View::plain(0)), @"");
+    }
+}

@@ -1,0 +1,52 @@
+//! `ctl target`: what can be restored.
+
+use clap::Subcommand;
+use sternway_proto::v1;
+
+use super::{App, Ended, get_target};
+use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// All targets
+    Ls {
+        /// Only those of this host
+        #[arg(long, default_value = "", hide_default_value = true)]
+        host: String,
+    },
+    /// One target with what its checks say
+    Show(TargetArgs),
+}
+
+pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
+    let client = app.client().await?;
+    match command {
+        Command::Ls { host } => {
+            let message = v1::ListTargetsRequest { host };
+            let targets = client.list_targets("list targets", message).await?.targets;
+            let text = render::target::list(app.ui.view, &targets);
+            app.answer(&documents(&targets), &text)?;
+        }
+        Command::Show(args) => {
+            let (host, target, deployments) = get_target(&client, &args).await?;
+            let document = document::TargetDetail {
+                target: document::HostTarget::new(&host, &target),
+                deployments: deployments.iter().map(Into::into).collect(),
+            };
+            let text = render::target::show(app.ui.view, &host, &target);
+            app.answer(&document, &text)?;
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// The document of a list of targets.
+pub(crate) fn documents(targets: &[v1::HostTarget]) -> document::Targets {
+    let both = |it: &v1::HostTarget| {
+        let (host, target) = (it.host.as_ref()?, it.target.as_ref()?);
+        Some(document::HostTarget::new(host, target))
+    };
+    document::Targets {
+        targets: targets.iter().filter_map(both).collect(),
+    }
+}

@@ -1,0 +1,201 @@
+//! What `ctl` says when something is not right: what, why, and what to do next, with its exit code.
+
+use std::error::Error as StdError;
+
+use sternway_proto::{fault, name::clean_text};
+use tonic::{Code, Status};
+
+use crate::{
+    exit_code::ExitCode,
+    text::{Tone, View, paint},
+};
+
+/// The kind of an error decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something the person or the surroundings can mend.
+    Error,
+    /// The command line.
+    Usage,
+    /// The controller did not answer.
+    Unreachable,
+    /// The controller or the plan says no.
+    Refused,
+    /// The person said no.
+    Declined,
+}
+
+/// An error as a person reads it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct CtlError {
+    kind: Kind,
+    what: String,
+    because: Vec<String>,
+    next: Vec<String>,
+}
+
+impl CtlError {
+    /// An error of that kind; `what` is a lower-case fragment.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            because: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+
+    /// Adds a reason.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.because.push(reason.into());
+        self
+    }
+
+    /// Adds every cause of an error, outermost first.
+    #[must_use]
+    pub fn because_of(mut self, error: &dyn StdError) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            let text = clean_text(&error.to_string());
+            // Some libraries repeat their source in their own text.
+            if self.because.last() != Some(&text) {
+                self.because.push(text);
+            }
+            cause = error.source();
+        }
+        self
+    }
+
+    /// Adds a next step.
+    #[must_use]
+    pub fn next(mut self, step: impl Into<String>) -> Self {
+        self.next.push(step.into());
+        self
+    }
+
+    /// What a failed call says. `doing` reads after "cannot": `roll back web-1`.
+    pub fn from_status(doing: &str, status: &Status) -> Self {
+        let error = Self::new(kind_of(status.code()), format!("cannot {doing}"));
+        if let Some(problem) = fault::from_status(status) {
+            let error = error.because(problem.message);
+            return match problem.next_step {
+                step if step.is_empty() => error,
+                step => error.next(step),
+            };
+        }
+        let error = match clean_text(status.message()) {
+            text if text.is_empty() => error.because(code_text(status.code())),
+            text => error.because(text),
+        };
+        let error = match status.source() {
+            Some(source) => error.because_of(source),
+            None => error,
+        };
+        match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => {
+                error.next("check the address with `ctl config show`, and that the controller runs")
+            }
+            Code::Unauthenticated | Code::PermissionDenied => {
+                error.next("`ctl status` says who you are to the controller")
+            }
+            _ => error,
+        }
+    }
+
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind {
+            Kind::Error => ExitCode::Error,
+            Kind::Usage => ExitCode::Usage,
+            Kind::Unreachable => ExitCode::Unreachable,
+            Kind::Refused => ExitCode::Refused,
+            Kind::Declined => ExitCode::Declined,
+        }
+    }
+
+    /// The text for a terminal, with its last line end.
+    pub fn render(&self, view: View) -> String {
+        let mut text = format!("{} {}\n", paint(view, Tone::Bad, "error:"), self.what);
+        for reason in &self.because {
+            text.push_str(&format!("  because: {reason}\n"));
+        }
+        for step in &self.next {
+            text.push_str(&format!("  next: {step}\n"));
+        }
+        text
+    }
+}
+
+/// Whether the answer to a call may be had by asking again.
+pub fn is_transient(status: &Status) -> bool {
+    // A connection that breaks in mid-call surfaces as Unknown or Internal ("h2 protocol error"), but
+    // an answer of the controller with one of these codes carries a problem.
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
+        Code::Unknown | Code::Internal => fault::from_status(status).is_none(),
+        _ => false,
+    }
+}
+
+fn kind_of(code: Code) -> Kind {
+    match code {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Kind::Unreachable,
+        Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition => Kind::Refused,
+        _ => Kind::Error,
+    }
+}
+
+fn code_text(code: Code) -> &'static str {
+    match code {
+        Code::Unavailable => "the controller is not available",
+        Code::DeadlineExceeded => "the controller did not answer in time",
+        Code::Unauthenticated => "the controller does not accept this certificate",
+        Code::PermissionDenied => "this role may not do that",
+        Code::Unimplemented => "this controller does not know that call",
+        _ => "the controller gave no reason",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sternway_proto::v1::Problem;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_becomes_what_why_and_next() {
+        let status = fault::to_status(
+            Code::NotFound,
+            Problem::new("host-unknown", "no host is named wbe-1\x1b[2J", "did you mean web-1?"),
+        );
+        let error = CtlError::from_status("show host wbe-1", &status);
+        assert_eq!(error.exit_code(), ExitCode::Error);
+        insta::assert_snapshot!(error.render(View::plain(0)), @r"
+        error: cannot show host wbe-1
+          because: no host is named wbe-1\u{1b}[2J
+          next: did you mean web-1?
+        ");
+    }
+
+    #[test]
+    fn a_status_without_a_problem_still_says_why_and_what_next() {
+        let error = CtlError::from_status("list hosts", &Status::unavailable(""));
+        assert_eq!(error.exit_code(), ExitCode::Unreachable);
+        insta::assert_snapshot!(error.render(View::plain(0)), @r"
+        error: cannot list hosts
+          because: the controller is not available
+          next: check the address with `ctl config show`, and that the controller runs
+        ");
+    }
+
+    #[test]
+    fn only_a_lost_answer_is_asked_again() {
+        assert!(is_transient(&Status::unavailable("gone")));
+        assert!(is_transient(&Status::internal("h2 protocol error")));
+        let said = fault::to_status(Code::Internal, Problem::new("store-failed", "x", ""));
+        assert!(!is_transient(&said));
+        assert!(!is_transient(&Status::permission_denied("no")));
+    }
+}

@@ -1,0 +1,94 @@
+//! The exit codes of `ctl`: the only place where they stand, and where `ctl exit-codes` reads them.
+
+use std::fmt::Write as _;
+
+/// How a run of `ctl` ended, as a program sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    Done = 0,
+    Error = 1,
+    Usage = 2,
+    Unreachable = 3,
+    Refused = 4,
+    Declined = 5,
+    StillRunning = 6,
+    Undone = 10,
+    NeedsHuman = 11,
+    Expired = 12,
+    AnswerIsNo = 13,
+    WouldChange = 20,
+}
+
+impl ExitCode {
+    /// Every code, in the order of its number.
+    pub const ALL: [Self; 12] = [
+        Self::Done,
+        Self::Error,
+        Self::Usage,
+        Self::Unreachable,
+        Self::Refused,
+        Self::Declined,
+        Self::StillRunning,
+        Self::Undone,
+        Self::NeedsHuman,
+        Self::Expired,
+        Self::AnswerIsNo,
+        Self::WouldChange,
+    ];
+
+    /// The number that the shell sees.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// What the code means, one line.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done; a rollback: restored and verified, or nothing had to change",
+            Self::Error => "an error; the message says which and what to do",
+            Self::Usage => "the command line is not right",
+            Self::Unreachable => "the controller cannot be reached or does not answer",
+            Self::Refused => {
+                "refused: not allowed, a revision marked bad, a blocker; nothing was changed"
+            }
+            Self::Declined => "declined at the prompt; nothing was changed",
+            Self::StillRunning => "still running: detached by Ctrl-C or --timeout",
+            Self::Undone => "the rollback failed and was undone; what ran before runs again",
+            Self::NeedsHuman => "neither the rollback nor its undo could be completed",
+            Self::Expired => "the order's deadline passed before its host took it; nothing changed",
+            Self::AnswerIsNo => {
+                "the answer is no: a digest marked bad, a target not ready, a broken record"
+            }
+            Self::WouldChange => "rollback --dry-run: the rollback would change something",
+        }
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// All codes with their meaning, as `ctl --help` and `ctl exit-codes` show them.
+pub fn table() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for code in ExitCode::ALL {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {:>2}  {}", code.number(), code.meaning());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_in_order() {
+        let numbers: Vec<u8> = ExitCode::ALL.iter().map(|code| code.number()).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        assert_eq!(table().lines().count(), ExitCode::ALL.len() + 1);
+    }
+}

@@ -1,0 +1,41 @@
+//! Ctrl-C: the first asks a command to let go, the second ends the process at once.
+
+use tokio::sync::watch;
+
+/// Counts how often the person pressed Ctrl-C (or the process was told to end).
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    count: watch::Receiver<u32>,
+}
+
+impl Interrupt {
+    /// Takes the signals over from the system's default, for the rest of the process.
+    pub fn install() -> Self {
+        let (sender, count) = watch::channel(0);
+        tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                sender.send_modify(|count| *count += 1);
+            }
+            // Without a handler nothing is ever counted, and the sender has to live for that.
+            std::future::pending::<()>().await;
+        });
+        Self { count }
+    }
+
+    /// Returns at the first Ctrl-C, at once where it was pressed already.
+    pub async fn first(&self) {
+        self.at_least(1).await;
+    }
+
+    /// Returns at the second.
+    pub async fn second(&self) {
+        self.at_least(2).await;
+    }
+
+    async fn at_least(&self, wanted: u32) {
+        let mut count = self.count.clone();
+        if count.wait_for(|count| *count >= wanted).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Hosts for people.
+
+use std::collections::HashMap;
+
+use sternway_proto::v1;
+
+use super::{Sign, pairs};
+use crate::{
+    table::{Rows, plain},
+    text::{Tone, View, clean, relative, relative_and_absolute},
+};
+
+/// The sign of a host's state.
+pub fn state(state: v1::HostState) -> Sign {
+    match state {
+        v1::HostState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
+        v1::HostState::Online => Sign::new("✔", "online", Tone::Good),
+        v1::HostState::Offline => Sign::new("✖", "offline", Tone::Bad),
+        v1::HostState::Revoked => Sign::new("✖", "revoked", Tone::Dim),
+    }
+}
+
+/// `env=production role=web`, sorted.
+pub fn labels(labels: &HashMap<String, String>) -> String {
+    let mut pairs: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{}={}", clean(key), clean(value)))
+        .collect();
+    pairs.sort();
+    pairs.join(" ")
+}
+
+/// `ctl host ls`.
+pub fn list(view: View, hosts: &[v1::Host]) -> String {
+    let mut rows = Rows::new(&["HOST", "STATE", "READY", "AGENT", "ENGINE", "LAST SEEN", "LABELS"]);
+    for host in hosts {
+        rows.push([
+            plain(&host.name),
+            state(host.state()).cell(),
+            readiness(host),
+            plain(&host.agent_version),
+            engine(host),
+            plain(relative(view, host.last_seen_ms)),
+            plain(labels(&host.labels)),
+        ]);
+    }
+    rows.render(view, "no hosts; `ctl host token` makes a token to join one")
+}
+
+fn readiness(host: &v1::Host) -> (String, Tone) {
+    let text = format!("{}/{}", host.targets_ready, host.target_count);
+    let tone = if host.targets_ready < host.target_count {
+        Tone::Warn
+    } else {
+        Tone::Plain
+    };
+    (text, tone)
+}
+
+fn engine(host: &v1::Host) -> (String, Tone) {
+    match &host.facts {
+        Some(facts) if !facts.engine_problem.is_empty() => ("✖ no answer".to_owned(), Tone::Bad),
+        Some(facts) => plain(&facts.engine_version),
+        None => plain(""),
+    }
+}
+
+/// `ctl host show`.
+pub fn show(view: View, host: &v1::Host) -> String {
+    let facts = host.facts.clone().unwrap_or_default();
+    let engine = match facts.engine_problem.as_str() {
+        "" if facts.engine_version.is_empty() => String::new(),
+        "" => format!("{} (API {})", clean(&facts.engine_version), clean(&facts.engine_api)),
+        problem => format!("✖ does not answer: {}", clean(problem)),
+    };
+    let system = [&facts.os, &facts.kernel, &facts.architecture].map(|text| clean(text));
+    let system: Vec<&str> = system.iter().map(String::as_str).filter(|t| !t.is_empty()).collect();
+    pairs(
+        view,
+        &[
+            ("host", clean(&host.name)),
+            ("id", clean(&host.id)),
+            ("state", state(host.state()).painted(view)),
+            ("last seen", relative_and_absolute(view, host.last_seen_ms)),
+            ("labels", labels(&host.labels)),
+            ("agent", clean(&host.agent_version)),
+            ("system", system.join(", ")),
+            ("engine", engine),
+            ("clock", clock(host.clock_offset_ms)),
+            ("joined", relative_and_absolute(view, host.joined_ms)),
+            ("certificate until", relative_and_absolute(view, host.certificate_not_after_ms)),
+            ("ready", format!("{} of {} targets", host.targets_ready, host.target_count)),
+        ],
+    )
+}
+
+/// Below a second nobody needs to know.
+fn clock(offset_ms: i64) -> String {
+    match offset_ms {
+        -999..=999 => String::new(),
+        1000.. => format!("⚠ {} ahead of the controller", crate::text::duration(offset_ms)),
+        _ => format!("⚠ {} behind the controller", crate::text::duration(offset_ms.saturating_neg())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str) -> v1::Host {
+        v1::Host {
+            id: "0198".into(),
+            name: name.into(),
+            labels: [("env".into(), "staging".into()), ("role".into(), "web\x07".into())].into(),
+            state: v1::HostState::Online.into(),
+            last_seen_ms: 1_000_000,
+            agent_version: "0.1.0".into(),
+            target_count: 2,
+            targets_ready: 1,
+            clock_offset_ms: -90_000,
+            facts: Some(v1::HostFacts {
+                os: "Debian 12".into(),
+                engine_problem: "permission denied".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn hosts_are_listed_with_icon_and_word() {
+        let hosts = [host("web-1"), host("we\x1b[2Jb-2")];
+        insta::assert_snapshot!(list(View::plain(1_005_000), &hosts), @"");
+        insta::assert_snapshot!(list(View::plain(0), &[]), @"");
+    }
+
+    #[test]
+    fn a_host_shows_what_is_wrong_with_it() {
+        insta::assert_snapshot!(show(View::plain(1_005_000), &host("web-1")), @"");
+    }
+}

@@ -1,0 +1,355 @@
+//! Targets, their revisions, readiness and differences for people.
+
+use sternway_proto::v1;
+
+use super::{Sign, pairs, problem, verdict};
+use crate::{
+    table::{Rows, plain},
+    text::{Tone, View, clean, clip, duration, relative, relative_and_absolute, revision_name, short_id},
+};
+
+/// The sign of a target's state.
+pub fn state(state: v1::TargetState) -> Sign {
+    match state {
+        v1::TargetState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
+        v1::TargetState::Running => Sign::new("✔", "running", Tone::Good),
+        v1::TargetState::Stopped => Sign::new("✖", "stopped", Tone::Bad),
+        v1::TargetState::Restarting => Sign::new("⚠", "restarting", Tone::Bad),
+        v1::TargetState::Gone => Sign::new("✖", "gone", Tone::Bad),
+    }
+}
+
+/// The sign of a readiness.
+pub fn readiness_sign(target: &v1::Target) -> Sign {
+    if target.unsupported.is_some() {
+        return Sign::new("✖", "unsupported", Tone::Bad);
+    }
+    match target.readiness.as_ref().map(v1::Readiness::verdict) {
+        None | Some(v1::ReadinessVerdict::Unspecified) => Sign::new("?", "unknown", Tone::Dim),
+        Some(v1::ReadinessVerdict::Ready) => Sign::new("✔", "ready", Tone::Good),
+        Some(v1::ReadinessVerdict::NotReady) => Sign::new("✖", "not ready", Tone::Bad),
+        Some(v1::ReadinessVerdict::NoPredecessor) => Sign::new("◌", "no predecessor", Tone::Dim),
+    }
+}
+
+fn revision<'a>(target: &'a v1::Target, id: &str) -> Option<&'a v1::Revision> {
+    target.revisions.iter().find(|revision| revision.id == id)
+}
+
+fn name_of(target: &v1::Target, id: &str) -> String {
+    revision_name(revision(target, id).map_or(0, |revision| revision.number), id)
+}
+
+fn image_of(target: &v1::Target) -> String {
+    revision(target, &target.current_revision).map_or_else(String::new, |it| it.image.clone())
+}
+
+/// `ctl target ls`.
+pub fn list(view: View, targets: &[v1::HostTarget]) -> String {
+    let mut rows = Rows::new(&["HOST", "TARGET", "STATE", "HEALTH", "REVISION", "IMAGE", "ROLLBACK"]);
+    for (host, target) in parts(targets) {
+        rows.push([
+            host_cell(host),
+            plain(&target.name),
+            state(target.state()).cell(),
+            verdict(target.health()).cell(),
+            plain(name_of(target, &target.current_revision)),
+            plain(image_of(target)),
+            readiness_sign(target).cell(),
+        ]);
+    }
+    rows.render(view, "no targets")
+}
+
+fn parts(targets: &[v1::HostTarget]) -> impl Iterator<Item = (&v1::Host, &v1::Target)> {
+    targets
+        .iter()
+        .filter_map(|it| Some((it.host.as_ref()?, it.target.as_ref()?)))
+}
+
+fn host_cell(host: &v1::Host) -> (String, Tone) {
+    match host.state() {
+        v1::HostState::Online => plain(&host.name),
+        other => (format!("{} ({})", host.name, super::host::state(other).text()), Tone::Warn),
+    }
+}
+
+/// `ctl readiness`.
+pub fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
+    let mut rows = Rows::new(&["HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "WHY NOT"]);
+    for (host, target) in parts(targets) {
+        let readiness = target.readiness.clone().unwrap_or_default();
+        let to = match readiness.revision.as_str() {
+            "" => String::new(),
+            id => format!(
+                "{} → {}",
+                name_of(target, &target.current_revision),
+                name_of(target, id)
+            ),
+        };
+        let why: Vec<String> = target.unsupported.iter().chain(&readiness.problems).map(problem).collect();
+        rows.push([
+            host_cell(host),
+            plain(&target.name),
+            readiness_sign(target).cell(),
+            plain(to),
+            plain(relative(view, readiness.checked_at_ms)),
+            plain(why.join("; ")),
+        ]);
+    }
+    rows.render(view, "no targets")
+}
+
+/// Whether `ctl readiness` has nothing to complain about.
+pub fn all_ready(targets: &[v1::HostTarget]) -> bool {
+    parts(targets).all(|(_, target)| {
+        matches!(readiness_sign(target).word, "ready" | "no predecessor")
+    })
+}
+
+/// `ctl target show`.
+pub fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
+    let current = name_of(target, &target.current_revision);
+    let mut text = pairs(
+        view,
+        &[
+            ("target", clean(&target.name)),
+            ("host", format!("{} ({})", clean(&host.name), super::host::state(host.state()).painted(view))),
+            ("state", state(target.state()).painted(view)),
+            ("revision", format!("{current} {}", clip(&image_of(target), 120)).trim_end().to_owned()),
+            ("health", verdict(target.health()).painted(view)),
+            ("rollback", readiness_sign(target).painted(view)),
+            ("order", clean(&target.active_order)),
+        ],
+    );
+    let readiness = target.readiness.as_ref().map(|it| it.problems.as_slice()).unwrap_or_default();
+    for why in target.unsupported.iter().chain(readiness) {
+        text.push_str(&format!("  ✖ {}\n", problem(why)));
+    }
+    if !target.health_evidence.is_empty() {
+        text.push('\n');
+        text.push_str(&evidence(view, &target.health_evidence));
+    }
+    text
+}
+
+/// `ctl history`, newest first.
+pub fn history(view: View, target: &v1::Target, deployments: &[v1::Deployment]) -> String {
+    let mut rows = Rows::new(&["REVISION", "ID", "STATE", "IMAGE", "FIRST SEEN", "LAST ACTIVE", "BY", "NOTE"]);
+    for revision in &target.revisions {
+        let (state, tone) = revision_state(target, revision);
+        rows.push([
+            plain(format!("#{}", revision.number)),
+            plain(short_id(&revision.id)),
+            (state, tone),
+            plain(&revision.image),
+            plain(relative(view, revision.first_seen_ms)),
+            plain(relative(view, revision.last_active_ms)),
+            plain(&revision.origin),
+            plain(note(revision, deployments)),
+        ]);
+    }
+    rows.render(view, "no revisions were seen yet")
+}
+
+fn revision_state(target: &v1::Target, revision: &v1::Revision) -> (String, Tone) {
+    let mut words = Vec::new();
+    let mut tone = Tone::Plain;
+    if revision.known_good || revision.mark() == v1::Mark::Good {
+        words.push("✔ known-good");
+        tone = Tone::Good;
+    }
+    if revision.mark() == v1::Mark::Bad {
+        words = vec!["✖ bad"];
+        tone = Tone::Bad;
+    }
+    if revision.id == target.current_revision {
+        words.insert(0, "● current");
+    }
+    (words.join(", "), tone)
+}
+
+fn note(revision: &v1::Revision, deployments: &[v1::Deployment]) -> String {
+    let mut notes = Vec::new();
+    if !revision.mark_reason.is_empty() {
+        notes.push(clean(&revision.mark_reason));
+    }
+    for deployment in deployments.iter().filter(|it| deploys(it, revision)) {
+        let parts = [&deployment.version, &deployment.commit, &deployment.author, &deployment.reason];
+        let parts: Vec<String> = parts.iter().filter(|it| !it.is_empty()).map(|it| clean(it)).collect();
+        notes.push(parts.join(" "));
+    }
+    notes.join("; ")
+}
+
+/// A digest names a revision whole, or behind the `@` of a repository digest.
+fn deploys(deployment: &v1::Deployment, revision: &v1::Revision) -> bool {
+    let bare = |text: &str| text.rsplit('@').next().unwrap_or_default().to_owned();
+    let digest = bare(&deployment.digest);
+    !digest.is_empty() && (digest == revision.image_id || digest == bare(&revision.image_digest))
+}
+
+/// `ctl diff`.
+pub fn diff(view: View, response: &v1::DiffRevisionsResponse) -> String {
+    let name = |revision: &Option<v1::Revision>| match revision {
+        Some(it) => format!("#{} ({}, {})", it.number, short_id(&it.id), clip(&it.image, 100)),
+        None => "nothing".to_owned(),
+    };
+    let head = format!("{} → {}\n", name(&response.before), name(&response.after));
+    let body = if response.changes.is_empty() {
+        "  no difference\n".to_owned()
+    } else {
+        changes(view, &response.changes)
+    };
+    head + &body
+}
+
+/// The fields that differ, one a line; values of private fields are not there to show.
+pub fn changes(view: View, changes: &[v1::FieldChange]) -> String {
+    const VALUE: usize = 100;
+    let mut text = String::new();
+    for change in changes {
+        let path = clip(&change.path, VALUE);
+        let line = match (&change.before, &change.after, change.private) {
+            (Some(_), Some(_), true) => (Tone::Warn, format!("~ {path}: changed (private)")),
+            (None, Some(_), true) => (Tone::Good, format!("+ {path}: added (private)")),
+            (Some(_), None, true) => (Tone::Bad, format!("- {path}: removed (private)")),
+            (Some(before), Some(after), false) => {
+                (Tone::Warn, format!("~ {path}: {} → {}", clip(before, VALUE), clip(after, VALUE)))
+            }
+            (None, Some(after), false) => (Tone::Good, format!("+ {path}: {}", clip(after, VALUE))),
+            (Some(before), None, false) => (Tone::Bad, format!("- {path}: {}", clip(before, VALUE))),
+            (None, None, _) => continue,
+        };
+        text.push_str(&format!("  {}\n", crate::text::paint(view, line.0, &line.1)));
+    }
+    text
+}
+
+/// A table of evidence.
+pub fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
+    let mut rows = Rows::new(&["CHECK", "OF", "SUBJECT", "EXPECTED", "OBSERVED", "TRIES", "TOOK", "VERDICT"]);
+    for it in evidence {
+        rows.push([
+            plain(&it.check),
+            plain(&it.instance),
+            plain(&it.subject),
+            plain(&it.expected),
+            plain(&it.observed),
+            plain(it.attempts.to_string()),
+            plain(duration(it.duration_ms)),
+            verdict(it.verdict()).cell(),
+        ]);
+    }
+    rows.render(view, "no evidence")
+}
+
+/// One revision in a sentence: what `ctl revision mark` answers.
+pub fn marked(view: View, host: &str, target: &str, revision: &v1::Revision) -> String {
+    let state = match revision.mark() {
+        v1::Mark::Bad => "✖ is marked bad: a rollback to it is refused",
+        v1::Mark::Good => "✔ is marked good",
+        v1::Mark::Unspecified => "◌ has no mark any more",
+    };
+    let reason = match revision.mark_reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({})", clean(reason)),
+    };
+    let when = relative_and_absolute(view, revision.first_seen_ms);
+    format!(
+        "revision #{} of {} on {} {state}{reason}\n  {} {}, first seen {when}\n",
+        revision.number,
+        clean(target),
+        clean(host),
+        short_id(&revision.id),
+        clip(&revision.image, 120),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> v1::Target {
+        let revision = |number: u32, id: &str| v1::Revision {
+            id: id.repeat(64),
+            number,
+            first_seen_ms: 1000,
+            last_active_ms: 2000,
+            image: format!("shop:{number}"),
+            image_id: format!("sha256:{id}"),
+            origin: "deployment".into(),
+            ..Default::default()
+        };
+        v1::Target {
+            name: "docker/shop".into(),
+            state: v1::TargetState::Running.into(),
+            current_revision: "b".repeat(64),
+            revisions: vec![
+                v1::Revision {
+                    mark: v1::Mark::Bad.into(),
+                    mark_reason: "500s\x1b[8m".into(),
+                    ..revision(2, "b")
+                },
+                v1::Revision {
+                    known_good: true,
+                    ..revision(1, "a")
+                },
+            ],
+            readiness: Some(v1::Readiness {
+                verdict: v1::ReadinessVerdict::NotReady.into(),
+                revision: "a".repeat(64),
+                problems: vec![v1::Problem::new("image-missing", "the image is gone", "push it")],
+                checked_at_ms: 3000,
+            }),
+            health: v1::Verdict::Failed.into(),
+            ..Default::default()
+        }
+    }
+
+    fn host_target() -> v1::HostTarget {
+        v1::HostTarget {
+            host: Some(v1::Host {
+                name: "web-1".into(),
+                state: v1::HostState::Offline.into(),
+                ..Default::default()
+            }),
+            target: Some(target()),
+        }
+    }
+
+    #[test]
+    fn targets_readiness_and_history_read_well() {
+        let view = View::plain(63_000);
+        insta::assert_snapshot!(list(view, &[host_target()]), @"");
+        insta::assert_snapshot!(readiness(view, &[host_target()]), @"");
+        assert!(!all_ready(&[host_target()]));
+        let deployments = [v1::Deployment {
+            digest: "shop@sha256:a".into(),
+            commit: "c0ffee".into(),
+            ..Default::default()
+        }];
+        insta::assert_snapshot!(history(view, &target(), &deployments), @"");
+    }
+
+    #[test]
+    fn private_values_are_named_and_not_shown() {
+        let change = |path: &str, before: Option<&str>, after: Option<&str>, private| v1::FieldChange {
+            path: path.into(),
+            before: before.map(Into::into),
+            after: after.map(Into::into),
+            private,
+        };
+        let text = changes(
+            View::plain(0),
+            &[
+                change("image", Some("shop:2"), Some("shop:1"), false),
+                change("env.TOKEN", Some("hash-1"), Some("hash-2"), true),
+                change("env.NEW", None, Some("hash-3"), true),
+                change("labels.x", Some("\x1b]0;t\x07"), None, false),
+            ],
+        );
+        assert!(!text.contains("hash-"));
+        insta::assert_snapshot!(text, @"");
+    }
+}

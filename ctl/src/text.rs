@@ -1,0 +1,188 @@
+//! Words, times and colours for people: pure functions over a [`View`].
+
+use jiff::Timestamp;
+pub use sternway_proto::name::clean_text as clean;
+
+/// How text is shown: everything that rendering depends on apart from the message itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    pub colour: bool,
+    /// Columns of the terminal; none: lines are as long as they are.
+    pub width: Option<u16>,
+    /// Unix milliseconds, for relative times.
+    pub now_ms: i64,
+}
+
+impl View {
+    /// No colour, no width.
+    pub fn plain(now_ms: i64) -> Self {
+        Self {
+            colour: false,
+            width: None,
+            now_ms,
+        }
+    }
+}
+
+/// What a text says of the state of things. Never the only sign of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Plain,
+    Good,
+    Bad,
+    Warn,
+    Dim,
+    Strong,
+}
+
+/// The text in the colour of its tone, where colour is wanted.
+pub fn paint(view: View, tone: Tone, text: &str) -> String {
+    let code = match tone {
+        Tone::Plain => return text.to_owned(),
+        Tone::Good => "32",
+        Tone::Bad => "31",
+        Tone::Warn => "33",
+        Tone::Dim => "2",
+        Tone::Strong => "1",
+    };
+    if view.colour {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Cleaned, and cut to so many characters.
+pub fn clip(text: &str, limit: usize) -> String {
+    let text = clean(text);
+    if text.chars().count() <= limit {
+        return text;
+    }
+    let mut short: String = text.chars().take(limit.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// An id as people see it: its first twelve characters.
+pub fn short_id(id: &str) -> String {
+    let id = clean(id);
+    let id = id.strip_prefix("sha256:").unwrap_or(&id);
+    id.chars().take(12).collect()
+}
+
+/// `3 min ago`, `in 2 h`; a zero is a time that never was.
+pub fn relative(view: View, at_ms: i64) -> String {
+    if at_ms == 0 {
+        return "never".to_owned();
+    }
+    let away = view.now_ms.saturating_sub(at_ms);
+    let span = coarse(away.unsigned_abs());
+    match away {
+        -999..=999 => "now".to_owned(),
+        1000.. => format!("{span} ago"),
+        _ => format!("in {span}"),
+    }
+}
+
+fn coarse(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// A length of time: `850 ms`, `4.2 s`, `3 min 5 s`.
+pub fn duration(ms: i64) -> String {
+    match ms.max(0) {
+        ms @ 0..=999 => format!("{ms} ms"),
+        ms @ 1000..=119_999 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        ms => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds; none for a zero or a time out of range.
+pub fn absolute(at_ms: i64) -> Option<String> {
+    let at = Timestamp::from_millisecond(at_ms).ok()?;
+    (at_ms != 0).then(|| format!("{at:.3}"))
+}
+
+/// The time of day in UTC, `22:43:48`.
+pub fn time_of_day(at_ms: i64) -> String {
+    let second = at_ms.div_euclid(1000).rem_euclid(86_400);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{hour:02}:{minute:02}:{:02}", second % 60)
+}
+
+/// `3 min ago (2026-11-20T22:43:48.123Z)`.
+pub fn relative_and_absolute(view: View, at_ms: i64) -> String {
+    match absolute(at_ms) {
+        Some(at) => format!("{} ({at})", relative(view, at_ms)),
+        None => relative(view, at_ms),
+    }
+}
+
+/// `1 target`, `2 targets`.
+pub fn count(number: usize, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{plural}")
+}
+
+/// A revision as people name it: `#12`, or its short id where it has no number.
+pub fn revision_name(number: u32, id: &str) -> String {
+    match (number, id.is_empty()) {
+        (0, true) => "nothing".to_owned(),
+        (0, false) => short_id(id),
+        (number, _) => format!("#{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_relative_for_people_and_absolute_for_programs() {
+        let view = View::plain(1_763_678_628_123);
+        assert_eq!(relative(view, 0), "never");
+        assert_eq!(relative(view, view.now_ms), "now");
+        assert_eq!(relative(view, view.now_ms - 90_000), "90 s ago");
+        assert_eq!(relative(view, view.now_ms - 3_600_000), "60 min ago");
+        assert_eq!(relative(view, view.now_ms + 3 * 3_600_000), "in 3 h");
+        assert_eq!(relative(view, i64::MIN), "106751991167 days ago");
+        assert_eq!(
+            absolute(view.now_ms).as_deref(),
+            Some("2025-11-20T22:43:48.123Z")
+        );
+        assert_eq!(absolute(i64::MAX), None);
+        assert_eq!(time_of_day(view.now_ms), "22:43:48");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(duration(850), "850 ms");
+        assert_eq!(duration(4_250), "4.2 s");
+        assert_eq!(duration(185_000), "3 min 5 s");
+        assert_eq!(duration(-5), "0 ms");
+    }
+
+    #[test]
+    fn clipping_counts_characters_after_cleaning() {
+        assert_eq!(clip("äöü", 3), "äöü");
+        assert_eq!(clip("äöüß", 3), "äö…");
+        assert_eq!(clip("\x1b[31m", 20), "\\u{1b}[31m");
+        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn colour_is_only_where_it_is_wanted() {
+        let plain = View::plain(0);
+        assert_eq!(paint(plain, Tone::Bad, "x"), "x");
+        let colour = View {
+            colour: true,
+            ..plain
+        };
+        assert_eq!(paint(colour, Tone::Bad, "x"), "\x1b[31mx\x1b[0m");
+    }
+}

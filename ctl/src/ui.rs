@@ -1,0 +1,131 @@
+//! The edge to the terminal: data to stdout, progress and prompts to stderr, answers from stdin.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use crate::{
+    error::{CtlError, Kind},
+    text::View,
+};
+
+/// What stdout carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Tables and sentences for people; not stable
+    Text,
+    /// Documents for programs: stable, with a version
+    Json,
+}
+
+/// The terminal and what is known of it.
+pub struct Ui {
+    out: Box<dyn Write + Send>,
+    err: Box<dyn Write + Send>,
+    pub format: Format,
+    /// How to render for stdout.
+    pub view: View,
+    /// How to render for stderr.
+    pub err_view: View,
+    /// Somebody is there to answer.
+    pub interactive: bool,
+    /// Stderr is a terminal: progress may be redrawn.
+    pub live: bool,
+    closed: bool,
+}
+
+impl Ui {
+    /// The process's own terminal. `now_ms` is the time that relative times refer to.
+    pub fn of_process(format: Format, no_color: bool, now_ms: i64) -> Self {
+        let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let (out_tty, err_tty) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let width = out_tty.then(|| comfy_table::Table::new().width()).flatten();
+        Self {
+            out: Box::new(io::stdout()),
+            err: Box::new(io::stderr()),
+            format,
+            view: View {
+                colour: wanted && !dumb && out_tty,
+                width,
+                now_ms,
+            },
+            err_view: View {
+                colour: wanted && !dumb && err_tty,
+                width: None,
+                now_ms,
+            },
+            interactive: io::stdin().is_terminal(),
+            live: err_tty && !dumb,
+            closed: false,
+        }
+    }
+
+    /// Whether programs read stdout.
+    pub fn json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Writes data to stdout. A reader that has gone away is no error: nothing more is written.
+    pub fn data(&mut self, text: &str) -> Result<(), CtlError> {
+        if self.closed {
+            return Ok(());
+        }
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(error) => {
+                Err(CtlError::new(Kind::Error, "cannot write to stdout").because_of(&error))
+            }
+        }
+    }
+
+    /// Whether the reader of stdout has gone away.
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Writes a line for the person to stderr. Where stderr is gone there is nobody to tell.
+    pub fn note(&mut self, text: &str) {
+        let _ = writeln!(self.err, "{}", text.trim_end_matches('\n'));
+    }
+
+    /// Asks on stderr and reads one line from stdin. None: the end of the input.
+    pub async fn ask(&mut self, question: &str) -> Option<String> {
+        let _ = write!(self.err, "{question}");
+        let _ = self.err.flush();
+        let read = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            io::stdin().read_line(&mut line).map(|length| (length, line))
+        });
+        match read.await {
+            Ok(Ok((length, line))) if length > 0 => Some(line.trim().to_owned()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_error() {
+        let mut ui = Ui::of_process(Format::Text, true, 0);
+        ui.out = Box::new(Gone);
+        assert!(ui.data("x\n").is_ok());
+        assert!(ui.closed());
+        assert!(ui.data("y\n").is_ok());
+    }
+}

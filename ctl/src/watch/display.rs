@@ -1,0 +1,125 @@
+//! What is shown while a rollout runs: JSON lines for programs, a spinner under lines of progress on a
+//! terminal, plain lines off it.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sternway_proto::v1::{self, order_event::Event, rollout_event::Event as RolloutEvent};
+
+use super::fold::{News, Watch, What};
+use crate::{error::CtlError, json, render::rollout, ui::Ui};
+
+/// Where progress goes.
+pub enum Display {
+    Json,
+    Lines,
+    Live(ProgressBar),
+}
+
+impl Display {
+    /// What suits the terminal.
+    pub fn of(ui: &Ui) -> Self {
+        if ui.json() {
+            return Self::Json;
+        }
+        if !ui.live {
+            return Self::Lines;
+        }
+        let bar = ProgressBar::new_spinner();
+        // The template is a constant; should it ever be wrong, the default one serves.
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style.tick_chars("◐◓◑◒◌"));
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self::Live(bar)
+    }
+
+    /// Shows what an event told.
+    pub fn event(
+        &self,
+        ui: &mut Ui,
+        watch: &Watch,
+        event: &v1::RolloutEvent,
+        news: &[News],
+    ) -> Result<(), CtlError> {
+        if matches!(self, Self::Json) {
+            return ui.data(&json_line(event));
+        }
+        for item in news {
+            let line = rollout::line(ui.err_view, watch, item);
+            match self {
+                Self::Live(bar) if is_beginning(item) => bar.set_message(active(watch, item)),
+                Self::Live(bar) => bar.suspend(|| ui.note(&line)),
+                _ => ui.note(&line),
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a remark beside the events.
+    pub fn note(&self, ui: &mut Ui, text: &str) {
+        match self {
+            Self::Live(bar) => bar.suspend(|| ui.note(text)),
+            _ => ui.note(text),
+        }
+    }
+
+    /// Takes away what would be redrawn.
+    pub fn finish(&self) {
+        if let Self::Live(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A step that begins lives in the spinner; its end is a line.
+fn is_beginning(news: &News) -> bool {
+    let What::Event(Event::Step(step)) = &news.what else {
+        return false;
+    };
+    matches!(
+        step.state(),
+        v1::StepState::Started | v1::StepState::UndoStarted
+    )
+}
+
+fn active(watch: &Watch, news: &News) -> String {
+    let order = watch.order(&news.order_id);
+    order.map_or_else(String::new, |order| match order.active_step() {
+        Some(step) => {
+            let word = rollout::step_sign(step.state()).word;
+            format!("{word}: {}", rollout::step_name(order, step))
+        }
+        None => String::new(),
+    })
+}
+
+/// An event as a line for programs. An event of a newer controller is a line of nothing.
+fn json_line(event: &v1::RolloutEvent) -> String {
+    match &event.event {
+        Some(RolloutEvent::Rollout(rollout)) => json::line(&json::rollout::Line::Rollout {
+            rollout: Box::new(rollout.into()),
+        }),
+        Some(RolloutEvent::OrderEvent(event)) => json::line(&json::rollout::Line::OrderEvent {
+            event: Box::new(event.into()),
+        }),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::fold::tests::success;
+
+    #[test]
+    fn every_event_is_one_json_line_with_a_type_and_a_version() {
+        for event in success() {
+            let line = json_line(&event);
+            let value: serde_json::Value = serde_json::from_str(&line).expect("one document");
+            assert_eq!(value["version"], 1);
+            let kind = value["type"].as_str().expect("a type");
+            assert!(["rollout", "order_event"].contains(&kind), "{kind}");
+        }
+    }
+}
