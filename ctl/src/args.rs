@@ -14,22 +14,29 @@ use crate::{command, exit_code, ui::Format};
 #[command(name = "ctl", version, after_long_help = exit_code::table(), arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub global: Global,
+    pub(crate) global: Global,
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The configuration [default: ~/.config/sternway/ctl.toml]
     #[arg(long, global = true, env = "STERNWAY_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// What stdout carries
-    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
-    pub output: Format,
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
     /// No colour, as with NO_COLOR set
     #[arg(long, global = true)]
-    pub no_color: bool,
+    pub(crate) no_color: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,8 +94,13 @@ impl Command {
 pub(crate) struct TargetArgs {
     /// The host, by name or id
     #[arg(long, value_name = "HOST")]
-    pub host: String,
+    pub(crate) host: String,
     /// The target, for instance docker/web; not needed where the host has one
-    #[arg(long, value_name = "TARGET", default_value = "", hide_default_value = true)]
-    pub target: String,
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) target: String,
 }

@@ -18,7 +18,7 @@ const CALL: Duration = Duration::from_secs(15);
 const CALL_WITH_AGENT: Duration = Duration::from_secs(45);
 
 /// For the verification of the whole record: it reads every entry.
-const CALL_OVER_RECORD: Duration = Duration::from_secs(300);
+const CALL_OVER_RECORD: Duration = Duration::from_mins(5);
 
 /// How often a lost answer to a repeatable call is asked for again.
 const ATTEMPTS: u32 = 4;
@@ -28,12 +28,12 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// A connection to the controller.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     service: OperatorServiceClient<Channel>,
 }
 
 /// The pause before a further attempt; `attempt` counts from 1.
-pub fn pause(attempt: u32) -> Duration {
+pub(crate) fn pause(attempt: u32) -> Duration {
     let doubled = Duration::from_millis(250).saturating_mul(1 << attempt.saturating_sub(1).min(10));
     doubled.min(PAUSE)
 }
@@ -61,7 +61,7 @@ fn request<T>(message: T, limit: Duration) -> Request<T> {
 macro_rules! call {
     ($(#[$doc:meta])* $name:ident($message:ident) -> $answer:ident, $limit:ident) => {
         $(#[$doc])*
-        pub async fn $name(&self, doing: &str, message: v1::$message) -> Result<v1::$answer, CtlError> {
+        pub(crate) async fn $name(&self, doing: &str, message: v1::$message) -> Result<v1::$answer, CtlError> {
             let mut service = self.service.clone();
             within($limit, service.$name(request(message, $limit)))
                 .await
@@ -72,7 +72,7 @@ macro_rules! call {
 
 impl Client {
     /// A client on a channel that is connected, or connects when it is used.
-    pub fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel) -> Self {
         let service = OperatorServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
@@ -98,7 +98,7 @@ impl Client {
 
     /// Starts a rollback. Where the answer is lost it is asked for again under the same request id, so
     /// that nothing is started twice; `note` hears of it.
-    pub async fn start_rollback(
+    pub(crate) async fn start_rollback(
         &self,
         doing: &str,
         message: v1::StartRollbackRequest,
@@ -130,7 +130,10 @@ impl Client {
     ///
     /// # Errors
     /// The plain status: whoever follows decides whether to come back.
-    pub async fn watch_rollout(&self, rollout: &str) -> Result<Streaming<v1::RolloutEvent>, Status> {
+    pub(crate) async fn watch_rollout(
+        &self,
+        rollout: &str,
+    ) -> Result<Streaming<v1::RolloutEvent>, Status> {
         let mut service = self.service.clone();
         let message = v1::WatchRolloutRequest {
             rollout: rollout.to_owned(),
@@ -139,7 +142,7 @@ impl Client {
     }
 
     /// Opens the stream of the record's entries.
-    pub async fn export_record(
+    pub(crate) async fn export_record(
         &self,
         doing: &str,
         from_number: u64,

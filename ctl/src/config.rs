@@ -11,23 +11,23 @@ const KEYS: [&str; 5] = ["controller", "cluster", "certificate", "key", "trust"]
 
 /// The configuration, with its paths resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// The file it was read from.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// `host:port`.
-    pub controller: String,
+    pub(crate) controller: String,
     /// The id of the cluster that the certificates are of.
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// PEM: the operator's certificate and its issuer.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// PEM: the operator's key.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// PEM: the CAs that controllers are trusted by.
-    pub trust: PathBuf,
+    pub(crate) trust: PathBuf,
 }
 
 /// Where the configuration is: the flag or `STERNWAY_CONFIG`, else the user's own folder.
-pub fn locate(given: Option<&Path>) -> Result<PathBuf, CtlError> {
+pub(crate) fn locate(given: Option<&Path>) -> Result<PathBuf, CtlError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -49,7 +49,7 @@ pub fn locate(given: Option<&Path>) -> Result<PathBuf, CtlError> {
 ///
 /// # Errors
 /// The file cannot be read, is not TOML, lacks a key or has one that is not known.
-pub fn load(file: &Path) -> Result<Config, CtlError> {
+pub(crate) fn load(file: &Path) -> Result<Config, CtlError> {
     let doing = format!("cannot read the configuration {}", file.display());
     let text = fs::read_to_string(file).map_err(|error| {
         let missing = error.kind() == io::ErrorKind::NotFound;
@@ -67,10 +67,13 @@ pub fn load(file: &Path) -> Result<Config, CtlError> {
 }
 
 /// Parses the text of a configuration. Relative paths are relative to the file's folder.
-pub fn parse(file: &Path, text: &str) -> Result<Config, CtlError> {
+pub(crate) fn parse(file: &Path, text: &str) -> Result<Config, CtlError> {
     let wrong = |why: String| {
-        CtlError::new(Kind::Error, format!("the configuration {} is not right", file.display()))
-            .because(why)
+        CtlError::new(
+            Kind::Error,
+            format!("the configuration {} is not right", file.display()),
+        )
+        .because(why)
     };
     let table: toml::Table = toml::from_str(text).map_err(|error| {
         // Only the message: the excerpt that Display adds could hold anything.
@@ -133,15 +136,29 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_right_one() {
         let text = GOOD.replace("certificate", "certifcate");
-        insta::assert_snapshot!(error(&text), @"");
+        insta::assert_snapshot!(error(&text), @r"
+        error: the configuration /etc/x/ctl.toml is not right
+          because: there is no key `certifcate`
+          next: did you mean `certificate`?
+        ");
         let text = format!("{GOOD}\nqqqq = 1");
-        insta::assert_snapshot!(error(&text), @"");
+        insta::assert_snapshot!(error(&text), @r"
+        error: the configuration /etc/x/ctl.toml is not right
+          because: there is no key `qqqq`
+          next: the keys are controller, cluster, certificate, key, trust
+        ");
     }
 
     #[test]
     fn missing_and_wrong_values_are_named() {
-        insta::assert_snapshot!(error("controller = 'x'"), @"");
-        insta::assert_snapshot!(error("controller = 5"), @"");
+        insta::assert_snapshot!(error("controller = 'x'"), @r"
+        error: the configuration /etc/x/ctl.toml is not right
+          because: `cluster` is missing
+        ");
+        insta::assert_snapshot!(error("controller = 5"), @r"
+        error: the configuration /etc/x/ctl.toml is not right
+          because: `controller` is no text, or empty
+        ");
         assert!(error("key = ").contains("because: "));
     }
 }

@@ -12,11 +12,9 @@ use crate::{
 
 /// The kind of an error decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Something the person or the surroundings can mend.
     Error,
-    /// The command line.
-    Usage,
     /// The controller did not answer.
     Unreachable,
     /// The controller or the plan says no.
@@ -28,7 +26,7 @@ pub enum Kind {
 /// An error as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
-pub struct CtlError {
+pub(crate) struct CtlError {
     kind: Kind,
     what: String,
     because: Vec<String>,
@@ -37,7 +35,7 @@ pub struct CtlError {
 
 impl CtlError {
     /// An error of that kind; `what` is a lower-case fragment.
-    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self {
             kind,
             what: what.into(),
@@ -48,14 +46,14 @@ impl CtlError {
 
     /// Adds a reason.
     #[must_use]
-    pub fn because(mut self, reason: impl Into<String>) -> Self {
+    pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {
         self.because.push(reason.into());
         self
     }
 
     /// Adds every cause of an error, outermost first.
     #[must_use]
-    pub fn because_of(mut self, error: &dyn StdError) -> Self {
+    pub(crate) fn because_of(mut self, error: &dyn StdError) -> Self {
         let mut cause = Some(error);
         while let Some(error) = cause {
             let text = clean_text(&error.to_string());
@@ -70,13 +68,13 @@ impl CtlError {
 
     /// Adds a next step.
     #[must_use]
-    pub fn next(mut self, step: impl Into<String>) -> Self {
+    pub(crate) fn next(mut self, step: impl Into<String>) -> Self {
         self.next.push(step.into());
         self
     }
 
     /// What a failed call says. `doing` reads after "cannot": `roll back web-1`.
-    pub fn from_status(doing: &str, status: &Status) -> Self {
+    pub(crate) fn from_status(doing: &str, status: &Status) -> Self {
         let error = Self::new(kind_of(status.code()), format!("cannot {doing}"));
         if let Some(problem) = fault::from_status(status) {
             let error = error.because(problem.message);
@@ -105,10 +103,9 @@ impl CtlError {
     }
 
     /// The exit code that goes with it.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self.kind {
             Kind::Error => ExitCode::Error,
-            Kind::Usage => ExitCode::Usage,
             Kind::Unreachable => ExitCode::Unreachable,
             Kind::Refused => ExitCode::Refused,
             Kind::Declined => ExitCode::Declined,
@@ -116,7 +113,7 @@ impl CtlError {
     }
 
     /// The text for a terminal, with its last line end.
-    pub fn render(&self, view: View) -> String {
+    pub(crate) fn render(&self, view: View) -> String {
         let mut text = format!("{} {}\n", paint(view, Tone::Bad, "error:"), self.what);
         for reason in &self.because {
             text.push_str(&format!("  because: {reason}\n"));
@@ -129,7 +126,7 @@ impl CtlError {
 }
 
 /// Whether the answer to a call may be had by asking again.
-pub fn is_transient(status: &Status) -> bool {
+pub(crate) fn is_transient(status: &Status) -> bool {
     // A connection that breaks in mid-call surfaces as Unknown or Internal ("h2 protocol error"), but
     // an answer of the controller with one of these codes carries a problem.
     match status.code() {
@@ -168,7 +165,11 @@ mod tests {
     fn a_problem_becomes_what_why_and_next() {
         let status = fault::to_status(
             Code::NotFound,
-            Problem::new("host-unknown", "no host is named wbe-1\x1b[2J", "did you mean web-1?"),
+            Problem::new(
+                "host-unknown",
+                "no host is named wbe-1\x1b[2J",
+                "did you mean web-1?",
+            ),
         );
         let error = CtlError::from_status("show host wbe-1", &status);
         assert_eq!(error.exit_code(), ExitCode::Error);

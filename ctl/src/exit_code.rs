@@ -72,7 +72,7 @@ impl From<ExitCode> for std::process::ExitCode {
 }
 
 /// All codes with their meaning, as `ctl --help` and `ctl exit-codes` show them.
-pub fn table() -> String {
+pub(crate) fn table() -> String {
     let mut text = String::from("Exit codes:\n");
     for code in ExitCode::ALL {
         // Writing to a String does not fail.

@@ -4,13 +4,13 @@ use tokio::sync::watch;
 
 /// Counts how often the person pressed Ctrl-C (or the process was told to end).
 #[derive(Debug, Clone)]
-pub struct Interrupt {
+pub(crate) struct Interrupt {
     count: watch::Receiver<u32>,
 }
 
 impl Interrupt {
     /// Takes the signals over from the system's default, for the rest of the process.
-    pub fn install() -> Self {
+    pub(crate) fn install() -> Self {
         let (sender, count) = watch::channel(0);
         tokio::spawn(async move {
             while tokio::signal::ctrl_c().await.is_ok() {
@@ -23,12 +23,12 @@ impl Interrupt {
     }
 
     /// Returns at the first Ctrl-C, at once where it was pressed already.
-    pub async fn first(&self) {
+    pub(crate) async fn first(&self) {
         self.at_least(1).await;
     }
 
     /// Returns at the second.
-    pub async fn second(&self) {
+    pub(crate) async fn second(&self) {
         self.at_least(2).await;
     }
 

@@ -1,6 +1,12 @@
 //! The operator's tool: asks the controller, shows what it says, follows what it does. Rendering and the
 //! fold over events are pure; the terminal, the clock and the network are at the edge.
 
+#![expect(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "text for one screen: plain reading before saved allocations"
+)]
+
 mod args;
 mod client;
 mod command;
@@ -38,7 +44,10 @@ pub fn main() -> ExitCode {
     };
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let mut ui = Ui::of_process(cli.global.output, cli.global.no_color, now_ms);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             ui.note(&format!("error: cannot start: {error}"));

@@ -8,14 +8,14 @@ use crate::text::{Tone, View, clip};
 const CELL: usize = 160;
 
 /// The rows of a table, each cell with its tone.
-pub struct Rows {
+pub(crate) struct Rows {
     header: Vec<&'static str>,
     rows: Vec<Vec<(String, Tone)>>,
 }
 
 impl Rows {
     /// A table with those headings.
-    pub fn new(header: &[&'static str]) -> Self {
+    pub(crate) fn new(header: &[&'static str]) -> Self {
         Self {
             header: header.to_vec(),
             rows: Vec::new(),
@@ -23,12 +23,12 @@ impl Rows {
     }
 
     /// Adds a row.
-    pub fn push<const N: usize>(&mut self, cells: [(String, Tone); N]) {
-        self.rows.push(cells.to_vec());
+    pub(crate) fn push<const N: usize>(&mut self, cells: [(String, Tone); N]) {
+        self.rows.push(cells.into());
     }
 
     /// The table as text with its last line end; `empty` where it has no row.
-    pub fn render(&self, view: View, empty: &str) -> String {
+    pub(crate) fn render(&self, view: View, empty: &str) -> String {
         if self.rows.is_empty() {
             return format!("{empty}\n");
         }
@@ -43,7 +43,7 @@ impl Rows {
         if let Some(width) = view.width {
             table.set_width(width);
         }
-        table.set_header(self.header.iter().map(|text| Cell::new(text)));
+        table.set_header(self.header.iter().map(Cell::new));
         for row in &self.rows {
             table.add_row(row.iter().map(|(text, tone)| cell(text, *tone)));
         }
@@ -56,7 +56,7 @@ impl Rows {
 }
 
 /// A cell without a tone.
-pub fn plain(text: impl Into<String>) -> (String, Tone) {
+pub(crate) fn plain(text: impl Into<String>) -> (String, Tone) {
     (text.into(), Tone::Plain)
 }
 
@@ -92,7 +92,11 @@ mod tests {
 
     #[test]
     fn a_table_without_a_terminal_is_not_wrapped_and_never_hostile() {
-        insta::assert_snapshot!(rows().render(View::plain(0), "none"), @"");
+        insta::assert_snapshot!(rows().render(View::plain(0), "none"), @r"
+        HOST                        STATE      WHY
+        web-1                       ✔ online   a long sentence that has to go somewhere
+        we\u{1b}]0;owned\u{7}b\n-2  ✖ offline
+        ");
     }
 
     #[test]
@@ -102,8 +106,18 @@ mod tests {
             ..View::plain(0)
         };
         let text = rows().render(view, "none");
-        assert!(text.lines().all(|line| line.chars().count() <= 50), "{text}");
-        insta::assert_snapshot!(text, @"");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 50),
+            "{text}"
+        );
+        insta::assert_snapshot!(text, @r"
+        HOST                STATE      WHY
+        web-1               ✔ online   a long sentence
+                                       that has to go
+                                       somewhere
+        we\u{1b}]0;owned\u  ✖ offline
+        {7}b\n-2
+        ");
     }
 
     #[test]
@@ -119,6 +133,9 @@ mod tests {
 
     #[test]
     fn an_empty_table_says_so() {
-        assert_eq!(Rows::new(&["A"]).render(View::plain(0), "no hosts"), "no hosts\n");
+        assert_eq!(
+            Rows::new(&["A"]).render(View::plain(0), "no hosts"),
+            "no hosts\n"
+        );
     }
 }

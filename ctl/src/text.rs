@@ -1,21 +1,22 @@
 //! Words, times and colours for people: pure functions over a [`View`].
 
 use jiff::Timestamp;
-pub use sternway_proto::name::clean_text as clean;
+pub(crate) use sternway_proto::name::clean_text as clean;
 
 /// How text is shown: everything that rendering depends on apart from the message itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
-    pub colour: bool,
+pub(crate) struct View {
+    pub(crate) colour: bool,
     /// Columns of the terminal; none: lines are as long as they are.
-    pub width: Option<u16>,
+    pub(crate) width: Option<u16>,
     /// Unix milliseconds, for relative times.
-    pub now_ms: i64,
+    pub(crate) now_ms: i64,
 }
 
 impl View {
     /// No colour, no width.
-    pub fn plain(now_ms: i64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn plain(now_ms: i64) -> Self {
         Self {
             colour: false,
             width: None,
@@ -26,7 +27,7 @@ impl View {
 
 /// What a text says of the state of things. Never the only sign of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     Plain,
     Good,
     Bad,
@@ -36,7 +37,7 @@ pub enum Tone {
 }
 
 /// The text in the colour of its tone, where colour is wanted.
-pub fn paint(view: View, tone: Tone, text: &str) -> String {
+pub(crate) fn paint(view: View, tone: Tone, text: &str) -> String {
     let code = match tone {
         Tone::Plain => return text.to_owned(),
         Tone::Good => "32",
@@ -53,7 +54,7 @@ pub fn paint(view: View, tone: Tone, text: &str) -> String {
 }
 
 /// Cleaned, and cut to so many characters.
-pub fn clip(text: &str, limit: usize) -> String {
+pub(crate) fn clip(text: &str, limit: usize) -> String {
     let text = clean(text);
     if text.chars().count() <= limit {
         return text;
@@ -64,14 +65,14 @@ pub fn clip(text: &str, limit: usize) -> String {
 }
 
 /// An id as people see it: its first twelve characters.
-pub fn short_id(id: &str) -> String {
+pub(crate) fn short_id(id: &str) -> String {
     let id = clean(id);
     let id = id.strip_prefix("sha256:").unwrap_or(&id);
     id.chars().take(12).collect()
 }
 
 /// `3 min ago`, `in 2 h`; a zero is a time that never was.
-pub fn relative(view: View, at_ms: i64) -> String {
+pub(crate) fn relative(view: View, at_ms: i64) -> String {
     if at_ms == 0 {
         return "never".to_owned();
     }
@@ -94,7 +95,7 @@ fn coarse(ms: u64) -> String {
 }
 
 /// A length of time: `850 ms`, `4.2 s`, `3 min 5 s`.
-pub fn duration(ms: i64) -> String {
+pub(crate) fn duration(ms: i64) -> String {
     match ms.max(0) {
         ms @ 0..=999 => format!("{ms} ms"),
         ms @ 1000..=119_999 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
@@ -103,34 +104,28 @@ pub fn duration(ms: i64) -> String {
 }
 
 /// RFC 3339 in UTC with milliseconds; none for a zero or a time out of range.
-pub fn absolute(at_ms: i64) -> Option<String> {
+pub(crate) fn absolute(at_ms: i64) -> Option<String> {
     let at = Timestamp::from_millisecond(at_ms).ok()?;
     (at_ms != 0).then(|| format!("{at:.3}"))
 }
 
 /// The time of day in UTC, `22:43:48`.
-pub fn time_of_day(at_ms: i64) -> String {
+pub(crate) fn time_of_day(at_ms: i64) -> String {
     let second = at_ms.div_euclid(1000).rem_euclid(86_400);
     let (hour, minute) = (second / 3600, second / 60 % 60);
     format!("{hour:02}:{minute:02}:{:02}", second % 60)
 }
 
 /// `3 min ago (2026-11-20T22:43:48.123Z)`.
-pub fn relative_and_absolute(view: View, at_ms: i64) -> String {
+pub(crate) fn relative_and_absolute(view: View, at_ms: i64) -> String {
     match absolute(at_ms) {
         Some(at) => format!("{} ({at})", relative(view, at_ms)),
         None => relative(view, at_ms),
     }
 }
 
-/// `1 target`, `2 targets`.
-pub fn count(number: usize, one: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {one}{plural}")
-}
-
 /// A revision as people name it: `#12`, or its short id where it has no number.
-pub fn revision_name(number: u32, id: &str) -> String {
+pub(crate) fn revision_name(number: u32, id: &str) -> String {
     match (number, id.is_empty()) {
         (0, true) => "nothing".to_owned(),
         (0, false) => short_id(id),

@@ -9,7 +9,7 @@ use crate::{
 
 /// What stdout carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Tables and sentences for people; not stable
     Text,
     /// Documents for programs: stable, with a version
@@ -17,24 +17,24 @@ pub enum Format {
 }
 
 /// The terminal and what is known of it.
-pub struct Ui {
+pub(crate) struct Ui {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
-    pub format: Format,
+    pub(crate) format: Format,
     /// How to render for stdout.
-    pub view: View,
+    pub(crate) view: View,
     /// How to render for stderr.
-    pub err_view: View,
+    pub(crate) err_view: View,
     /// Somebody is there to answer.
-    pub interactive: bool,
+    pub(crate) interactive: bool,
     /// Stderr is a terminal: progress may be redrawn.
-    pub live: bool,
+    pub(crate) live: bool,
     closed: bool,
 }
 
 impl Ui {
     /// The process's own terminal. `now_ms` is the time that relative times refer to.
-    pub fn of_process(format: Format, no_color: bool, now_ms: i64) -> Self {
+    pub(crate) fn of_process(format: Format, no_color: bool, now_ms: i64) -> Self {
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let (out_tty, err_tty) = (io::stdout().is_terminal(), io::stderr().is_terminal());
@@ -60,16 +60,20 @@ impl Ui {
     }
 
     /// Whether programs read stdout.
-    pub fn json(&self) -> bool {
+    pub(crate) fn json(&self) -> bool {
         self.format == Format::Json
     }
 
     /// Writes data to stdout. A reader that has gone away is no error: nothing more is written.
-    pub fn data(&mut self, text: &str) -> Result<(), CtlError> {
+    pub(crate) fn data(&mut self, text: &str) -> Result<(), CtlError> {
         if self.closed {
             return Ok(());
         }
-        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+        match self
+            .out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.out.flush())
+        {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.closed = true;
@@ -82,22 +86,24 @@ impl Ui {
     }
 
     /// Whether the reader of stdout has gone away.
-    pub fn closed(&self) -> bool {
+    pub(crate) fn closed(&self) -> bool {
         self.closed
     }
 
     /// Writes a line for the person to stderr. Where stderr is gone there is nobody to tell.
-    pub fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         let _ = writeln!(self.err, "{}", text.trim_end_matches('\n'));
     }
 
     /// Asks on stderr and reads one line from stdin. None: the end of the input.
-    pub async fn ask(&mut self, question: &str) -> Option<String> {
+    pub(crate) async fn ask(&mut self, question: &str) -> Option<String> {
         let _ = write!(self.err, "{question}");
         let _ = self.err.flush();
         let read = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
-            io::stdin().read_line(&mut line).map(|length| (length, line))
+            io::stdin()
+                .read_line(&mut line)
+                .map(|length| (length, line))
         });
         match read.await {
             Ok(Ok((length, line))) if length > 0 => Some(line.trim().to_owned()),

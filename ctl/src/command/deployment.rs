@@ -9,8 +9,10 @@ use crate::{exit_code::ExitCode, json::target as document, text::clean};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Say what was deployed
-    #[command(after_help = "Examples:\n  ctl deployment record --digest sha256:… --host web-1 \
-                            --target docker/shop --commit \"$COMMIT\" --migration compatible")]
+    #[command(
+        after_help = "Examples:\n  ctl deployment record --digest sha256:… --host web-1 \
+                            --target docker/shop --commit \"$COMMIT\" --migration compatible"
+    )]
     Record(Box<RecordArgs>),
     /// Ask whether a digest is marked bad: exit code 13 where it is
     Check {

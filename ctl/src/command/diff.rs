@@ -6,8 +6,10 @@ use super::{App, Ended, get_target};
 use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A revision is 12, '#12', current, previous, known-good, or the beginning of an \
-                        id.\n\nExamples:\n  ctl diff --host web-1\n  ctl diff --host web-1 11 12")]
+#[command(
+    after_help = "A revision is 12, '#12', current, previous, known-good, or the beginning of an \
+                        id.\n\nExamples:\n  ctl diff --host web-1\n  ctl diff --host web-1 11 12"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: TargetArgs,
@@ -22,7 +24,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
     let (host, target, _) = get_target(&client, &args.target).await?;
-    let doing = format!("compare {} and {} of {}", args.before, args.after, target.name);
+    let doing = format!(
+        "compare {} and {} of {}",
+        args.before, args.after, target.name
+    );
     let message = v1::DiffRevisionsRequest {
         host: host.name.clone(),
         target: target.name.clone(),

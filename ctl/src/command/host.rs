@@ -24,8 +24,10 @@ pub(crate) enum Command {
         host: String,
     },
     /// A one-time token that joins a host
-    #[command(after_help = "Examples:\n  ctl host token --name web-1 --label env=staging --label role=web\n  \
-                            ctl host token --valid-for 10m > token")]
+    #[command(
+        after_help = "Examples:\n  ctl host token --name web-1 --label env=staging --label role=web\n  \
+                            ctl host token --valid-for 10m > token"
+    )]
     Token {
         /// The name the host shall have [default: what the machine calls itself]
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -71,7 +73,10 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 
 async fn list(app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
-    let mut hosts = client.list_hosts("list hosts", v1::ListHostsRequest {}).await?.hosts;
+    let mut hosts = client
+        .list_hosts("list hosts", v1::ListHostsRequest {})
+        .await?
+        .hosts;
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     let document = document::Hosts {
         hosts: hosts.iter().map(Into::into).collect(),
@@ -112,7 +117,9 @@ async fn token(
         labels: labels.into_iter().collect(),
         valid_for_ms: wire_ms(valid_for),
     };
-    let answer = client.create_join_token("make a join token", message).await?;
+    let answer = client
+        .create_join_token("make a join token", message)
+        .await?;
     let until = relative_and_absolute(app.ui.view, answer.expires_ms);
     app.ui.note(&format!(
         "Works once, until {until}, and is shown only now. On the host: `sternway-agent join`."
@@ -129,13 +136,21 @@ async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> E
     let doing = format!("revoke host {host}");
     if !yes {
         if !app.ui.interactive {
-            return Err(CtlError::new(Kind::Refused, format!("cannot {doing} without a yes"))
-                .because("stdin is no terminal, so nobody can be asked")
-                .next("add --yes where that is meant"));
+            return Err(
+                CtlError::new(Kind::Refused, format!("cannot {doing} without a yes"))
+                    .because("stdin is no terminal, so nobody can be asked")
+                    .next("add --yes where that is meant"),
+            );
         }
-        let question = format!("Cut {} off for good? It has to join again. [y/N] ", clean(&host));
+        let question = format!(
+            "Cut {} off for good? It has to join again. [y/N] ",
+            clean(&host)
+        );
         if !is_yes(app.ui.ask(&question).await.as_deref()) {
-            return Err(CtlError::new(Kind::Declined, "declined; nothing was changed"));
+            return Err(CtlError::new(
+                Kind::Declined,
+                "declined; nothing was changed",
+            ));
         }
     }
     let client = app.client().await?;

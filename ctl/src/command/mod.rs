@@ -32,8 +32,8 @@ use crate::{
 
 /// What a command works with.
 pub(crate) struct App<'a> {
-    pub ui: &'a mut Ui,
-    pub interrupt: Interrupt,
+    pub(crate) ui: &'a mut Ui,
+    pub(crate) interrupt: Interrupt,
     config: Option<PathBuf>,
 }
 
@@ -65,7 +65,11 @@ impl<'a> App<'a> {
     }
 
     /// Shows an answer: the document for programs, or the text for people.
-    pub(crate) fn answer<T: Serialize>(&mut self, document: &T, text: &str) -> Result<(), CtlError> {
+    pub(crate) fn answer<T: Serialize>(
+        &mut self,
+        document: &T,
+        text: &str,
+    ) -> Result<(), CtlError> {
         if self.ui.json() {
             self.ui.data(&json::document(document))
         } else {
@@ -103,7 +107,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "a time reads 90s, 10m or 1h30m".to_owned())?;
     let duration = Duration::try_from(parsed).map_err(|_| "a time is not negative".to_owned())?;
-    let month = Duration::from_secs(31 * 86_400);
+    let month = Duration::from_hours(31 * 24);
     if duration.as_millis() == 0 || duration > month {
         return Err("a time is between 1 ms and 31 days".to_owned());
     }
@@ -148,8 +152,8 @@ mod tests {
     #[test]
     fn times_are_read_as_people_write_them() {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_mins(90)));
         for bad in ["", "x", "0s", "-5s", "99999h", "10"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }

@@ -6,8 +6,10 @@ use super::{App, Ended, target::documents};
 use crate::{exit_code::ExitCode, render};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The exit code is 13 where a target is not ready; one that has nothing to go back \
-                        to yet counts as ready.")]
+#[command(
+    after_help = "The exit code is 13 where a target is not ready; one that has nothing to go back \
+                        to yet counts as ready."
+)]
 pub(crate) struct Args {
     /// Only the targets of this host
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -17,7 +19,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
     let message = v1::ListTargetsRequest { host: args.host };
-    let targets = client.list_targets("ask for readiness", message).await?.targets;
+    let targets = client
+        .list_targets("ask for readiness", message)
+        .await?
+        .targets;
     let text = render::target::readiness(app.ui.view, &targets);
     app.answer(&documents(&targets), &text)?;
     Ok(if render::target::all_ready(&targets) {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The longest pause between two entries of an export.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -53,7 +53,10 @@ async fn list(app: &mut App<'_>, before_number: u64, limit: u32) -> Ended {
         before_number,
         limit,
     };
-    let entries = client.list_record("list the record", message).await?.entries;
+    let entries = client
+        .list_record("list the record", message)
+        .await?
+        .entries;
     let document = document::Entries {
         entries: entries.iter().map(Into::into).collect(),
     };

@@ -40,7 +40,10 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
     } = command;
     let client = app.client().await?;
     let (host, target, _) = get_target(&client, &target).await?;
-    let doing = format!("mark revision {revision} of {} on {}", target.name, host.name);
+    let doing = format!(
+        "mark revision {revision} of {} on {}",
+        target.name, host.name
+    );
     let mark = match mark {
         Mark::Good => v1::Mark::Good,
         Mark::Bad => v1::Mark::Bad,

@@ -1,12 +1,14 @@
 //! `ctl rollback`: plan, ask, start, follow.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use clap::ValueEnum;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{App, Ended, empty_answer, host::is_yes, parse_duration, rollout::watch_to_end, wire_ms};
+use super::{
+    App, Ended, empty_answer, host::is_yes, parse_duration, rollout::watch_to_end, wire_ms,
+};
 use crate::{
     args::TargetArgs,
     client::Client,
@@ -19,17 +21,24 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Shows the plan, asks, and follows the rollout to its end; the exit code tells how \
+#[command(
+    after_help = "Shows the plan, asks, and follows the rollout to its end; the exit code tells how \
 it ended (see `ctl exit-codes`). Ctrl-C lets go of it and says how to come back; it goes on.\n\n\
 Examples:\n  ctl rollback --host web-1\n  ctl rollback --host web-1 --dry-run\n  \
 ctl rollback --host web-1 --target docker/shop --to 12 --reason '500s on checkout'\n  \
-ctl rollback --host web-1 --yes --no-wait -o json")]
+ctl rollback --host web-1 --yes --no-wait -o json"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: TargetArgs,
     /// 12, '#12', previous, known-good, or the beginning of an id [default: the newest known-good
     /// revision before the one that runs]
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "REVISION")]
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "REVISION"
+    )]
     to: String,
     /// Show the plan and stop: exit code 0 where nothing would change, 20 where something would, 4 where
     /// it would be refused
@@ -155,7 +164,10 @@ fn show_plan(
     if app.ui.json() {
         let line = document::Line::Plan(Box::new(document::PlannedRollback {
             plan_id: planned.plan_id.clone(),
-            host: planned.host.as_ref().map_or_else(String::new, |it| it.name.clone()),
+            host: planned
+                .host
+                .as_ref()
+                .map_or_else(String::new, |it| it.name.clone()),
             host_offline: planned.host_offline,
             chosen_because: planned.chosen_because.clone(),
             nothing_to_do: plan::nothing_to_do(plan),
@@ -176,7 +188,10 @@ fn show_plan(
 }
 
 fn blocked(args: &Args, plan: &v1::Plan) -> CtlError {
-    let error = CtlError::new(Kind::Refused, format!("cannot {}", doing("roll back", args)));
+    let error = CtlError::new(
+        Kind::Refused,
+        format!("cannot {}", doing("roll back", args)),
+    );
     plan.blockers.iter().fold(error, |error, blocker| {
         let error = error.because(clean(&blocker.message));
         match blocker.next_step.as_str() {
@@ -193,9 +208,11 @@ fn declined() -> CtlError {
 /// Asks. Where the host is in production, for its name.
 async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlError> {
     if !app.ui.interactive {
-        return Err(CtlError::new(Kind::Refused, "cannot roll back without a yes")
-            .because("stdin is no terminal, so nobody can be asked")
-            .next("add --yes where that is meant, or --dry-run to see the plan"));
+        return Err(
+            CtlError::new(Kind::Refused, "cannot roll back without a yes")
+                .because("stdin is no terminal, so nobody can be asked")
+                .next("add --yes where that is meant, or --dry-run to see the plan"),
+        );
     }
     let production = host.filter(|it| it.labels.get("env").is_some_and(|env| env == "production"));
     let agreed = match production {
@@ -204,7 +221,10 @@ async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlErro
                 "\n{} is labelled env=production. Type its name to roll it back: ",
                 clean(&host.name)
             );
-            app.ui.ask(&question).await.is_some_and(|name| name == host.name)
+            app.ui
+                .ask(&question)
+                .await
+                .is_some_and(|name| name == host.name)
         }
         None => is_yes(app.ui.ask("\nRoll back? [y/N] ").await.as_deref()),
     };
@@ -224,28 +244,35 @@ async fn start_and_follow(
         deadline_ms: wire_ms(args.deadline),
         request_id: Uuid::new_v4().to_string(),
     };
-    let interrupt = app.interrupt.clone();
-    let mut notes = Vec::new();
-    let start = client.start_rollback(&doing, message, |note| notes.push(note.to_owned()));
-    tokio::pin!(start);
-    let answer = tokio::select! {
-        biased;
-        answer = &mut start => answer,
-        () = interrupt.first() => {
-            app.ui.note("Waiting for the controller's answer; Ctrl-C again quits at once.");
-            start.await
-        }
-    };
-    for note in notes {
-        app.ui.note(&note);
-    }
-    let rollout = answer?.rollout.ok_or_else(|| empty_answer(&doing))?;
-    let id = rollout.id.clone();
+    let answer = start(&doing, message, app, client).await?;
+    let rollout = answer.rollout.ok_or_else(|| empty_answer(&doing))?;
     if args.no_wait {
         return print_id(app, &rollout);
     }
-    app.ui.note(&format!("rollout {}", clean(&id)));
-    watch_to_end(app, client, &mut Watch::default(), &id, args.timeout).await
+    app.ui.note(&format!("rollout {}", clean(&rollout.id)));
+    let mut watch = Watch::default();
+    watch_to_end(app, client, &mut watch, &rollout.id, args.timeout).await
+}
+
+/// Starts it. A Ctrl-C meanwhile is kept for later: without the answer nobody knows what to come back to.
+async fn start(
+    doing: &str,
+    message: v1::StartRollbackRequest,
+    app: &mut App<'_>,
+    client: &Client,
+) -> Result<v1::StartRollbackResponse, CtlError> {
+    let interrupt = app.interrupt.clone();
+    let ui = RefCell::new(&mut *app.ui);
+    let start = client.start_rollback(doing, message, |text| ui.borrow_mut().note(text));
+    tokio::pin!(start);
+    tokio::select! {
+        biased;
+        answer = &mut start => return answer,
+        () = interrupt.first() => {}
+    }
+    ui.borrow_mut()
+        .note("Waiting for the controller's answer; Ctrl-C again quits at once.");
+    start.await
 }
 
 fn print_id(app: &mut App<'_>, rollout: &v1::Rollout) -> Ended {
@@ -282,6 +309,11 @@ mod tests {
         };
         let error = blocked(&args, &plan);
         assert_eq!(error.exit_code(), ExitCode::Refused);
-        insta::assert_snapshot!(error.render(View::plain(0)), @"");
+        insta::assert_snapshot!(error.render(View::plain(0)), @r"
+        error: cannot roll back web-1
+          because: the image is gone
+          because: the disk is full
+          next: push it
+        ");
     }
 }

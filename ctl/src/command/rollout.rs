@@ -62,7 +62,10 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 async fn list(app: &mut App<'_>, host: String, limit: u32) -> Ended {
     let client = app.client().await?;
     let message = v1::ListRolloutsRequest { host, limit };
-    let rollouts = client.list_rollouts("list rollouts", message).await?.rollouts;
+    let rollouts = client
+        .list_rollouts("list rollouts", message)
+        .await?
+        .rollouts;
     let document = document::Rollouts {
         rollouts: rollouts.iter().map(Into::into).collect(),
     };
@@ -89,7 +92,8 @@ async fn show(app: &mut App<'_>, rollout: String) -> Ended {
         news.extend(watch.apply(event, app.ui.view.now_ms).news);
     }
     let view = app.ui.view;
-    let text = render::rollout::show(view, &watch, &news) + "\n" + &render::rollout::summary(view, &watch);
+    let text =
+        render::rollout::show(view, &watch, &news) + "\n" + &render::rollout::summary(view, &watch);
     app.answer(&document, &text)?;
     Ok(ExitCode::Done)
 }

@@ -9,38 +9,38 @@ use super::{target::Target, text, time};
 
 /// `ctl host ls`.
 #[derive(Debug, Serialize)]
-pub struct Hosts {
-    pub hosts: Vec<Host>,
+pub(crate) struct Hosts {
+    pub(crate) hosts: Vec<Host>,
 }
 
 /// `ctl host show`.
 #[derive(Debug, Serialize)]
-pub struct HostDetail {
-    pub host: Host,
-    pub targets: Vec<Target>,
+pub(crate) struct HostDetail {
+    pub(crate) host: Host,
+    pub(crate) targets: Vec<Target>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Host {
-    pub id: String,
-    pub name: String,
+pub(crate) struct Host {
+    pub(crate) id: String,
+    pub(crate) name: String,
     /// `online`, `offline`, `revoked` or `unknown`.
-    pub state: &'static str,
-    pub labels: BTreeMap<String, String>,
-    pub last_seen: Option<String>,
-    pub joined: Option<String>,
-    pub agent_version: Option<String>,
-    pub os: Option<String>,
-    pub kernel: Option<String>,
-    pub architecture: Option<String>,
-    pub engine_version: Option<String>,
-    pub engine_api: Option<String>,
-    pub engine_problem: Option<String>,
+    pub(crate) state: &'static str,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) last_seen: Option<String>,
+    pub(crate) joined: Option<String>,
+    pub(crate) agent_version: Option<String>,
+    pub(crate) os: Option<String>,
+    pub(crate) kernel: Option<String>,
+    pub(crate) architecture: Option<String>,
+    pub(crate) engine_version: Option<String>,
+    pub(crate) engine_api: Option<String>,
+    pub(crate) engine_problem: Option<String>,
     /// The host's clock minus the controller's.
-    pub clock_offset_ms: i64,
-    pub certificate_not_after: Option<String>,
-    pub target_count: u32,
-    pub targets_ready: u32,
+    pub(crate) clock_offset_ms: i64,
+    pub(crate) certificate_not_after: Option<String>,
+    pub(crate) target_count: u32,
+    pub(crate) targets_ready: u32,
 }
 
 impl From<&v1::Host> for Host {
@@ -69,7 +69,7 @@ impl From<&v1::Host> for Host {
 }
 
 /// The word for a host's state.
-pub fn host_state(state: v1::HostState) -> &'static str {
+pub(crate) fn host_state(state: v1::HostState) -> &'static str {
     match state {
         v1::HostState::Unspecified => "unknown",
         v1::HostState::Online => "online",
@@ -80,19 +80,19 @@ pub fn host_state(state: v1::HostState) -> &'static str {
 
 /// `ctl host token`.
 #[derive(Debug, Serialize)]
-pub struct Token {
-    pub token: String,
-    pub expires: Option<String>,
+pub(crate) struct Token {
+    pub(crate) token: String,
+    pub(crate) expires: Option<String>,
 }
 
 /// `ctl status`.
 #[derive(Debug, Serialize)]
-pub struct Status {
-    pub controller: String,
-    pub controller_version: String,
-    pub cluster: String,
-    pub epoch: u64,
-    pub caller_name: String,
-    pub caller_role: String,
-    pub controller_time: Option<String>,
+pub(crate) struct Status {
+    pub(crate) controller: String,
+    pub(crate) controller_version: String,
+    pub(crate) cluster: String,
+    pub(crate) epoch: u64,
+    pub(crate) caller_name: String,
+    pub(crate) caller_role: String,
+    pub(crate) controller_time: Option<String>,
 }

@@ -2,10 +2,10 @@
 //!
 //! A field may be added within a version; none is renamed, removed or given another meaning.
 
-pub mod host;
-pub mod record;
-pub mod rollout;
-pub mod target;
+pub(crate) mod host;
+pub(crate) mod record;
+pub(crate) mod rollout;
+pub(crate) mod target;
 
 use std::io;
 
@@ -15,7 +15,7 @@ use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use crate::text::absolute;
 
 /// The version of every document.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Envelope<'a, T> {
@@ -25,12 +25,12 @@ struct Envelope<'a, T> {
 }
 
 /// A whole document, indented, with its line end. `body` is a struct or map.
-pub fn document<T: Serialize>(body: &T) -> String {
+pub(crate) fn document<T: Serialize>(body: &T) -> String {
     write(body, Safe(PrettyFormatter::new()))
 }
 
 /// One line of a stream of events, with its line end. `body` is a struct or map.
-pub fn line<T: Serialize>(body: &T) -> String {
+pub(crate) fn line<T: Serialize>(body: &T) -> String {
     write(body, Safe(CompactFormatter))
 }
 
@@ -51,12 +51,12 @@ fn write<T: Serialize, F: Formatter>(body: &T, formatter: F) -> String {
 }
 
 /// A time on the wire as RFC 3339, none where it never was.
-pub fn time(at_ms: i64) -> Option<String> {
+pub(crate) fn time(at_ms: i64) -> Option<String> {
     absolute(at_ms)
 }
 
 /// None for an empty string.
-pub fn text(text: &str) -> Option<String> {
+pub(crate) fn text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
@@ -71,8 +71,7 @@ impl<F: Formatter> Formatter for Safe<F> {
         fragment: &str,
     ) -> io::Result<()> {
         for c in fragment.chars() {
-            let turns =
-                matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if c.is_control() || turns {
                 write!(writer, "\\u{:04x}", u32::from(c))?;
             } else {

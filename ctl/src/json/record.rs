@@ -7,24 +7,24 @@ use super::target::Problem;
 
 /// `ctl record ls`, newest first.
 #[derive(Debug, Serialize)]
-pub struct Entries {
-    pub entries: Vec<Entry>,
+pub(crate) struct Entries {
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// One entry. `ctl record export` writes one a line.
 #[derive(Debug, Serialize)]
-pub struct Entry {
-    pub number: u64,
+pub(crate) struct Entry {
+    pub(crate) number: u64,
     /// Unix milliseconds, exactly as hashed.
-    pub at_ms: i64,
-    pub at: Option<String>,
-    pub actor: String,
-    pub action: String,
-    pub subject: String,
+    pub(crate) at_ms: i64,
+    pub(crate) at: Option<String>,
+    pub(crate) actor: String,
+    pub(crate) action: String,
+    pub(crate) subject: String,
     /// JSON as text, exactly as hashed.
-    pub body: String,
-    pub previous_hash: String,
-    pub hash: String,
+    pub(crate) body: String,
+    pub(crate) previous_hash: String,
+    pub(crate) hash: String,
 }
 
 impl From<&v1::RecordEntry> for Entry {
@@ -45,11 +45,11 @@ impl From<&v1::RecordEntry> for Entry {
 
 /// `ctl record verify`.
 #[derive(Debug, Serialize)]
-pub struct Verified {
-    pub holds: bool,
-    pub entries: u64,
-    pub head_hash: String,
+pub(crate) struct Verified {
+    pub(crate) holds: bool,
+    pub(crate) entries: u64,
+    pub(crate) head_hash: String,
     /// The first entry that does not fit.
-    pub broken_at: Option<u64>,
-    pub problem: Option<Problem>,
+    pub(crate) broken_at: Option<u64>,
+    pub(crate) problem: Option<Problem>,
 }

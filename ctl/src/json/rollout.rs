@@ -10,21 +10,21 @@ use super::{
 
 /// `ctl rollout ls`.
 #[derive(Debug, Serialize)]
-pub struct Rollouts {
-    pub rollouts: Vec<Rollout>,
+pub(crate) struct Rollouts {
+    pub(crate) rollouts: Vec<Rollout>,
 }
 
 /// `ctl rollout show`.
 #[derive(Debug, Serialize)]
-pub struct RolloutDetail {
-    pub rollout: Rollout,
-    pub events: Vec<OrderEvent>,
+pub(crate) struct RolloutDetail {
+    pub(crate) rollout: Rollout,
+    pub(crate) events: Vec<OrderEvent>,
 }
 
 /// A line of `ctl rollback -o json` and of `ctl rollout watch -o json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Line {
+pub(crate) enum Line {
     Plan(Box<PlannedRollback>),
     Rollout { rollout: Box<Rollout> },
     OrderEvent { event: Box<OrderEvent> },
@@ -32,40 +32,40 @@ pub enum Line {
 
 /// What a rollback would do.
 #[derive(Debug, Serialize)]
-pub struct PlannedRollback {
-    pub plan_id: String,
-    pub host: String,
-    pub host_offline: bool,
-    pub chosen_because: String,
-    pub nothing_to_do: bool,
-    pub plan: Option<Plan>,
+pub(crate) struct PlannedRollback {
+    pub(crate) plan_id: String,
+    pub(crate) host: String,
+    pub(crate) host_offline: bool,
+    pub(crate) chosen_because: String,
+    pub(crate) nothing_to_do: bool,
+    pub(crate) plan: Option<Plan>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Plan {
-    pub target: String,
-    pub from_revision: Option<String>,
-    pub from_number: u32,
-    pub to_revision: String,
-    pub to_number: u32,
+pub(crate) struct Plan {
+    pub(crate) target: String,
+    pub(crate) from_revision: Option<String>,
+    pub(crate) from_number: u32,
+    pub(crate) to_revision: String,
+    pub(crate) to_number: u32,
     /// `both`, `image`, `config` or `unknown`.
-    pub scope: &'static str,
+    pub(crate) scope: &'static str,
     /// `warm`, `cold` or `undecided`.
-    pub swap: &'static str,
-    pub swap_reason: String,
-    pub expected_outage: String,
-    pub steps: Vec<Step>,
-    pub changes: Vec<Change>,
-    pub checks: Vec<String>,
-    pub soak_ms: i64,
-    pub warnings: Vec<Problem>,
-    pub blockers: Vec<Problem>,
+    pub(crate) swap: &'static str,
+    pub(crate) swap_reason: String,
+    pub(crate) expected_outage: String,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) checks: Vec<String>,
+    pub(crate) soak_ms: i64,
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) blockers: Vec<Problem>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Step {
-    pub step: String,
-    pub description: String,
+pub(crate) struct Step {
+    pub(crate) step: String,
+    pub(crate) description: String,
 }
 
 impl From<&v1::Plan> for Plan {
@@ -95,21 +95,21 @@ impl From<&v1::Plan> for Plan {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Rollout {
-    pub id: String,
+pub(crate) struct Rollout {
+    pub(crate) id: String,
     /// `running`, `succeeded`, `undone`, `refused`, `expired`, `needs-human` or `unknown`.
-    pub state: &'static str,
-    pub operator: String,
-    pub reason: Option<String>,
-    pub created: Option<String>,
+    pub(crate) state: &'static str,
+    pub(crate) operator: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) created: Option<String>,
     /// Null while it runs.
-    pub finished: Option<String>,
-    pub waves: Vec<Wave>,
+    pub(crate) finished: Option<String>,
+    pub(crate) waves: Vec<Wave>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Wave {
-    pub orders: Vec<Order>,
+pub(crate) struct Wave {
+    pub(crate) orders: Vec<Order>,
 }
 
 impl From<&v1::Rollout> for Rollout {
@@ -130,20 +130,21 @@ impl From<&v1::Rollout> for Rollout {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Order {
-    pub order_id: String,
-    pub host_id: String,
-    pub host: String,
-    pub host_online: bool,
-    pub target: String,
+#[expect(clippy::struct_field_names, reason = "names are the documents' own")]
+pub(crate) struct Order {
+    pub(crate) order_id: String,
+    pub(crate) host_id: String,
+    pub(crate) host: String,
+    pub(crate) host_online: bool,
+    pub(crate) target: String,
     /// `queued`, `sent`, `accepted`, `finished` or `unknown`.
-    pub state: &'static str,
+    pub(crate) state: &'static str,
     /// `restored`, `unchanged`, `undone`, `refused`, `expired`, `needs-human`; null: not finished.
-    pub outcome: Option<&'static str>,
-    pub problem: Option<Problem>,
-    pub not_after: Option<String>,
-    pub running_revision: Option<String>,
-    pub plan: Option<Plan>,
+    pub(crate) outcome: Option<&'static str>,
+    pub(crate) problem: Option<Problem>,
+    pub(crate) not_after: Option<String>,
+    pub(crate) running_revision: Option<String>,
+    pub(crate) plan: Option<Plan>,
 }
 
 impl From<&v1::RolloutOrder> for Order {
@@ -166,17 +167,17 @@ impl From<&v1::RolloutOrder> for Order {
 
 /// One line of an order's journal.
 #[derive(Debug, Serialize)]
-pub struct OrderEvent {
-    pub order_id: String,
-    pub number: u64,
-    pub at: Option<String>,
+pub(crate) struct OrderEvent {
+    pub(crate) order_id: String,
+    pub(crate) number: u64,
+    pub(crate) at: Option<String>,
     #[serde(flatten)]
-    pub event: Event,
+    pub(crate) event: Event,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub(crate) enum Event {
     Accepted,
     Planned {
         plan: Box<Plan>,
@@ -199,6 +200,12 @@ pub enum Event {
         outcome: Option<&'static str>,
         problem: Option<Problem>,
         running_revision: Option<String>,
+    },
+    /// A turn in the course: `turned-back`, `confirmed`, `rescued`.
+    Note {
+        code: String,
+        message: Option<String>,
+        problem: Option<Problem>,
     },
     /// An event of a newer agent.
     Unknown,
@@ -226,6 +233,11 @@ impl From<&v1::OrderEvent> for OrderEvent {
                 attempt: recovered.attempt,
                 decision: recovered.decision.clone(),
             },
+            Some(Wire::Note(note)) => Event::Note {
+                code: note.code.clone(),
+                message: text(&note.message),
+                problem: note.problem.as_ref().map(Into::into),
+            },
             Some(Wire::Finished(finished)) => Event::Finished {
                 outcome: outcome(finished.outcome()),
                 problem: finished.problem.as_ref().map(Into::into),
@@ -242,7 +254,7 @@ impl From<&v1::OrderEvent> for OrderEvent {
 }
 
 /// The word for a rollout's state.
-pub fn rollout_state(state: v1::RolloutState) -> &'static str {
+pub(crate) fn rollout_state(state: v1::RolloutState) -> &'static str {
     match state {
         v1::RolloutState::Unspecified => "unknown",
         v1::RolloutState::Running => "running",
@@ -255,7 +267,7 @@ pub fn rollout_state(state: v1::RolloutState) -> &'static str {
 }
 
 /// The word for an order's state.
-pub fn order_state(state: v1::OrderState) -> &'static str {
+pub(crate) fn order_state(state: v1::OrderState) -> &'static str {
     match state {
         v1::OrderState::Unspecified => "unknown",
         v1::OrderState::Queued => "queued",
@@ -266,7 +278,7 @@ pub fn order_state(state: v1::OrderState) -> &'static str {
 }
 
 /// The word for how an order ended, none while it has not.
-pub fn outcome(outcome: v1::Outcome) -> Option<&'static str> {
+pub(crate) fn outcome(outcome: v1::Outcome) -> Option<&'static str> {
     match outcome {
         v1::Outcome::Unspecified => None,
         v1::Outcome::Restored => Some("restored"),
@@ -279,7 +291,7 @@ pub fn outcome(outcome: v1::Outcome) -> Option<&'static str> {
 }
 
 /// The word for a step's state.
-pub fn step_state(state: v1::StepState) -> &'static str {
+pub(crate) fn step_state(state: v1::StepState) -> &'static str {
     match state {
         v1::StepState::Unspecified => "unknown",
         v1::StepState::Started => "started",
@@ -292,7 +304,7 @@ pub fn step_state(state: v1::StepState) -> &'static str {
 }
 
 /// The word for a scope.
-pub fn scope(scope: v1::RestoreScope) -> &'static str {
+pub(crate) fn scope(scope: v1::RestoreScope) -> &'static str {
     match scope {
         v1::RestoreScope::Unspecified => "unknown",
         v1::RestoreScope::Both => "both",
@@ -302,7 +314,7 @@ pub fn scope(scope: v1::RestoreScope) -> &'static str {
 }
 
 /// The word for a swap.
-pub fn swap(swap: v1::Swap) -> &'static str {
+pub(crate) fn swap(swap: v1::Swap) -> &'static str {
     match swap {
         v1::Swap::Unspecified => "undecided",
         v1::Swap::Warm => "warm",

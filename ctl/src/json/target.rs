@@ -7,21 +7,21 @@ use super::{host::host_state, text, time};
 
 /// `ctl target ls` and `ctl readiness`.
 #[derive(Debug, Serialize)]
-pub struct Targets {
-    pub targets: Vec<HostTarget>,
+pub(crate) struct Targets {
+    pub(crate) targets: Vec<HostTarget>,
 }
 
 /// A target and where it is.
 #[derive(Debug, Serialize)]
-pub struct HostTarget {
-    pub host: String,
-    pub host_state: &'static str,
+pub(crate) struct HostTarget {
+    pub(crate) host: String,
+    pub(crate) host_state: &'static str,
     #[serde(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
 }
 
 impl HostTarget {
-    pub fn new(host: &v1::Host, target: &v1::Target) -> Self {
+    pub(crate) fn new(host: &v1::Host, target: &v1::Target) -> Self {
         Self {
             host: host.name.clone(),
             host_state: host_state(host.state()),
@@ -32,30 +32,31 @@ impl HostTarget {
 
 /// `ctl target show` and `ctl history`.
 #[derive(Debug, Serialize)]
-pub struct TargetDetail {
+pub(crate) struct TargetDetail {
     #[serde(flatten)]
-    pub target: HostTarget,
-    pub deployments: Vec<Deployment>,
+    pub(crate) target: HostTarget,
+    pub(crate) deployments: Vec<Deployment>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Target {
-    pub target: String,
+#[expect(clippy::struct_field_names, reason = "names are the documents' own")]
+pub(crate) struct Target {
+    pub(crate) target: String,
     /// `running`, `stopped`, `restarting`, `gone` or `unknown`.
-    pub state: &'static str,
+    pub(crate) state: &'static str,
     /// `passed`, `failed`, `inconclusive`; null before the first check.
-    pub health: Option<&'static str>,
-    pub current_revision: Option<String>,
+    pub(crate) health: Option<&'static str>,
+    pub(crate) current_revision: Option<String>,
     /// The order that is being carried out.
-    pub active_order: Option<String>,
-    pub readiness: Readiness,
+    pub(crate) active_order: Option<String>,
+    pub(crate) readiness: Readiness,
     /// Why the target cannot be restored at all.
-    pub unsupported: Option<Problem>,
+    pub(crate) unsupported: Option<Problem>,
     /// Ids, oldest first: what `previous` walks back.
-    pub lineage: Vec<String>,
+    pub(crate) lineage: Vec<String>,
     /// Newest first.
-    pub revisions: Vec<Revision>,
-    pub health_evidence: Vec<Evidence>,
+    pub(crate) revisions: Vec<Revision>,
+    pub(crate) health_evidence: Vec<Evidence>,
 }
 
 impl From<&v1::Target> for Target {
@@ -76,12 +77,12 @@ impl From<&v1::Target> for Target {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// `ready`, `not-ready`, `no-predecessor` or `unknown`.
-    pub verdict: &'static str,
-    pub revision: Option<String>,
-    pub problems: Vec<Problem>,
-    pub checked: Option<String>,
+    pub(crate) verdict: &'static str,
+    pub(crate) revision: Option<String>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) checked: Option<String>,
 }
 
 impl From<Option<&v1::Readiness>> for Readiness {
@@ -97,20 +98,20 @@ impl From<Option<&v1::Readiness>> for Readiness {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Revision {
-    pub id: String,
-    pub number: u32,
-    pub first_seen: Option<String>,
-    pub last_active: Option<String>,
-    pub known_good: bool,
+pub(crate) struct Revision {
+    pub(crate) id: String,
+    pub(crate) number: u32,
+    pub(crate) first_seen: Option<String>,
+    pub(crate) last_active: Option<String>,
+    pub(crate) known_good: bool,
     /// `good`, `bad` or null.
-    pub mark: Option<&'static str>,
-    pub mark_reason: Option<String>,
-    pub image: String,
-    pub image_id: String,
-    pub image_digest: Option<String>,
+    pub(crate) mark: Option<&'static str>,
+    pub(crate) mark_reason: Option<String>,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) image_digest: Option<String>,
     /// `deployment` or `restore`.
-    pub origin: String,
+    pub(crate) origin: String,
 }
 
 impl From<&v1::Revision> for Revision {
@@ -137,29 +138,29 @@ impl From<&v1::Revision> for Revision {
 
 /// `ctl revision mark`.
 #[derive(Debug, Serialize)]
-pub struct Marked {
-    pub host: String,
-    pub target: String,
-    pub revision: Revision,
+pub(crate) struct Marked {
+    pub(crate) host: String,
+    pub(crate) target: String,
+    pub(crate) revision: Revision,
 }
 
 /// `ctl diff`.
 #[derive(Debug, Serialize)]
-pub struct Diff {
-    pub host: String,
-    pub target: String,
-    pub before: Option<Revision>,
-    pub after: Option<Revision>,
-    pub changes: Vec<Change>,
+pub(crate) struct Diff {
+    pub(crate) host: String,
+    pub(crate) target: String,
+    pub(crate) before: Option<Revision>,
+    pub(crate) after: Option<Revision>,
+    pub(crate) changes: Vec<Change>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Change {
-    pub path: String,
+pub(crate) struct Change {
+    pub(crate) path: String,
     /// Null: absent there. With `private`, a keyed hash.
-    pub before: Option<String>,
-    pub after: Option<String>,
-    pub private: bool,
+    pub(crate) before: Option<String>,
+    pub(crate) after: Option<String>,
+    pub(crate) private: bool,
 }
 
 impl From<&v1::FieldChange> for Change {
@@ -174,10 +175,10 @@ impl From<&v1::FieldChange> for Change {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Problem {
-    pub code: String,
-    pub message: String,
-    pub next_step: Option<String>,
+pub(crate) struct Problem {
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) next_step: Option<String>,
 }
 
 impl From<&v1::Problem> for Problem {
@@ -191,18 +192,18 @@ impl From<&v1::Problem> for Problem {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Evidence {
-    pub check: String,
-    pub subject: String,
+pub(crate) struct Evidence {
+    pub(crate) check: String,
+    pub(crate) subject: String,
     /// `standby`, `replacement`, `previous` or `current`.
-    pub instance: Option<String>,
-    pub expected: String,
-    pub observed: String,
+    pub(crate) instance: Option<String>,
+    pub(crate) expected: String,
+    pub(crate) observed: String,
     /// `passed`, `failed`, `inconclusive` or null.
-    pub verdict: Option<&'static str>,
-    pub attempts: u32,
-    pub duration_ms: i64,
-    pub at: Option<String>,
+    pub(crate) verdict: Option<&'static str>,
+    pub(crate) attempts: u32,
+    pub(crate) duration_ms: i64,
+    pub(crate) at: Option<String>,
 }
 
 impl From<&v1::Evidence> for Evidence {
@@ -223,18 +224,18 @@ impl From<&v1::Evidence> for Evidence {
 
 /// `ctl deployment record`.
 #[derive(Debug, Serialize)]
-pub struct Deployment {
-    pub id: String,
-    pub host: Option<String>,
-    pub target: Option<String>,
-    pub digest: String,
-    pub deployed_version: Option<String>,
-    pub commit: Option<String>,
-    pub author: Option<String>,
-    pub reason: Option<String>,
-    pub migration: Option<String>,
-    pub recorded: Option<String>,
-    pub recorded_by: String,
+pub(crate) struct Deployment {
+    pub(crate) id: String,
+    pub(crate) host: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) digest: String,
+    pub(crate) deployed_version: Option<String>,
+    pub(crate) commit: Option<String>,
+    pub(crate) author: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) migration: Option<String>,
+    pub(crate) recorded: Option<String>,
+    pub(crate) recorded_by: String,
 }
 
 impl From<&v1::Deployment> for Deployment {
@@ -257,14 +258,14 @@ impl From<&v1::Deployment> for Deployment {
 
 /// `ctl deployment check`.
 #[derive(Debug, Serialize)]
-pub struct DeploymentCheck {
-    pub digest: String,
-    pub bad: bool,
-    pub reasons: Vec<String>,
+pub(crate) struct DeploymentCheck {
+    pub(crate) digest: String,
+    pub(crate) bad: bool,
+    pub(crate) reasons: Vec<String>,
 }
 
 /// The word for a target's state.
-pub fn target_state(state: v1::TargetState) -> &'static str {
+pub(crate) fn target_state(state: v1::TargetState) -> &'static str {
     match state {
         v1::TargetState::Unspecified => "unknown",
         v1::TargetState::Running => "running",
@@ -275,7 +276,7 @@ pub fn target_state(state: v1::TargetState) -> &'static str {
 }
 
 /// The word for a verdict, none where there is none yet.
-pub fn verdict(verdict: v1::Verdict) -> Option<&'static str> {
+pub(crate) fn verdict(verdict: v1::Verdict) -> Option<&'static str> {
     match verdict {
         v1::Verdict::Unspecified => None,
         v1::Verdict::Passed => Some("passed"),
@@ -285,7 +286,7 @@ pub fn verdict(verdict: v1::Verdict) -> Option<&'static str> {
 }
 
 /// The word for a readiness.
-pub fn readiness_verdict(verdict: v1::ReadinessVerdict) -> &'static str {
+pub(crate) fn readiness_verdict(verdict: v1::ReadinessVerdict) -> &'static str {
     match verdict {
         v1::ReadinessVerdict::Unspecified => "unknown",
         v1::ReadinessVerdict::Ready => "ready",

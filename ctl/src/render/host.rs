@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The sign of a host's state.
-pub fn state(state: v1::HostState) -> Sign {
+pub(crate) fn state(state: v1::HostState) -> Sign {
     match state {
         v1::HostState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
         v1::HostState::Online => Sign::new("✔", "online", Tone::Good),
@@ -21,7 +21,7 @@ pub fn state(state: v1::HostState) -> Sign {
 }
 
 /// `env=production role=web`, sorted.
-pub fn labels(labels: &HashMap<String, String>) -> String {
+pub(crate) fn labels(labels: &HashMap<String, String>) -> String {
     let mut pairs: Vec<String> = labels
         .iter()
         .map(|(key, value)| format!("{}={}", clean(key), clean(value)))
@@ -31,8 +31,16 @@ pub fn labels(labels: &HashMap<String, String>) -> String {
 }
 
 /// `ctl host ls`.
-pub fn list(view: View, hosts: &[v1::Host]) -> String {
-    let mut rows = Rows::new(&["HOST", "STATE", "READY", "AGENT", "ENGINE", "LAST SEEN", "LABELS"]);
+pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
+    let mut rows = Rows::new(&[
+        "HOST",
+        "STATE",
+        "READY",
+        "AGENT",
+        "ENGINE",
+        "LAST SEEN",
+        "LABELS",
+    ]);
     for host in hosts {
         rows.push([
             plain(&host.name),
@@ -66,15 +74,23 @@ fn engine(host: &v1::Host) -> (String, Tone) {
 }
 
 /// `ctl host show`.
-pub fn show(view: View, host: &v1::Host) -> String {
+pub(crate) fn show(view: View, host: &v1::Host) -> String {
     let facts = host.facts.clone().unwrap_or_default();
     let engine = match facts.engine_problem.as_str() {
         "" if facts.engine_version.is_empty() => String::new(),
-        "" => format!("{} (API {})", clean(&facts.engine_version), clean(&facts.engine_api)),
+        "" => format!(
+            "{} (API {})",
+            clean(&facts.engine_version),
+            clean(&facts.engine_api)
+        ),
         problem => format!("✖ does not answer: {}", clean(problem)),
     };
     let system = [&facts.os, &facts.kernel, &facts.architecture].map(|text| clean(text));
-    let system: Vec<&str> = system.iter().map(String::as_str).filter(|t| !t.is_empty()).collect();
+    let system: Vec<&str> = system
+        .iter()
+        .map(String::as_str)
+        .filter(|t| !t.is_empty())
+        .collect();
     pairs(
         view,
         &[
@@ -88,8 +104,14 @@ pub fn show(view: View, host: &v1::Host) -> String {
             ("engine", engine),
             ("clock", clock(host.clock_offset_ms)),
             ("joined", relative_and_absolute(view, host.joined_ms)),
-            ("certificate until", relative_and_absolute(view, host.certificate_not_after_ms)),
-            ("ready", format!("{} of {} targets", host.targets_ready, host.target_count)),
+            (
+                "certificate until",
+                relative_and_absolute(view, host.certificate_not_after_ms),
+            ),
+            (
+                "ready",
+                format!("{} of {} targets", host.targets_ready, host.target_count),
+            ),
         ],
     )
 }
@@ -98,8 +120,14 @@ pub fn show(view: View, host: &v1::Host) -> String {
 fn clock(offset_ms: i64) -> String {
     match offset_ms {
         -999..=999 => String::new(),
-        1000.. => format!("⚠ {} ahead of the controller", crate::text::duration(offset_ms)),
-        _ => format!("⚠ {} behind the controller", crate::text::duration(offset_ms.saturating_neg())),
+        1000.. => format!(
+            "⚠ {} ahead of the controller",
+            crate::text::duration(offset_ms)
+        ),
+        _ => format!(
+            "⚠ {} behind the controller",
+            crate::text::duration(offset_ms.saturating_neg())
+        ),
     }
 }
 
@@ -111,7 +139,11 @@ mod tests {
         v1::Host {
             id: "0198".into(),
             name: name.into(),
-            labels: [("env".into(), "staging".into()), ("role".into(), "web\x07".into())].into(),
+            labels: [
+                ("env".into(), "staging".into()),
+                ("role".into(), "web\x07".into()),
+            ]
+            .into(),
             state: v1::HostState::Online.into(),
             last_seen_ms: 1_000_000,
             agent_version: "0.1.0".into(),
@@ -130,12 +162,31 @@ mod tests {
     #[test]
     fn hosts_are_listed_with_icon_and_word() {
         let hosts = [host("web-1"), host("we\x1b[2Jb-2")];
-        insta::assert_snapshot!(list(View::plain(1_005_000), &hosts), @"");
-        insta::assert_snapshot!(list(View::plain(0), &[]), @"");
+        insta::assert_snapshot!(list(View::plain(1_005_000), &hosts), @r"
+        HOST            STATE     READY  AGENT  ENGINE       LAST SEEN  LABELS
+        web-1           ✔ online  1/2    0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
+        we\u{1b}[2Jb-2  ✔ online  1/2    0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
+        ");
+        insta::assert_snapshot!(list(View::plain(0), &[]), @r"
+        no hosts; `ctl host token` makes a token to join one
+        ");
     }
 
     #[test]
     fn a_host_shows_what_is_wrong_with_it() {
-        insta::assert_snapshot!(show(View::plain(1_005_000), &host("web-1")), @"");
+        insta::assert_snapshot!(show(View::plain(1_005_000), &host("web-1")), @r"
+        host               web-1
+        id                 0198
+        state              ✔ online
+        last seen          5 s ago (1970-01-01T00:16:40.000Z)
+        labels             env=staging role=web\u{7}
+        agent              0.1.0
+        system             Debian 12
+        engine             ✖ does not answer: permission denied
+        clock              ⚠ 90.0 s behind the controller
+        joined             never
+        certificate until  never
+        ready              1 of 2 targets
+        ");
     }
 }

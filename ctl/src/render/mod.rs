@@ -1,10 +1,10 @@
 //! From messages to text for people: pure functions, and every string of the wire is cleaned here.
 
-pub mod host;
-pub mod plan;
-pub mod record;
-pub mod rollout;
-pub mod target;
+pub(crate) mod host;
+pub(crate) mod plan;
+pub(crate) mod record;
+pub(crate) mod rollout;
+pub(crate) mod target;
 
 use sternway_proto::v1;
 
@@ -12,10 +12,10 @@ use crate::text::{Tone, View, clean, paint};
 
 /// An icon, a word, and the tone that goes with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sign {
-    pub icon: &'static str,
-    pub word: &'static str,
-    pub tone: Tone,
+pub(crate) struct Sign {
+    pub(crate) icon: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) tone: Tone,
 }
 
 impl Sign {
@@ -24,23 +24,23 @@ impl Sign {
     }
 
     /// `✔ online`, without colour.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         format!("{} {}", self.icon, self.word)
     }
 
     /// For a table.
-    pub fn cell(self) -> (String, Tone) {
+    pub(crate) fn cell(self) -> (String, Tone) {
         (self.text(), self.tone)
     }
 
     /// For a sentence.
-    pub fn painted(self, view: View) -> String {
+    pub(crate) fn painted(self, view: View) -> String {
         paint(view, self.tone, &self.text())
     }
 }
 
 /// The sign of a verdict.
-pub fn verdict(verdict: v1::Verdict) -> Sign {
+pub(crate) fn verdict(verdict: v1::Verdict) -> Sign {
     match verdict {
         v1::Verdict::Unspecified => Sign::new("?", "unknown", Tone::Dim),
         v1::Verdict::Passed => Sign::new("✔", "passed", Tone::Good),
@@ -50,7 +50,7 @@ pub fn verdict(verdict: v1::Verdict) -> Sign {
 }
 
 /// A problem on one line: message, and what to do.
-pub fn problem(problem: &v1::Problem) -> String {
+pub(crate) fn problem(problem: &v1::Problem) -> String {
     let message = clean(&problem.message);
     if problem.next_step.is_empty() {
         message
@@ -60,10 +60,15 @@ pub fn problem(problem: &v1::Problem) -> String {
 }
 
 /// `LABEL  value` lines, values aligned; empty values are left out.
-pub fn pairs(view: View, pairs: &[(&str, String)]) -> String {
+pub(crate) fn pairs(view: View, pairs: &[(&str, String)]) -> String {
     let shown = || pairs.iter().filter(|(_, value)| !value.is_empty());
     let width = shown().map(|(key, _)| key.len()).max().unwrap_or(0);
     shown()
-        .map(|(key, value)| format!("{}  {value}\n", paint(view, Tone::Dim, &format!("{key:width$}"))))
+        .map(|(key, value)| {
+            format!(
+                "{}  {value}\n",
+                paint(view, Tone::Dim, &format!("{key:width$}"))
+            )
+        })
         .collect()
 }

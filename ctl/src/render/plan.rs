@@ -6,12 +6,14 @@ use super::{problem, target};
 use crate::text::{Tone, View, clean, clip, duration, paint, revision_name, short_id};
 
 /// Whether the wanted revision runs already.
-pub fn nothing_to_do(plan: &v1::Plan) -> bool {
-    plan.from_revision == plan.to_revision && !plan.to_revision.is_empty() && plan.changes.is_empty()
+pub(crate) fn nothing_to_do(plan: &v1::Plan) -> bool {
+    plan.from_revision == plan.to_revision
+        && !plan.to_revision.is_empty()
+        && plan.changes.is_empty()
 }
 
 /// The whole plan.
-pub fn show(view: View, response: &v1::PlanRollbackResponse) -> String {
+pub(crate) fn show(view: View, response: &v1::PlanRollbackResponse) -> String {
     let host = response.host.clone().unwrap_or_default();
     let plan = response.plan.clone().unwrap_or_default();
     let mut text = head(view, &host, &plan);
@@ -24,7 +26,10 @@ pub fn show(view: View, response: &v1::PlanRollbackResponse) -> String {
     section("Changes", target::changes(view, &plan.changes));
     section("Steps", steps(&plan.steps));
     section("Checks that decide", checks(&plan));
-    section("Warnings", problems(view, Tone::Warn, "⚠", &warnings(response, &plan)));
+    section(
+        "Warnings",
+        problems(view, Tone::Warn, "⚠", &warnings(response, &plan)),
+    );
     section("Blockers", problems(view, Tone::Bad, "✖", &plan.blockers));
     text
 }
@@ -79,9 +84,16 @@ fn steps(steps: &[v1::StepInfo]) -> String {
 }
 
 fn checks(plan: &v1::Plan) -> String {
-    let mut text: String = plan.checks.iter().map(|check| format!("  • {}\n", clip(check, 160))).collect();
+    let mut text: String = plan
+        .checks
+        .iter()
+        .map(|check| format!("  • {}\n", clip(check, 160)))
+        .collect();
     if plan.soak_ms > 0 {
-        text.push_str(&format!("  • all of them through a soak of {}\n", duration(plan.soak_ms)));
+        text.push_str(&format!(
+            "  • all of them through a soak of {}\n",
+            duration(plan.soak_ms)
+        ));
     }
     text
 }
@@ -161,7 +173,28 @@ pub(crate) mod tests {
 
     #[test]
     fn a_plan_says_everything_before_the_question() {
-        insta::assert_snapshot!(show(View::plain(0), &planned()), @"");
+        insta::assert_snapshot!(show(View::plain(0), &planned()), @r"
+        Rollback of docker/shop on web-1: #2 → #1 [env=production]
+
+        to               #1 (aaaaaaaaaaaa)
+        chosen because   newest known-good before #2
+        swap             warm, because two instances may overlap
+        expected outage  none
+
+        Changes
+          ~ image: shop:2 → shop:1
+
+        Steps
+           1. start a standby from #1
+           2. stop shop\u{1b}[1A (revision #2)
+
+        Checks that decide
+          • running: stays up
+          • all of them through a soak of 10.0 s
+
+        Warnings
+          ⚠ it starts slowly
+        ");
     }
 
     #[test]
@@ -169,13 +202,30 @@ pub(crate) mod tests {
         let mut planned = planned();
         planned.host_offline = true;
         let plan = planned.plan.as_mut().expect("set");
-        plan.blockers.push(v1::Problem::new("image-missing", "the image is gone", "push it again"));
+        plan.blockers.push(v1::Problem::new(
+            "image-missing",
+            "the image is gone",
+            "push it again",
+        ));
         plan.steps.clear();
         plan.changes.clear();
         plan.checks.clear();
         plan.soak_ms = 0;
         plan.swap = v1::Swap::Unspecified.into();
-        insta::assert_snapshot!(show(View::plain(0), &planned), @"");
+        insta::assert_snapshot!(show(View::plain(0), &planned), @r"
+        Rollback of docker/shop on web-1: #2 → #1 [env=production]
+
+        to               #1 (aaaaaaaaaaaa)
+        chosen because   newest known-good before #2
+        expected outage  none
+
+        Warnings
+          ⚠ it starts slowly
+          ⚠ the host is offline: this plan is made from what the controller knew last, and the order waits for the host until its deadline → `--deadline` says how long
+
+        Blockers
+          ✖ the image is gone → push it again
+        ");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// `ctl record ls`.
-pub fn list(view: View, entries: &[v1::RecordEntry]) -> String {
+pub(crate) fn list(view: View, entries: &[v1::RecordEntry]) -> String {
     let mut rows = Rows::new(&["NUMBER", "WHEN", "WHO", "WHAT", "OF", "HASH"]);
     for entry in entries {
         rows.push([
@@ -24,7 +24,7 @@ pub fn list(view: View, entries: &[v1::RecordEntry]) -> String {
 }
 
 /// `ctl record verify`.
-pub fn verified(response: &v1::VerifyRecordResponse) -> String {
+pub(crate) fn verified(response: &v1::VerifyRecordResponse) -> String {
     match &response.problem {
         None => format!(
             "✔ the record holds: {} entries, head {}\n",

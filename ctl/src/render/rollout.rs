@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The sign of a rollout's state.
-pub fn state(state: v1::RolloutState) -> Sign {
+pub(crate) fn state(state: v1::RolloutState) -> Sign {
     match state {
         v1::RolloutState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
         v1::RolloutState::Running => Sign::new("◌", "running", Tone::Warn),
@@ -30,7 +30,7 @@ pub fn state(state: v1::RolloutState) -> Sign {
 }
 
 /// The sign of a step's state.
-pub fn step_sign(state: v1::StepState) -> Sign {
+pub(crate) fn step_sign(state: v1::StepState) -> Sign {
     match state {
         v1::StepState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
         v1::StepState::Started => Sign::new("◌", "started", Tone::Plain),
@@ -43,8 +43,10 @@ pub fn step_sign(state: v1::StepState) -> Sign {
 }
 
 /// `ctl rollout ls`. An id is shown whole: prefixes of fresh ones are all alike.
-pub fn list(view: View, rollouts: &[v1::Rollout]) -> String {
-    let mut rows = Rows::new(&["ROLLOUT", "STATE", "WHAT", "WHO", "STARTED", "TOOK", "REASON"]);
+pub(crate) fn list(view: View, rollouts: &[v1::Rollout]) -> String {
+    let mut rows = Rows::new(&[
+        "ROLLOUT", "STATE", "WHAT", "WHO", "STARTED", "TOOK", "REASON",
+    ]);
     for rollout in rollouts {
         let orders = rollout.waves.iter().flat_map(|wave| &wave.orders);
         let what: Vec<String> = orders.map(restore).collect();
@@ -82,7 +84,7 @@ fn from_to(plan: &v1::Plan) -> String {
 }
 
 /// `ctl rollout show`: the facts, then every line of progress.
-pub fn show(view: View, watch: &Watch, news: &[News]) -> String {
+pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
     let rollout = &watch.rollout;
     let finished = match rollout.finished_ms {
         0 => String::new(),
@@ -108,17 +110,20 @@ pub fn show(view: View, watch: &Watch, news: &[News]) -> String {
 }
 
 /// A line of progress, with its time, without its line end.
-pub fn line(view: View, watch: &Watch, news: &News) -> String {
+pub(crate) fn line(view: View, watch: &Watch, news: &News) -> String {
     let time = paint(view, Tone::Dim, &time_of_day(news.at_ms));
     let Some(order) = watch.order(&news.order_id) else {
         return format!("{time} {}", clean(&news.order_id));
     };
     let (host, target) = (clean(&order.order.host_name), clean(&order.order.target));
-    format!("{time} {host} {target}  {}", happened(view, order, &news.what))
+    format!(
+        "{time} {host} {target}  {}",
+        happened(view, order, &news.what)
+    )
 }
 
 /// What happened, in a phrase.
-pub fn happened(view: View, order: &OrderWatch, what: &What) -> String {
+pub(crate) fn happened(view: View, order: &OrderWatch, what: &What) -> String {
     match what {
         What::Order => waiting(view, &order.order),
         What::Event(Event::Accepted(_)) => "✔ accepted by the host".to_owned(),
@@ -132,8 +137,27 @@ pub fn happened(view: View, order: &OrderWatch, what: &What) -> String {
             it.attempt,
             clean(&it.decision)
         ),
+        What::Event(Event::Note(it)) => note(it),
         What::Event(Event::Finished(it)) => finished(view, it),
     }
+}
+
+fn note(note: &v1::OrderNote) -> String {
+    let word = match note.code.as_str() {
+        "turned-back" => "⚠ turned back: the restore is being undone".to_owned(),
+        "confirmed" => "✔ confirmed: what ran before was looked at".to_owned(),
+        "rescued" => "⚠ rescued: what can run was started".to_owned(),
+        code => format!("◌ {}", clip(code, 40)),
+    };
+    let message = match note.message.as_str() {
+        "" => String::new(),
+        text => format!("; {}", clean(text)),
+    };
+    let why = note
+        .problem
+        .as_ref()
+        .map_or_else(String::new, |it| format!("; {}", problem(it)));
+    word + &message + &why
 }
 
 fn waiting(view: View, order: &v1::RolloutOrder) -> String {
@@ -154,7 +178,7 @@ fn step_line(view: View, order: &OrderWatch, step: &v1::StepChanged) -> String {
 }
 
 /// `step 3/7, stop shop`.
-pub fn step_name(order: &OrderWatch, step: &v1::StepChanged) -> String {
+pub(crate) fn step_name(order: &OrderWatch, step: &v1::StepChanged) -> String {
     let number = u64::from(step.index) + 1;
     let info = usize::try_from(step.index)
         .ok()
@@ -195,11 +219,14 @@ fn finished(view: View, finished: &v1::OrderFinished) -> String {
         Some(it) => format!(": {}", problem(it)),
         None => String::new(),
     };
-    format!("{}{why}", paint(view, tone, &format!("{icon} finished, {word}")))
+    format!(
+        "{}{why}",
+        paint(view, tone, &format!("{icon} finished, {word}"))
+    )
 }
 
 /// How it ended: a sentence for every order, its evidence, and what to do now.
-pub fn summary(view: View, watch: &Watch) -> String {
+pub(crate) fn summary(view: View, watch: &Watch) -> String {
     let mut text = String::new();
     for order in watch.orders() {
         text.push_str(&sentence(view, order));
@@ -219,7 +246,11 @@ pub fn summary(view: View, watch: &Watch) -> String {
 }
 
 fn sentence(view: View, order: &OrderWatch) -> String {
-    let it = format!("{} on {}", clean(&order.order.target), clean(&order.order.host_name));
+    let it = format!(
+        "{} on {}",
+        clean(&order.order.target),
+        clean(&order.order.host_name)
+    );
     let plan = &order.plan;
     let from = revision_name(plan.from_number, &plan.from_revision);
     let to = revision_name(plan.to_number, &plan.to_revision);
@@ -243,12 +274,17 @@ fn sentence(view: View, order: &OrderWatch) -> String {
         ),
         v1::Outcome::Expired => (
             Tone::Bad,
-            format!("✖ expired: {it} stays as it was; the deadline passed before the order was taken"),
+            format!(
+                "✖ expired: {it} stays as it was; the deadline passed before the order was taken"
+            ),
         ),
         v1::Outcome::NeedsHuman => (Tone::Bad, needs_human(order, &it)),
         v1::Outcome::Unspecified => (
             Tone::Warn,
-            format!("◌ {}: {it}, {from} → {to}", order_state(order.order.state())),
+            format!(
+                "◌ {}: {it}, {from} → {to}",
+                order_state(order.order.state())
+            ),
         ),
     };
     paint(view, tone, &text) + "\n"
@@ -264,7 +300,9 @@ fn needs_human(order: &OrderWatch, it: &str) -> String {
         id if id == plan.to_revision => format!("{} runs", revision_name(plan.to_number, id)),
         id => format!("{} runs", revision_name(0, id)),
     };
-    format!("⚠ needs a human: neither the rollback of {it} nor its undo could be completed; {running}")
+    format!(
+        "⚠ needs a human: neither the rollback of {it} nor its undo could be completed; {running}"
+    )
 }
 
 /// The next command after a restore. Names that could mean something to a shell are not put into one.
@@ -289,33 +327,59 @@ mod tests {
         evidence, finished as end, happened as event, rollout, step, stored, success,
     };
 
-    fn watched(events: Vec<v1::RolloutEvent>) -> (Watch, Vec<News>) {
+    fn watched(events: Vec<v1::RolloutEvent>) -> Watch {
         let mut watch = Watch::default();
-        let news = events.into_iter().flat_map(|it| watch.apply(it, 0).news).collect();
-        (watch, news)
+        for event in events {
+            watch.apply(event, 0);
+        }
+        watch
     }
 
     fn lines(events: Vec<v1::RolloutEvent>) -> String {
-        let (watch, news) = watched(events);
-        let lines = news.iter().map(|it| line(View::plain(0), &watch, it) + "\n");
-        lines.collect()
+        let mut watch = Watch::default();
+        let mut text = String::new();
+        for event in events {
+            for news in watch.apply(event, 0).news {
+                text += &(line(View::plain(0), &watch, &news) + "\n");
+            }
+        }
+        text
     }
 
     #[test]
     fn progress_is_one_line_an_event() {
-        insta::assert_snapshot!(lines(success()), @"");
+        insta::assert_snapshot!(lines(success()), @r"
+        00:00:00 web-1 docker/shop  ◌ order queued
+        00:00:01 web-1 docker/shop  ✔ accepted by the host
+        00:00:02 web-1 docker/shop  ◌ started step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:02 web-1 docker/shop  ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
+        00:00:03 web-1 docker/shop  ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03 web-1 docker/shop  ✔ finished, restored
+        ");
     }
 
     #[test]
     fn a_success_is_said_with_its_evidence_and_the_next_step() {
-        let (watch, _) = watched(success());
-        insta::assert_snapshot!(summary(View::plain(0), &watch), @"");
+        let watch = watched(success());
+        insta::assert_snapshot!(summary(View::plain(0), &watch), @r"
+        ✔ restored: docker/shop on web-1 went from #2 to #1 in 2.0 s, verified
+
+        CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
+        http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✔ passed
+
+        Was #2 bad? Then nobody shall come back to it:
+          ctl revision mark bad 2 --host web-1 --target docker/shop --reason '…'
+        ");
     }
 
     #[test]
     fn an_undo_is_said_with_its_reason() {
-        let why = v1::Problem::new("checks-failed", "http said 500", "look at the kept container");
-        let (watch, news) = watched(vec![
+        let why = v1::Problem::new(
+            "checks-failed",
+            "http said 500",
+            "look at the kept container",
+        );
+        let events = vec![
             stored(rollout(v1::RolloutState::Running, v1::OrderState::Sent)),
             event(1, step(1, v1::StepState::Failed, "no such container")),
             event(2, step(1, v1::StepState::UndoStarted, "")),
@@ -323,10 +387,23 @@ mod tests {
             event(4, evidence(v1::Verdict::Failed)),
             event(5, end(v1::Outcome::Undone, Some(why))),
             stored(rollout(v1::RolloutState::Undone, v1::OrderState::Finished)),
-        ]);
-        let view = View::plain(0);
-        let lines: String = news.iter().map(|it| line(view, &watch, it) + "\n").collect();
-        insta::assert_snapshot!(lines + "---\n" + &summary(view, &watch), @"");
+        ];
+        let watch = watched(events.clone());
+        insta::assert_snapshot!(lines(events) + "---\n" + &summary(View::plain(0), &watch), @r"
+        00:00:00 web-1 docker/shop  ◌ order sent
+        00:00:01 web-1 docker/shop  ✖ failed step 2/2, stop shop\u{1b}[1A (revision #2): no such container
+        00:00:02 web-1 docker/shop  ◌ undoing step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:02 web-1 docker/shop  ✔ undone step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:03 web-1 docker/shop  ✖ failed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03 web-1 docker/shop  ✖ finished, undone: http said 500 → look at the kept container
+        ---
+        ✖ undone: docker/shop on web-1 could not go to #1; #2 runs again, after 2.0 s
+          because: http said 500
+          next: look at the kept container
+
+        CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
+        http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✖ failed
+        ");
     }
 
     #[test]
@@ -340,21 +417,27 @@ mod tests {
         ]
         .into_iter()
         .map(|outcome| {
-            let (watch, _) = watched(vec![
+            let watch = watched(vec![
                 stored(rollout(v1::RolloutState::Running, v1::OrderState::Sent)),
                 event(1, end(outcome, None)),
             ]);
             summary(View::plain(0), &watch)
         })
         .collect();
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        ✔ unchanged: docker/shop on web-1 ran #1 already and passes its checks
+        ✖ refused: docker/shop on web-1 stays as it was; nothing was changed
+        ✖ expired: docker/shop on web-1 stays as it was; the deadline passed before the order was taken
+        ⚠ needs a human: neither the rollback of docker/shop on web-1 nor its undo could be completed; #1 runs
+        ◌ sent: docker/shop on web-1, #2 → #1
+        ");
     }
 
     #[test]
     fn a_hostile_name_is_not_put_into_a_command() {
         let mut hostile = rollout(v1::RolloutState::Succeeded, v1::OrderState::Finished);
         hostile.waves[0].orders[0].host_name = "x; rm -rf ~".into();
-        let (watch, _) = watched(vec![
+        let watch = watched(vec![
             stored(hostile),
             event(1, end(v1::Outcome::Restored, None)),
         ]);
@@ -364,6 +447,9 @@ mod tests {
     #[test]
     fn rollouts_are_listed_whole() {
         let rollouts = [rollout(v1::RolloutState::Running, v1::OrderState::Sent)];
-        insta::assert_snapshot!(list(View::plain(61_000), &rollouts), @"");
+        insta::assert_snapshot!(list(View::plain(61_000), &rollouts), @r"
+        ROLLOUT                               STATE      WHAT                       WHO    STARTED   TOOK  REASON
+        0198a1b2-0000-7000-8000-000000000001  ◌ running  web-1 docker/shop #2 → #1  alice  60 s ago        500s
+        ");
     }
 }

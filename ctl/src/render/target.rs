@@ -5,11 +5,13 @@ use sternway_proto::v1;
 use super::{Sign, pairs, problem, verdict};
 use crate::{
     table::{Rows, plain},
-    text::{Tone, View, clean, clip, duration, relative, relative_and_absolute, revision_name, short_id},
+    text::{
+        Tone, View, clean, clip, duration, relative, relative_and_absolute, revision_name, short_id,
+    },
 };
 
 /// The sign of a target's state.
-pub fn state(state: v1::TargetState) -> Sign {
+pub(crate) fn state(state: v1::TargetState) -> Sign {
     match state {
         v1::TargetState::Unspecified => Sign::new("?", "unknown", Tone::Dim),
         v1::TargetState::Running => Sign::new("✔", "running", Tone::Good),
@@ -20,7 +22,7 @@ pub fn state(state: v1::TargetState) -> Sign {
 }
 
 /// The sign of a readiness.
-pub fn readiness_sign(target: &v1::Target) -> Sign {
+pub(crate) fn readiness_sign(target: &v1::Target) -> Sign {
     if target.unsupported.is_some() {
         return Sign::new("✖", "unsupported", Tone::Bad);
     }
@@ -37,7 +39,10 @@ fn revision<'a>(target: &'a v1::Target, id: &str) -> Option<&'a v1::Revision> {
 }
 
 fn name_of(target: &v1::Target, id: &str) -> String {
-    revision_name(revision(target, id).map_or(0, |revision| revision.number), id)
+    revision_name(
+        revision(target, id).map_or(0, |revision| revision.number),
+        id,
+    )
 }
 
 fn image_of(target: &v1::Target) -> String {
@@ -45,8 +50,10 @@ fn image_of(target: &v1::Target) -> String {
 }
 
 /// `ctl target ls`.
-pub fn list(view: View, targets: &[v1::HostTarget]) -> String {
-    let mut rows = Rows::new(&["HOST", "TARGET", "STATE", "HEALTH", "REVISION", "IMAGE", "ROLLBACK"]);
+pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
+    let mut rows = Rows::new(&[
+        "HOST", "TARGET", "STATE", "HEALTH", "REVISION", "IMAGE", "ROLLBACK",
+    ]);
     for (host, target) in parts(targets) {
         rows.push([
             host_cell(host),
@@ -70,13 +77,18 @@ fn parts(targets: &[v1::HostTarget]) -> impl Iterator<Item = (&v1::Host, &v1::Ta
 fn host_cell(host: &v1::Host) -> (String, Tone) {
     match host.state() {
         v1::HostState::Online => plain(&host.name),
-        other => (format!("{} ({})", host.name, super::host::state(other).text()), Tone::Warn),
+        other => (
+            format!("{} ({})", host.name, super::host::state(other).text()),
+            Tone::Warn,
+        ),
     }
 }
 
 /// `ctl readiness`.
-pub fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
-    let mut rows = Rows::new(&["HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "WHY NOT"]);
+pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
+    let mut rows = Rows::new(&[
+        "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "WHY NOT",
+    ]);
     for (host, target) in parts(targets) {
         let readiness = target.readiness.clone().unwrap_or_default();
         let to = match readiness.revision.as_str() {
@@ -87,7 +99,12 @@ pub fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
                 name_of(target, id)
             ),
         };
-        let why: Vec<String> = target.unsupported.iter().chain(&readiness.problems).map(problem).collect();
+        let why: Vec<String> = target
+            .unsupported
+            .iter()
+            .chain(&readiness.problems)
+            .map(problem)
+            .collect();
         rows.push([
             host_cell(host),
             plain(&target.name),
@@ -101,28 +118,43 @@ pub fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
 }
 
 /// Whether `ctl readiness` has nothing to complain about.
-pub fn all_ready(targets: &[v1::HostTarget]) -> bool {
-    parts(targets).all(|(_, target)| {
-        matches!(readiness_sign(target).word, "ready" | "no predecessor")
-    })
+pub(crate) fn all_ready(targets: &[v1::HostTarget]) -> bool {
+    parts(targets)
+        .all(|(_, target)| matches!(readiness_sign(target).word, "ready" | "no predecessor"))
 }
 
 /// `ctl target show`.
-pub fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
+pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
     let current = name_of(target, &target.current_revision);
     let mut text = pairs(
         view,
         &[
             ("target", clean(&target.name)),
-            ("host", format!("{} ({})", clean(&host.name), super::host::state(host.state()).painted(view))),
+            (
+                "host",
+                format!(
+                    "{} ({})",
+                    clean(&host.name),
+                    super::host::state(host.state()).painted(view)
+                ),
+            ),
             ("state", state(target.state()).painted(view)),
-            ("revision", format!("{current} {}", clip(&image_of(target), 120)).trim_end().to_owned()),
+            (
+                "revision",
+                format!("{current} {}", clip(&image_of(target), 120))
+                    .trim_end()
+                    .to_owned(),
+            ),
             ("health", verdict(target.health()).painted(view)),
             ("rollback", readiness_sign(target).painted(view)),
             ("order", clean(&target.active_order)),
         ],
     );
-    let readiness = target.readiness.as_ref().map(|it| it.problems.as_slice()).unwrap_or_default();
+    let readiness = target
+        .readiness
+        .as_ref()
+        .map(|it| it.problems.as_slice())
+        .unwrap_or_default();
     for why in target.unsupported.iter().chain(readiness) {
         text.push_str(&format!("  ✖ {}\n", problem(why)));
     }
@@ -134,8 +166,17 @@ pub fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
 }
 
 /// `ctl history`, newest first.
-pub fn history(view: View, target: &v1::Target, deployments: &[v1::Deployment]) -> String {
-    let mut rows = Rows::new(&["REVISION", "ID", "STATE", "IMAGE", "FIRST SEEN", "LAST ACTIVE", "BY", "NOTE"]);
+pub(crate) fn history(view: View, target: &v1::Target, deployments: &[v1::Deployment]) -> String {
+    let mut rows = Rows::new(&[
+        "REVISION",
+        "ID",
+        "STATE",
+        "IMAGE",
+        "FIRST SEEN",
+        "LAST ACTIVE",
+        "BY",
+        "NOTE",
+    ]);
     for revision in &target.revisions {
         let (state, tone) = revision_state(target, revision);
         rows.push([
@@ -175,8 +216,17 @@ fn note(revision: &v1::Revision, deployments: &[v1::Deployment]) -> String {
         notes.push(clean(&revision.mark_reason));
     }
     for deployment in deployments.iter().filter(|it| deploys(it, revision)) {
-        let parts = [&deployment.version, &deployment.commit, &deployment.author, &deployment.reason];
-        let parts: Vec<String> = parts.iter().filter(|it| !it.is_empty()).map(|it| clean(it)).collect();
+        let parts = [
+            &deployment.version,
+            &deployment.commit,
+            &deployment.author,
+            &deployment.reason,
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|it| !it.is_empty())
+            .map(|it| clean(it))
+            .collect();
         notes.push(parts.join(" "));
     }
     notes.join("; ")
@@ -190,9 +240,14 @@ fn deploys(deployment: &v1::Deployment, revision: &v1::Revision) -> bool {
 }
 
 /// `ctl diff`.
-pub fn diff(view: View, response: &v1::DiffRevisionsResponse) -> String {
+pub(crate) fn diff(view: View, response: &v1::DiffRevisionsResponse) -> String {
     let name = |revision: &Option<v1::Revision>| match revision {
-        Some(it) => format!("#{} ({}, {})", it.number, short_id(&it.id), clip(&it.image, 100)),
+        Some(it) => format!(
+            "#{} ({}, {})",
+            it.number,
+            short_id(&it.id),
+            clip(&it.image, 100)
+        ),
         None => "nothing".to_owned(),
     };
     let head = format!("{} → {}\n", name(&response.before), name(&response.after));
@@ -205,7 +260,7 @@ pub fn diff(view: View, response: &v1::DiffRevisionsResponse) -> String {
 }
 
 /// The fields that differ, one a line; values of private fields are not there to show.
-pub fn changes(view: View, changes: &[v1::FieldChange]) -> String {
+pub(crate) fn changes(view: View, changes: &[v1::FieldChange]) -> String {
     const VALUE: usize = 100;
     let mut text = String::new();
     for change in changes {
@@ -214,21 +269,29 @@ pub fn changes(view: View, changes: &[v1::FieldChange]) -> String {
             (Some(_), Some(_), true) => (Tone::Warn, format!("~ {path}: changed (private)")),
             (None, Some(_), true) => (Tone::Good, format!("+ {path}: added (private)")),
             (Some(_), None, true) => (Tone::Bad, format!("- {path}: removed (private)")),
-            (Some(before), Some(after), false) => {
-                (Tone::Warn, format!("~ {path}: {} → {}", clip(before, VALUE), clip(after, VALUE)))
-            }
+            (Some(before), Some(after), false) => (
+                Tone::Warn,
+                format!("~ {path}: {} → {}", clip(before, VALUE), clip(after, VALUE)),
+            ),
             (None, Some(after), false) => (Tone::Good, format!("+ {path}: {}", clip(after, VALUE))),
-            (Some(before), None, false) => (Tone::Bad, format!("- {path}: {}", clip(before, VALUE))),
+            (Some(before), None, false) => {
+                (Tone::Bad, format!("- {path}: {}", clip(before, VALUE)))
+            }
             (None, None, _) => continue,
         };
-        text.push_str(&format!("  {}\n", crate::text::paint(view, line.0, &line.1)));
+        text.push_str(&format!(
+            "  {}\n",
+            crate::text::paint(view, line.0, &line.1)
+        ));
     }
     text
 }
 
 /// A table of evidence.
-pub fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
-    let mut rows = Rows::new(&["CHECK", "OF", "SUBJECT", "EXPECTED", "OBSERVED", "TRIES", "TOOK", "VERDICT"]);
+pub(crate) fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
+    let mut rows = Rows::new(&[
+        "CHECK", "OF", "SUBJECT", "EXPECTED", "OBSERVED", "TRIES", "TOOK", "VERDICT",
+    ]);
     for it in evidence {
         rows.push([
             plain(&it.check),
@@ -245,7 +308,7 @@ pub fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
 }
 
 /// One revision in a sentence: what `ctl revision mark` answers.
-pub fn marked(view: View, host: &str, target: &str, revision: &v1::Revision) -> String {
+pub(crate) fn marked(view: View, host: &str, target: &str, revision: &v1::Revision) -> String {
     let state = match revision.mark() {
         v1::Mark::Bad => "✖ is marked bad: a rollback to it is refused",
         v1::Mark::Good => "✔ is marked good",
@@ -299,7 +362,11 @@ mod tests {
             readiness: Some(v1::Readiness {
                 verdict: v1::ReadinessVerdict::NotReady.into(),
                 revision: "a".repeat(64),
-                problems: vec![v1::Problem::new("image-missing", "the image is gone", "push it")],
+                problems: vec![v1::Problem::new(
+                    "image-missing",
+                    "the image is gone",
+                    "push it",
+                )],
                 checked_at_ms: 3000,
             }),
             health: v1::Verdict::Failed.into(),
@@ -321,25 +388,36 @@ mod tests {
     #[test]
     fn targets_readiness_and_history_read_well() {
         let view = View::plain(63_000);
-        insta::assert_snapshot!(list(view, &[host_target()]), @"");
-        insta::assert_snapshot!(readiness(view, &[host_target()]), @"");
+        insta::assert_snapshot!(list(view, &[host_target()]), @r"
+        HOST               TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
+        web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2        shop:2  ✖ not ready
+        ");
+        insta::assert_snapshot!(readiness(view, &[host_target()]), @r"
+        HOST               TARGET       ROLLBACK     WOULD GO  CHECKED   WHY NOT
+        web-1 (✖ offline)  docker/shop  ✖ not ready  #2 → #1   60 s ago  the image is gone → push it
+        ");
         assert!(!all_ready(&[host_target()]));
         let deployments = [v1::Deployment {
             digest: "shop@sha256:a".into(),
             commit: "c0ffee".into(),
             ..Default::default()
         }];
-        insta::assert_snapshot!(history(view, &target(), &deployments), @"");
+        insta::assert_snapshot!(history(view, &target(), &deployments), @r"
+        REVISION  ID            STATE             IMAGE   FIRST SEEN  LAST ACTIVE  BY          NOTE
+        #2        bbbbbbbbbbbb  ● current, ✖ bad  shop:2  62 s ago    61 s ago     deployment  500s\u{1b}[8m
+        #1        aaaaaaaaaaaa  ✔ known-good      shop:1  62 s ago    61 s ago     deployment  c0ffee
+        ");
     }
 
     #[test]
     fn private_values_are_named_and_not_shown() {
-        let change = |path: &str, before: Option<&str>, after: Option<&str>, private| v1::FieldChange {
-            path: path.into(),
-            before: before.map(Into::into),
-            after: after.map(Into::into),
-            private,
-        };
+        let change =
+            |path: &str, before: Option<&str>, after: Option<&str>, private| v1::FieldChange {
+                path: path.into(),
+                before: before.map(Into::into),
+                after: after.map(Into::into),
+                private,
+            };
         let text = changes(
             View::plain(0),
             &[
@@ -350,6 +428,11 @@ mod tests {
             ],
         );
         assert!(!text.contains("hash-"));
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        ~ image: shop:2 → shop:1
+        ~ env.TOKEN: changed (private)
+        + env.NEW: added (private)
+        - labels.x: \u{1b}]0;t\u{7}
+        ");
     }
 }

@@ -10,7 +10,7 @@ use super::fold::{News, Watch, What};
 use crate::{error::CtlError, json, render::rollout, ui::Ui};
 
 /// Where progress goes.
-pub enum Display {
+pub(crate) enum Display {
     Json,
     Lines,
     Live(ProgressBar),
@@ -18,7 +18,7 @@ pub enum Display {
 
 impl Display {
     /// What suits the terminal.
-    pub fn of(ui: &Ui) -> Self {
+    pub(crate) fn of(ui: &Ui) -> Self {
         if ui.json() {
             return Self::Json;
         }
@@ -35,7 +35,7 @@ impl Display {
     }
 
     /// Shows what an event told.
-    pub fn event(
+    pub(crate) fn event(
         &self,
         ui: &mut Ui,
         watch: &Watch,
@@ -57,7 +57,7 @@ impl Display {
     }
 
     /// Shows a remark beside the events.
-    pub fn note(&self, ui: &mut Ui, text: &str) {
+    pub(crate) fn note(&self, ui: &mut Ui, text: &str) {
         match self {
             Self::Live(bar) => bar.suspend(|| ui.note(text)),
             _ => ui.note(text),
@@ -65,7 +65,7 @@ impl Display {
     }
 
     /// Takes away what would be redrawn.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Self::Live(bar) = self {
             bar.finish_and_clear();
         }

@@ -8,21 +8,21 @@ use crate::exit_code::ExitCode;
 
 /// A rollout as its events tell it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Watch {
-    pub rollout: v1::Rollout,
+pub(crate) struct Watch {
+    pub(crate) rollout: v1::Rollout,
     orders: BTreeMap<String, OrderWatch>,
 }
 
 /// One order as its events tell it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct OrderWatch {
+pub(crate) struct OrderWatch {
     /// As the controller has it.
-    pub order: v1::RolloutOrder,
-    pub plan: v1::Plan,
+    pub(crate) order: v1::RolloutOrder,
+    pub(crate) plan: v1::Plan,
     /// The last state of every step that was begun, by its position.
-    pub steps: BTreeMap<u32, v1::StepChanged>,
-    pub evidence: Vec<v1::Evidence>,
-    pub finished: Option<v1::OrderFinished>,
+    pub(crate) steps: BTreeMap<u32, v1::StepChanged>,
+    pub(crate) evidence: Vec<v1::Evidence>,
+    pub(crate) finished: Option<v1::OrderFinished>,
     last_number: u64,
     first_ms: i64,
     last_ms: i64,
@@ -30,15 +30,16 @@ pub struct OrderWatch {
 
 /// Something that was not known before.
 #[derive(Debug, Clone, PartialEq)]
-pub struct News {
-    pub order_id: String,
+pub(crate) struct News {
+    pub(crate) order_id: String,
     /// Unix milliseconds.
-    pub at_ms: i64,
-    pub what: What,
+    pub(crate) at_ms: i64,
+    pub(crate) what: What,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
+#[expect(clippy::large_enum_variant, reason = "lives for one line of progress")]
+pub(crate) enum What {
     /// The controller's view of the order changed.
     Order,
     Event(Event),
@@ -46,22 +47,22 @@ pub enum What {
 
 /// What an event did to a [`Watch`].
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// It told something that was not known: a program should see it.
-    pub fresh: bool,
-    pub news: Vec<News>,
+    pub(crate) fresh: bool,
+    pub(crate) news: Vec<News>,
 }
 
 impl Watch {
     /// A watch of a rollout as it is stored.
-    pub fn new(rollout: v1::Rollout, now_ms: i64) -> Self {
+    pub(crate) fn new(rollout: v1::Rollout, now_ms: i64) -> Self {
         let mut watch = Self::default();
         watch.rollout_stored(rollout, now_ms);
         watch
     }
 
     /// Takes in an event. `now_ms` stamps what carries no time of its own.
-    pub fn apply(&mut self, event: v1::RolloutEvent, now_ms: i64) -> Applied {
+    pub(crate) fn apply(&mut self, event: v1::RolloutEvent, now_ms: i64) -> Applied {
         match event.event {
             None => Applied::default(),
             Some(RolloutEvent::Rollout(rollout)) => self.rollout_stored(rollout, now_ms),
@@ -70,7 +71,7 @@ impl Watch {
     }
 
     /// Whether nothing more will come.
-    pub fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         !matches!(
             self.rollout.state(),
             v1::RolloutState::Running | v1::RolloutState::Unspecified
@@ -78,7 +79,7 @@ impl Watch {
     }
 
     /// The exit code that tells the truth of it.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self.rollout.state() {
             v1::RolloutState::Succeeded => ExitCode::Done,
             v1::RolloutState::Undone => ExitCode::Undone,
@@ -91,13 +92,13 @@ impl Watch {
     }
 
     /// The orders in the order of the waves.
-    pub fn orders(&self) -> impl Iterator<Item = &OrderWatch> {
+    pub(crate) fn orders(&self) -> impl Iterator<Item = &OrderWatch> {
         let orders = self.rollout.waves.iter().flat_map(|wave| &wave.orders);
         orders.filter_map(|order| self.orders.get(&order.order_id))
     }
 
     /// An order of this rollout.
-    pub fn order(&self, order_id: &str) -> Option<&OrderWatch> {
+    pub(crate) fn order(&self, order_id: &str) -> Option<&OrderWatch> {
         self.orders.get(order_id)
     }
 
@@ -106,7 +107,9 @@ impl Watch {
         for order in rollout.waves.iter().flat_map(|wave| &wave.orders) {
             let known = self.orders.entry(order.order_id.clone()).or_default();
             let state = |it: &v1::RolloutOrder| (it.state, it.host_online);
-            if state(&known.order) != state(order) {
+            // An order that is over says so itself, with its outcome.
+            let over = order.state() == v1::OrderState::Finished;
+            if state(&known.order) != state(order) && !over {
                 news.push(News {
                     order_id: order.order_id.clone(),
                     at_ms: now_ms,
@@ -157,7 +160,7 @@ impl Watch {
 impl OrderWatch {
     fn take(&mut self, event: &Event) {
         match event {
-            Event::Accepted(_) | Event::Recovered(_) => {}
+            Event::Accepted(_) | Event::Recovered(_) | Event::Note(_) => {}
             Event::Planned(plan) => self.plan = plan.clone(),
             Event::Step(step) => {
                 self.steps.insert(step.index, step.clone());
@@ -168,7 +171,7 @@ impl OrderWatch {
     }
 
     /// How it ended; unspecified while it has not.
-    pub fn outcome(&self) -> v1::Outcome {
+    pub(crate) fn outcome(&self) -> v1::Outcome {
         match &self.finished {
             Some(finished) => finished.outcome(),
             None => self.order.outcome(),
@@ -176,13 +179,13 @@ impl OrderWatch {
     }
 
     /// Why it ended that way.
-    pub fn problem(&self) -> Option<&v1::Problem> {
+    pub(crate) fn problem(&self) -> Option<&v1::Problem> {
         let finished = self.finished.as_ref().and_then(|it| it.problem.as_ref());
         finished.or(self.order.problem.as_ref())
     }
 
     /// The revision that runs now, empty where nobody said.
-    pub fn running_revision(&self) -> &str {
+    pub(crate) fn running_revision(&self) -> &str {
         let finished = self.finished.as_ref().map_or("", |it| &it.running_revision);
         if finished.is_empty() {
             &self.order.running_revision
@@ -192,12 +195,12 @@ impl OrderWatch {
     }
 
     /// From the order's first event to its last, on the host's clock.
-    pub fn took_ms(&self) -> i64 {
+    pub(crate) fn took_ms(&self) -> i64 {
         self.last_ms.saturating_sub(self.first_ms)
     }
 
     /// The step that is being applied or undone.
-    pub fn active_step(&self) -> Option<&v1::StepChanged> {
+    pub(crate) fn active_step(&self) -> Option<&v1::StepChanged> {
         let active = |step: &&v1::StepChanged| {
             matches!(
                 step.state(),
@@ -293,7 +296,10 @@ pub(crate) mod tests {
             happened(3, step(1, v1::StepState::Succeeded, "stopped in 0.2 s")),
             happened(4, evidence(v1::Verdict::Passed)),
             happened(5, finished(v1::Outcome::Restored, None)),
-            stored(rollout(v1::RolloutState::Succeeded, v1::OrderState::Finished)),
+            stored(rollout(
+                v1::RolloutState::Succeeded,
+                v1::OrderState::Finished,
+            )),
         ]
     }
 

@@ -20,11 +20,11 @@ use crate::{
 const ATTEMPTS: u32 = 20;
 
 /// After so long a silence the stream is opened anew: a replay costs little and heals whatever hangs.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_mins(2);
 
 /// Why following ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// The rollout is over.
     Over,
     /// The person asked to be let go.
@@ -37,7 +37,7 @@ pub enum End {
 ///
 /// # Errors
 /// The controller refuses, or cannot be reached for longer than the attempts last.
-pub async fn follow(
+pub(crate) async fn follow(
     client: &Client,
     watch: &mut Watch,
     rollout: &str,
@@ -88,7 +88,10 @@ async fn attach_until_over(
             )));
         }
         if failures == 1 {
-            display.note(ui, "⚠ the connection to the controller is lost, attaching again");
+            display.note(
+                ui,
+                "⚠ the connection to the controller is lost, attaching again",
+            );
         }
         tokio::time::sleep(pause(failures)).await;
     }

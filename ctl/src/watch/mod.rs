@@ -1,5 +1,5 @@
 //! Following a rollout: a pure fold over its events, the loop that feeds it, and what is shown meanwhile.
 
-pub mod display;
-pub mod fold;
-pub mod follow;
+pub(crate) mod display;
+pub(crate) mod fold;
+pub(crate) mod follow;
