@@ -48,7 +48,7 @@ impl Controller {
     fn write_config(&self) {
         let text = format!(
             "data_dir = \"{}\"\nlisten = \"127.0.0.1:{}\"\nlisten_enrolment = \"127.0.0.1:{}\"\n\
-             listen_metrics = \"127.0.0.1:{}\"\n",
+             listen_metrics = \"127.0.0.1:{}\"\nheartbeat_interval = \"1s\"\n",
             self.folder.join("data").display(),
             self.listen,
             self.enrolment,
