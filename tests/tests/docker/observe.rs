@@ -7,15 +7,22 @@ use sternway_proto::{name::TargetName, v1::TargetState};
 use sternway_tests::{engine::Scope, shop::Image};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::support::kind;
+use crate::support::{Leftovers, kind};
 
 fn id(observed: &Observed) -> String {
     let content = observed.content.as_ref().expect("content");
     content.id().to_string()
 }
 
+fn note(leftovers: &Leftovers, observed: &Observed) {
+    let content = observed.content.as_ref().expect("content");
+    let inspect = &content.attachments["inspect.json"];
+    leftovers.note(&serde_json::from_slice(inspect).expect("JSON"));
+}
+
 #[tokio::test]
 async fn a_restart_and_the_same_deployment_again_are_the_same_revision() {
+    let leftovers = Leftovers::default();
     let scope = Scope::new().await;
     let kind = kind(&scope);
     let target: TargetName = scope.target("web").parse().expect("a target");
@@ -30,14 +37,18 @@ async fn a_restart_and_the_same_deployment_again_are_the_same_revision() {
         (id(&first), &first.instance),
         (id(&restarted), &restarted.instance)
     );
+    note(&leftovers, &first);
     scope.redeploy("web", &flags, &image).await;
     let again = kind.observe(&target).await.expect("seen");
     assert_eq!(id(&first), id(&again));
     assert_ne!(first.instance, again.instance);
+    note(&leftovers, &again);
     scope
         .redeploy("web", &["-e", "A=2", "-v", "/data", "-P"], &image)
         .await;
-    assert_ne!(id(&first), id(&kind.observe(&target).await.expect("seen")));
+    let changed = kind.observe(&target).await.expect("seen");
+    assert_ne!(id(&first), id(&changed));
+    note(&leftovers, &changed);
     scope.cli(&["rm", "-f", &scope.named("web")]).await;
     let gone = kind.observe(&target).await.expect("seen");
     assert_eq!((gone.state, gone.content), (TargetState::Gone, None));

@@ -10,7 +10,7 @@ use rstest::rstest;
 use serde_json::json;
 use sternway_tests::{engine::Scope, shop::Image};
 
-use crate::support::{comparable, kind, recorded, recreate};
+use crate::support::{Leftovers, comparable, kind, recorded, recreate};
 
 /// Flags with `{scope}` for the scope's prefix and `{front}`, `{back}` for the first three bytes of two
 /// networks' addresses.
@@ -18,6 +18,8 @@ struct Places {
     scope: Scope,
     front: String,
     back: String,
+    // Behind the scope: dropped after it.
+    leftovers: Leftovers,
 }
 
 impl Places {
@@ -26,6 +28,7 @@ impl Places {
         let number = NETWORKS.fetch_add(2, Ordering::Relaxed);
         let base = std::process::id() % 64 * 4;
         Self {
+            leftovers: Leftovers::default(),
             scope: Scope::new().await,
             front: format!("10.{}.{}", 64 + base / 4, number % 250),
             back: format!("10.{}.{}", 64 + base / 4, number % 250 + 1),
@@ -52,6 +55,7 @@ impl Places {
             .inspected(&self.scope.named("web"))
             .await
             .expect("it is recorded");
+        self.leftovers.note(&before.inspect);
         self.scope
             .cli(&["rm", "-f", &self.scope.named("web")])
             .await;
@@ -329,6 +333,7 @@ async fn volumes_from_another_container_survive_it() {
     scope.run("web", &["--volumes-from", &owner], &image).await;
     let kind = kind(scope);
     let before = kind.inspected(&scope.named("web")).await.expect("recorded");
+    places.leftovers.note(&before.inspect);
     scope.cli(&["rm", "-f", &scope.named("owner")]).await;
     let created = recreate(&kind, &before, &scope.named("again")).await;
     let after = kind.inspected(&created.id).await.expect("recorded");

@@ -1,6 +1,6 @@
 //! The kind under test, and its steps as the tests need them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::Command, sync::Mutex};
 
 use serde_json::Value;
 use sternway_agent::targets::{
@@ -31,6 +31,30 @@ pub(crate) fn recorded(inspected: &Inspected) -> Recorded {
         number: 1,
         record,
         hints: serde_json::to_value(&inspected.hints).expect("hints are written"),
+    }
+}
+
+/// Anonymous volumes that a scope cannot find, because they bear no label: removed behind it. Declare it
+/// before the scope, so that it is dropped after.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Mutex<Vec<String>>);
+
+impl Leftovers {
+    /// Takes note of the volumes in an inspect answer.
+    pub(crate) fn note(&self, inspect: &Value) {
+        let mounts = inspect["Mounts"].as_array().into_iter().flatten();
+        let names = mounts.filter_map(|mount| mount["Name"].as_str().map(str::to_owned));
+        self.0.lock().expect("not poisoned").extend(names);
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let names = self.0.lock().map(|names| names.clone()).unwrap_or_default();
+        if !names.is_empty() {
+            let mut command = Command::new("docker");
+            let _ = command.args(["volume", "rm", "-f"]).args(names).output();
+        }
     }
 }
 
