@@ -8,4 +8,5 @@ pub mod pki;
 pub mod record;
 pub mod rollout;
 pub mod rpc;
+pub mod select;
 pub mod store;

@@ -1,4 +1,10 @@
-//! The services: one file a service, thin; and the table of who may call what.
+//! The services: one file a service, thin: they convert, call, and convert back; and the table of who may
+//! call what.
 
+pub mod agent;
 pub mod allow;
+pub mod caller;
+mod convert;
 pub mod enrolment;
+mod fault;
+pub mod operator;

@@ -1,0 +1,77 @@
+//! How refusals and failures become statuses.
+
+use sternway_proto::{fault::to_status, v1::Problem};
+use tonic::{Code, Status};
+
+use crate::store::{StartError, StoreError};
+
+/// Nothing of that name.
+pub(super) fn not_found(problem: Problem) -> Status {
+    to_status(Code::NotFound, problem)
+}
+
+/// Not as things stand now.
+pub(super) fn refused(problem: Problem) -> Status {
+    to_status(Code::FailedPrecondition, problem)
+}
+
+/// Never, as it was asked.
+pub(super) fn invalid(code: &str, message: impl AsRef<str>, next_step: &str) -> Status {
+    to_status(
+        Code::InvalidArgument,
+        Problem::new(code, message, next_step),
+    )
+}
+
+/// The store failed. The chain goes to the log, not over the wire.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "used as map_err(fault::store)"
+)]
+pub(super) fn store(error: StoreError) -> Status {
+    tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+    let problem = Problem::new(
+        "store-failed",
+        "the controller could not read or write its database",
+        "see the controller's log; is its disk full?",
+    );
+    to_status(Code::Unavailable, problem)
+}
+
+/// A rollout was not started.
+pub(super) fn start(error: StartError) -> Status {
+    let problem = match error {
+        StartError::Store(error) => return store(error),
+        StartError::PlanUnknown => Problem::new(
+            "plan-unknown",
+            "there is no such plan",
+            "plan the rollback again",
+        ),
+        StartError::PlanExpired => Problem::new(
+            "plan-expired",
+            "the plan has expired: things may have changed since it was made",
+            "plan the rollback again",
+        ),
+        StartError::PlanUsed { rollout } => Problem::new(
+            "plan-used",
+            format!("the plan was carried out already, by rollout {rollout}"),
+            format!("`ctl rollout show {rollout}`"),
+        ),
+        StartError::HostRevoked => host_revoked("the host"),
+        StartError::TargetBusy { rollout } => Problem::new(
+            "target-busy",
+            format!("rollout {rollout} is restoring this target"),
+            format!("wait for it: `ctl rollout watch {rollout}`"),
+        ),
+    };
+    refused(problem)
+}
+
+/// A revoked host takes no orders.
+pub(super) fn host_revoked(name: &str) -> Problem {
+    Problem::new(
+        "host-revoked",
+        format!("{name} was revoked"),
+        "join it again: `ctl host token`",
+    )
+}

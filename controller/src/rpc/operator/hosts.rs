@@ -1,0 +1,183 @@
+//! `host ls|show|token|revoke`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sternway_proto::{
+    name::{HostName, check_label},
+    v1,
+};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use super::{Operators, text};
+use crate::{
+    clock::{millis, now_ms},
+    fleet::session::End,
+    rpc::{caller::Caller, convert, fault},
+    select,
+    store::types::{Host, NewToken},
+};
+
+/// Labels of one host.
+const LABELS: usize = 64;
+
+/// The longest a join token may be valid.
+const TOKEN_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The host of that name or id.
+pub(super) async fn find(service: &Operators, name_or_id: &str) -> Result<Host, Status> {
+    if name_or_id.is_empty() {
+        return Err(fault::invalid(
+            "host-needed",
+            "no host is named",
+            "name one; `ctl host ls` lists them",
+        ));
+    }
+    let found = service.store.host_find(name_or_id).await;
+    if let Some(host) = found.map_err(fault::store)? {
+        return Ok(host);
+    }
+    let all = service.store.host_list().await.map_err(fault::store)?;
+    let names = all
+        .iter()
+        .filter(|host| host.revoked_ms.is_none())
+        .map(|host| host.name.as_str());
+    Err(fault::not_found(select::unknown_host(name_or_id, names)))
+}
+
+/// The host of that name or id, if it may still be given orders.
+pub(super) async fn living(service: &Operators, name_or_id: &str) -> Result<Host, Status> {
+    let host = find(service, name_or_id).await?;
+    if host.revoked_ms.is_some() {
+        return Err(fault::refused(fault::host_revoked(&host.name)));
+    }
+    Ok(host)
+}
+
+/// The host's targets, each with its whole history and marks.
+pub(super) async fn targets(service: &Operators, host: Uuid) -> Result<Vec<v1::Target>, Status> {
+    let listed = service.store.target_list(Some(host)).await;
+    let mut targets = Vec::new();
+    for (_, mut target) in listed.map_err(fault::store)? {
+        target.revisions = service
+            .store
+            .revision_list(host, &target.name)
+            .await
+            .map_err(fault::store)?;
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+pub(super) async fn list(service: &Operators) -> Result<v1::ListHostsResponse, Status> {
+    let hosts = service.store.host_list().await.map_err(fault::store)?;
+    Ok(v1::ListHostsResponse {
+        hosts: hosts
+            .iter()
+            .map(|host| convert::host(host, &service.fleet))
+            .collect(),
+    })
+}
+
+pub(super) async fn get(
+    service: &Operators,
+    request: &v1::GetHostRequest,
+) -> Result<v1::GetHostResponse, Status> {
+    let host = find(service, &request.host).await?;
+    Ok(v1::GetHostResponse {
+        targets: targets(service, host.id).await?,
+        host: Some(convert::host(&host, &service.fleet)),
+    })
+}
+
+pub(super) async fn token(
+    service: &Operators,
+    caller: &Caller,
+    request: v1::CreateJoinTokenRequest,
+) -> Result<v1::CreateJoinTokenResponse, Status> {
+    let name = &request.host_name;
+    if !name.is_empty() {
+        let parsed: Result<HostName, _> = name.parse();
+        parsed.map_err(|why| fault::invalid("name-not-valid", why.to_string(), ""))?;
+        let taken = service.store.host_find(name).await.map_err(fault::store)?;
+        if taken.is_some_and(|host| host.revoked_ms.is_none()) {
+            return Err(fault::refused(v1::Problem::new(
+                "name-taken",
+                format!("there is a host named {name} already"),
+                format!("choose another name, or revoke it: `ctl host revoke {name}`"),
+            )));
+        }
+    }
+    if request.labels.len() > LABELS {
+        return Err(fault::invalid(
+            "too-many-labels",
+            format!("a host has at most {LABELS} labels"),
+            "",
+        ));
+    }
+    for (key, value) in &request.labels {
+        check_label(key, value)
+            .map_err(|why| fault::invalid("label-not-valid", why.to_string(), ""))?;
+    }
+    let valid_ms = match request.valid_for_ms {
+        0 => millis(service.lifetimes.token),
+        asked if asked > 0 && asked <= millis(TOKEN_AT_MOST) => asked,
+        _ => {
+            return Err(fault::invalid(
+                "lifetime-not-valid",
+                "a join token is valid for at most 7 days",
+                "ask for a shorter time",
+            ));
+        }
+    };
+    let (token, hash) = service
+        .authority
+        .mint_token()
+        .map_err(|problem| sternway_proto::fault::to_status(Code::Unavailable, problem))?;
+    let now = now_ms();
+    let new = NewToken {
+        hash,
+        host_name: request.host_name,
+        labels: BTreeMap::from_iter(request.labels),
+        created_ms: now,
+        created_by: caller.name.clone(),
+        expires_ms: now.saturating_add(valid_ms),
+    };
+    service
+        .store
+        .token_insert(&new)
+        .await
+        .map_err(fault::store)?;
+    Ok(v1::CreateJoinTokenResponse {
+        token,
+        expires_ms: new.expires_ms,
+    })
+}
+
+pub(super) async fn revoke(
+    service: &Operators,
+    caller: &Caller,
+    request: &v1::RevokeHostRequest,
+) -> Result<v1::RevokeHostResponse, Status> {
+    let reason = text("the reason", &request.reason)?;
+    let host = living(service, &request.host).await?;
+    let revoked = service
+        .store
+        .host_revoke(host.id, &reason, &caller.name, now_ms())
+        .await
+        .map_err(fault::store)?;
+    // None: somebody else was faster. The host is revoked all the same.
+    let host = match revoked {
+        Some((host, effects)) => {
+            service.fleet.effects(effects);
+            host
+        }
+        None => find(service, &host.id.to_string()).await?,
+    };
+    service.fleet.end(host.id, End::Revoked);
+    service.authority.revoke_host(host.id);
+    tracing::warn!(host.id = %host.id, "host {} revoked by {}", host.name, caller.name);
+    Ok(v1::RevokeHostResponse {
+        host: Some(convert::host(&host, &service.fleet)),
+    })
+}

@@ -1,0 +1,139 @@
+//! What a rollback would do: asked of the agent, or, where its host is offline, made from what is stored.
+
+use sternway_proto::v1::{self, Problem, RestoreScope, Swap};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use super::{
+    Operators, hosts,
+    targets::{self, Found},
+};
+use crate::{
+    clock::{millis, now_ms},
+    fleet::PlanError,
+    rpc::{caller::Caller, convert, fault},
+    store::types::StoredPlan,
+};
+
+pub(super) async fn plan(
+    service: &Operators,
+    caller: &Caller,
+    request: &v1::PlanRollbackRequest,
+) -> Result<v1::PlanRollbackResponse, Status> {
+    let scope = match RestoreScope::try_from(request.scope) {
+        Ok(RestoreScope::Unspecified) => RestoreScope::Both,
+        Ok(scope) => scope,
+        Err(_) => {
+            return Err(fault::invalid(
+                "scope-not-valid",
+                "there is no such scope",
+                "",
+            ));
+        }
+    };
+    let swap = Swap::try_from(request.swap)
+        .map_err(|_| fault::invalid("swap-not-valid", "there is no such swap", ""))?;
+    hosts::living(service, &request.host).await?;
+    let found = targets::find(service, &request.host, &request.target).await?;
+    let chosen = found
+        .history()
+        .restorable(&request.to, scope)
+        .map_err(fault::refused)?;
+    let asked = v1::PlanRequest {
+        request_id: 0,
+        target: found.target.name.clone(),
+        revision: chosen.revision.id.clone(),
+        scope: scope.into(),
+        swap: swap.into(),
+    };
+    let (plan, host_offline) = match service.fleet.plan(found.host.id, asked).await {
+        Ok(plan) => (plan, false),
+        Err(PlanError::Offline) => (stored(&found, chosen.revision, scope, swap), true),
+        Err(PlanError::Late) => return Err(late(&found)),
+        Err(PlanError::Refused(problem)) => return Err(fault::refused(problem)),
+    };
+    let meant = plan.target == found.target.name && plan.to_revision == chosen.revision.id;
+    if !meant {
+        return Err(fault::refused(Problem::new(
+            "plan-of-another",
+            format!(
+                "the agent of {} planned something else than was asked",
+                found.host.name
+            ),
+            "see the agent's log; the agent and the controller may be of different versions",
+        )));
+    }
+    let now = now_ms();
+    let keep = StoredPlan {
+        id: Uuid::new_v4(),
+        host_id: found.host.id,
+        made_for: caller.name.clone(),
+        scope,
+        swap,
+        created_ms: now,
+        expires_ms: now.saturating_add(millis(service.lifetimes.plan)),
+        plan,
+    };
+    // A plan with blockers is shown, but cannot be carried out: it is not kept.
+    let mut plan_id = String::new();
+    if keep.plan.blockers.is_empty() {
+        service
+            .store
+            .plan_insert(&keep)
+            .await
+            .map_err(fault::store)?;
+        plan_id = keep.id.to_string();
+    }
+    Ok(v1::PlanRollbackResponse {
+        plan_id,
+        host: Some(convert::host(&found.host, &service.fleet)),
+        plan: Some(keep.plan),
+        chosen_because: chosen.because,
+        host_offline,
+    })
+}
+
+fn late(found: &Found) -> Status {
+    let host = &found.host.name;
+    sternway_proto::fault::to_status(
+        Code::DeadlineExceeded,
+        Problem::new(
+            "agent-late",
+            format!("the agent of {host} did not answer in time"),
+            format!("is its engine hanging? See `ctl host show {host}`"),
+        ),
+    )
+}
+
+/// What can be said without the agent: which revisions, and what differs.
+fn stored(found: &Found, to: &v1::Revision, scope: RestoreScope, swap: Swap) -> v1::Plan {
+    let current = found.history().current();
+    let host = &found.host.name;
+    let mut warnings = vec![Problem::new(
+        "host-offline",
+        format!(
+            "{host} is offline: this is what is known of it from before; the order waits until its \
+             deadline, and the host's agent decides by what it finds then"
+        ),
+        format!("see `ctl host show {host}`"),
+    )];
+    if let Some(readiness) = &found.target.readiness
+        && readiness.revision == to.id
+    {
+        warnings.extend(readiness.problems.iter().cloned());
+    }
+    v1::Plan {
+        target: found.target.name.clone(),
+        from_revision: found.target.current_revision.clone(),
+        from_number: current.map_or(0, |revision| revision.number),
+        to_revision: to.id.clone(),
+        to_number: to.number,
+        scope: scope.into(),
+        swap: swap.into(),
+        changes: current.map_or_else(Vec::new, |from| convert::changes(from, to)),
+        warnings,
+        blockers: found.target.unsupported.iter().cloned().collect(),
+        expected_outage: "not known while the host is offline".to_owned(),
+        ..v1::Plan::default()
+    }
+}

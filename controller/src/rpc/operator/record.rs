@@ -1,0 +1,83 @@
+//! `record ls|verify|export`.
+
+use sternway_proto::v1::{self, Problem};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Operators, STREAM, Streamed};
+use crate::{record::Entry, rpc::fault};
+
+const LIST: u32 = 50;
+const LIST_AT_MOST: u32 = 1000;
+/// Entries read at a time for an export.
+const PAGE: u32 = 500;
+
+pub(super) async fn list(
+    service: &Operators,
+    request: &v1::ListRecordRequest,
+) -> Result<v1::ListRecordResponse, Status> {
+    let limit = match request.limit {
+        0 => LIST,
+        asked => asked.min(LIST_AT_MOST),
+    };
+    let entries = service
+        .store
+        .record_list(request.before_number, limit)
+        .await;
+    Ok(v1::ListRecordResponse {
+        entries: entries
+            .map_err(fault::store)?
+            .iter()
+            .map(Entry::to_wire)
+            .collect(),
+    })
+}
+
+pub(super) async fn verify(service: &Operators) -> Result<v1::VerifyRecordResponse, Status> {
+    let verified = service.store.record_verify().await.map_err(fault::store)?;
+    let problem = verified.broken.as_ref().map(|broken| {
+        Problem::new(
+            "record-broken",
+            format!(
+                "the record does not hold at entry {}: {}",
+                broken.at, broken.why
+            ),
+            "compare with an earlier export: `ctl record export`",
+        )
+    });
+    Ok(v1::VerifyRecordResponse {
+        entries: verified.entries,
+        head_hash: hex::encode(verified.head),
+        problem,
+        broken_at: verified.broken.map_or(0, |broken| broken.at),
+    })
+}
+
+pub(super) fn export(
+    service: &Operators,
+    request: &v1::ExportRecordRequest,
+) -> Streamed<v1::RecordEntry> {
+    let (sender, receiver) = mpsc::channel(STREAM);
+    let store = service.store.clone();
+    let mut from = request.from_number;
+    tokio::spawn(async move {
+        loop {
+            let page = match store.record_page(from, PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    drop(sender.send(Err(fault::store(error))).await);
+                    return;
+                }
+            };
+            let Some(last) = page.last() else { return };
+            from = last.number + 1;
+            for entry in &page {
+                if sender.send(Ok(entry.to_wire())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}

@@ -1,0 +1,194 @@
+//! `target ls`, `history`, `diff`, `revision mark`.
+
+use std::collections::HashMap;
+
+use sternway_proto::v1;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Operators, hosts, text};
+use crate::{
+    clock::now_ms,
+    rpc::{caller::Caller, convert, fault},
+    select::{self, History},
+    store::types::{Host, NewMark},
+};
+
+/// One target of a host with its whole history.
+pub(super) struct Found {
+    pub(super) host: Host,
+    pub(super) target: v1::Target,
+}
+
+impl Found {
+    pub(super) fn history(&self) -> History<'_> {
+        History {
+            target: &self.target,
+            revisions: &self.target.revisions,
+        }
+    }
+}
+
+/// The target that is meant on that host.
+pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
+    let host = hosts::find(service, host).await?;
+    let listed = service.store.target_list(Some(host.id)).await;
+    let targets: Vec<v1::Target> = listed
+        .map_err(fault::store)?
+        .into_iter()
+        .map(|(_, target)| target)
+        .collect();
+    let mut target = select::target(&host.name, &targets, target)
+        .map_err(fault::not_found)?
+        .clone();
+    target.revisions = service
+        .store
+        .revision_list(host.id, &target.name)
+        .await
+        .map_err(fault::store)?;
+    Ok(Found { host, target })
+}
+
+pub(super) async fn list(
+    service: &Operators,
+    request: &v1::ListTargetsRequest,
+) -> Result<v1::ListTargetsResponse, Status> {
+    let chosen = if request.host.is_empty() {
+        service.store.host_list().await.map_err(fault::store)?
+    } else {
+        vec![hosts::find(service, &request.host).await?]
+    };
+    let only = match chosen.as_slice() {
+        [one] => Some(one.id),
+        _ => None,
+    };
+    let by_id: HashMap<Uuid, v1::Host> = chosen
+        .iter()
+        .filter(|host| host.revoked_ms.is_none() || !request.host.is_empty())
+        .map(|host| (host.id, convert::host(host, &service.fleet)))
+        .collect();
+    let listed = service
+        .store
+        .target_list(only)
+        .await
+        .map_err(fault::store)?;
+    let mut targets = Vec::new();
+    for (id, mut target) in listed {
+        let Some(host) = by_id.get(&id) else { continue };
+        let revisions = service.store.revision_list(id, &target.name).await;
+        // The whole history of one host; of a whole fleet what runs and what a rollback would go to.
+        let wanted = target.readiness.as_ref().map(|r| r.revision.clone());
+        target.revisions = revisions
+            .map_err(fault::store)?
+            .into_iter()
+            .filter(|revision| {
+                only.is_some()
+                    || revision.id == target.current_revision
+                    || Some(&revision.id) == wanted.as_ref()
+            })
+            .collect();
+        targets.push(v1::HostTarget {
+            host: Some(host.clone()),
+            target: Some(target),
+        });
+    }
+    let name = |target: &v1::HostTarget| {
+        (
+            target.host.as_ref().map(|host| host.name.clone()),
+            target.target.as_ref().map(|target| target.name.clone()),
+        )
+    };
+    targets.sort_by_cached_key(name);
+    Ok(v1::ListTargetsResponse { targets })
+}
+
+pub(super) async fn get(
+    service: &Operators,
+    request: &v1::GetTargetRequest,
+) -> Result<v1::GetTargetResponse, Status> {
+    let found = find(service, &request.host, &request.target).await?;
+    let deployments = service
+        .store
+        .deployment_list(found.host.id, &found.target.name)
+        .await
+        .map_err(fault::store)?;
+    Ok(v1::GetTargetResponse {
+        target: Some(v1::HostTarget {
+            host: Some(convert::host(&found.host, &service.fleet)),
+            target: Some(found.target),
+        }),
+        deployments,
+    })
+}
+
+pub(super) async fn diff(
+    service: &Operators,
+    request: &v1::DiffRevisionsRequest,
+) -> Result<v1::DiffRevisionsResponse, Status> {
+    let found = find(service, &request.host, &request.target).await?;
+    let or = |word: &str, default: &str| {
+        if word.is_empty() {
+            default.to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    let history = found.history();
+    let find = |word: String| history.find(&word).map_err(fault::not_found);
+    let before = find(or(&request.before, "previous"))?.revision;
+    let after = find(or(&request.after, "current"))?.revision;
+    Ok(v1::DiffRevisionsResponse {
+        changes: convert::changes(before, after),
+        before: Some(before.clone()),
+        after: Some(after.clone()),
+    })
+}
+
+pub(super) async fn mark(
+    service: &Operators,
+    caller: &Caller,
+    request: &v1::MarkRevisionRequest,
+) -> Result<v1::MarkRevisionResponse, Status> {
+    let reason = text("the reason", &request.reason)?;
+    let mark = v1::Mark::try_from(request.mark)
+        .map_err(|_| fault::invalid("mark-not-valid", "there is no such mark", ""))?;
+    let found = find(service, &request.host, &request.target).await?;
+    if request.revision.is_empty() {
+        return Err(fault::invalid(
+            "revision-needed",
+            "no revision is named",
+            "name one: its number, `current` or `previous`",
+        ));
+    }
+    let chosen = found
+        .history()
+        .find(&request.revision)
+        .map_err(fault::not_found)?;
+    let new = NewMark {
+        host_id: found.host.id,
+        host_name: found.host.name.clone(),
+        target: found.target.name.clone(),
+        revision: chosen.revision.id.clone(),
+        mark,
+        reason: reason.clone(),
+        operator: caller.name.clone(),
+        at_ms: now_ms(),
+    };
+    service.store.mark_set(&new).await.map_err(fault::store)?;
+    // A mark that does not reach the agent now is told when it connects again.
+    if let Err(error) = service.fleet.push_marks(found.host.id).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "failed to tell {} its marks",
+            found.host.name
+        );
+    }
+    let marked = mark != v1::Mark::Unspecified;
+    Ok(v1::MarkRevisionResponse {
+        revision: Some(v1::Revision {
+            mark: mark.into(),
+            mark_reason: if marked { reason } else { String::new() },
+            ..chosen.revision.clone()
+        }),
+    })
+}
