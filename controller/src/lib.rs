@@ -1,6 +1,7 @@
 //! The controller: keeps the record of a fleet, hands stored orders to agents, and answers operators.
 
 pub mod clock;
+pub mod config;
 pub mod fleet;
 pub mod listen;
 pub mod metrics;
