@@ -11,3 +11,9 @@ pub mod rollout;
 pub mod rpc;
 pub mod select;
 pub mod store;
+
+pub mod cli;
+mod notify;
+mod serve;
+
+pub use self::serve::{Addresses, RunError, Running, run};

@@ -86,8 +86,8 @@ impl Default for Settings {
             plan_timeout: Duration::from_secs(20),
             plan_lifetime: minutes(10),
             token_lifetime: minutes(60),
-            host_certificate_lifetime: minutes(24 * 60),
-            operator_certificate_lifetime: minutes(90 * 24 * 60),
+            host_certificate_lifetime: minutes(7 * 24 * 60),
+            operator_certificate_lifetime: minutes(30 * 24 * 60),
             shutdown_timeout: Duration::from_secs(10),
         }
     }
@@ -174,6 +174,23 @@ impl Settings {
         toml::to_string_pretty(self).unwrap_or_default()
     }
 
+    /// `host:port` by which operators reach the controller, known before it listens.
+    ///
+    /// # Errors
+    /// It is not configured, and `listen` leaves the port open.
+    pub fn controller_address(&self) -> Result<String, SettingsError> {
+        let bound: Option<std::net::SocketAddr> = self.listen.parse().ok();
+        match bound {
+            Some(bound) if bound.port() != 0 || !self.advertise.is_empty() => {
+                Ok(crate::serve::advertised(&self.advertise, bound))
+            }
+            _ => Err(SettingsError::Invalid {
+                key: "advertise".to_owned(),
+                message: "set it to HOST:PORT: the port of listen is not fixed".to_owned(),
+            }),
+        }
+    }
+
     fn check(&self) -> Result<(), SettingsError> {
         let invalid = |key: &str, message: &str| {
             Err(SettingsError::Invalid {
@@ -197,8 +214,16 @@ impl Settings {
             ("plan_timeout", self.plan_timeout, 100),
             ("plan_lifetime", self.plan_lifetime, 1000),
             ("token_lifetime", self.token_lifetime, 1000),
-            ("host_certificate_lifetime", self.host_certificate_lifetime, 1000),
-            ("operator_certificate_lifetime", self.operator_certificate_lifetime, 1000),
+            (
+                "host_certificate_lifetime",
+                self.host_certificate_lifetime,
+                1000,
+            ),
+            (
+                "operator_certificate_lifetime",
+                self.operator_certificate_lifetime,
+                1000,
+            ),
             ("shutdown_timeout", self.shutdown_timeout, 100),
         ] {
             if duration < Duration::from_millis(least) {

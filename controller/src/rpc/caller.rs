@@ -1,39 +1,50 @@
 //! Who calls: what the TLS handshake proved, and never what a message says.
 
-use sternway_proto::v1::Problem;
+use sternway_proto::{
+    identity::{Identity, Role},
+    v1::Problem,
+};
 use tonic::{Code, Extensions, Status};
 use uuid::Uuid;
 
-/// The caller, put into a request's extensions by the listener once certificate and role were accepted.
+use crate::listen::Peer;
+
+/// The caller of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The name in the certificate: of an operator, or the id of a host.
-    pub name: String,
-    /// `agent`, `viewer`, `operator`, `admin`.
-    pub role: String,
+pub(super) struct Caller {
+    /// The name in the certificate.
+    pub(super) name: String,
+    pub(super) role: Role,
 }
 
 fn unknown() -> Status {
     sternway_proto::fault::to_status(
         Code::Unauthenticated,
         Problem::new(
-            "caller-unknown",
+            "no-certificate",
             "the connection carries no accepted certificate",
             "",
         ),
     )
 }
 
+fn identity(extensions: &Extensions) -> Result<&Identity, Status> {
+    extensions
+        .get::<Peer>()
+        .and_then(|peer| peer.certificate.as_ref())
+        .map(|certificate| &certificate.identity)
+        .ok_or_else(unknown)
+}
+
 /// The caller of a request.
 pub(super) fn of(extensions: &Extensions) -> Result<Caller, Status> {
-    extensions.get::<Caller>().cloned().ok_or_else(unknown)
+    identity(extensions).map(|identity| Caller {
+        name: identity.name.clone(),
+        role: identity.role,
+    })
 }
 
 /// The host whose agent calls.
 pub(super) fn host(extensions: &Extensions) -> Result<Uuid, Status> {
-    let caller = of(extensions)?;
-    if caller.role != "agent" {
-        return Err(unknown());
-    }
-    Uuid::try_parse(&caller.name).map_err(|_| unknown())
+    identity(extensions)?.host_id().ok_or_else(unknown)
 }

@@ -3,7 +3,7 @@
 
 pub mod agent;
 pub mod allow;
-pub mod caller;
+mod caller;
 mod convert;
 pub mod enrolment;
 mod fault;

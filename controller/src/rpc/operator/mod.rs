@@ -85,7 +85,7 @@ impl OperatorService for Operators {
             cluster_id: cluster.unwrap_or_default(),
             epoch: self.fleet.epoch(),
             caller_name: caller.name,
-            caller_role: caller.role,
+            caller_role: caller.role.to_string(),
             clock_ms: now_ms(),
         }))
     }

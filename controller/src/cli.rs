@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sternway_proto::identity::Role;
+
+use crate::config::{Flags, LogFormat};
+
+/// Keeps the record of a fleet and rolls it back
+#[derive(Debug, Parser)]
+#[command(name = "sternway-controller", version)]
+pub struct Cli {
+    /// Read settings from this file
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Settings that have a flag; a flag goes before the environment and the file.
+#[derive(Debug, Args)]
+pub struct SettingsArgs {
+    /// Keep everything in this folder
+    #[arg(long, visible_alias = "data", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Listen here for agents and operators
+    #[arg(long, value_name = "IP:PORT", global = true)]
+    pub listen: Option<String>,
+    /// Listen here for machines that join
+    #[arg(long, value_name = "IP:PORT", global = true)]
+    pub listen_enrolment: Option<String>,
+    /// Listen here for Prometheus; empty: off
+    #[arg(long, value_name = "IP:PORT", global = true)]
+    pub listen_metrics: Option<String>,
+    /// Tell hosts and operators this address
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    pub advertise: Option<String>,
+    /// Tell machines that join this address
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    pub advertise_enrolment: Option<String>,
+    /// Log what passes this filter
+    #[arg(long, value_name = "FILTER", global = true)]
+    pub log: Option<String>,
+    /// Log for people or for programs
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+impl SettingsArgs {
+    /// The flags that were given.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        let format = self.log_format.and_then(|format| {
+            let value = format.to_possible_value()?;
+            Some(value.get_name().to_owned())
+        });
+        [
+            (
+                "data_dir",
+                self.data_dir.as_ref().map(|dir| dir.display().to_string()),
+            ),
+            ("listen", self.listen.clone()),
+            ("listen_enrolment", self.listen_enrolment.clone()),
+            ("listen_metrics", self.listen_metrics.clone()),
+            ("advertise", self.advertise.clone()),
+            ("advertise_enrolment", self.advertise_enrolment.clone()),
+            ("log", self.log.clone()),
+            ("log_format", format),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| (key, value)))
+        .collect()
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a cluster: its certificate authority and the first operator's credentials
+    Init(Operator),
+    /// Make credentials for operators
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Run the controller
+    Run,
+    /// Show the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// An operator and where the credentials go.
+#[derive(Debug, Args)]
+pub struct Operator {
+    /// The operator's name, as it will stand in the record
+    #[arg(long, value_name = "NAME")]
+    pub operator: String,
+    /// Put the credentials and a ctl.toml into this folder
+    #[arg(long, visible_alias = "out", value_name = "DIR")]
+    pub operator_dir: PathBuf,
+}
+
+/// Commands about operators.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Issue a certificate to an operator, with the cluster's own keys
+    Issue {
+        #[command(flatten)]
+        operator: Operator,
+        /// What the operator may do
+        #[arg(long, value_enum)]
+        role: OperatorRole,
+    },
+}
+
+/// The roles of operators.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum OperatorRole {
+    /// Reads
+    Viewer,
+    /// Reads and rolls back
+    Operator,
+    /// Also enrols and revokes
+    Admin,
+}
+
+impl From<OperatorRole> for Role {
+    fn from(role: OperatorRole) -> Self {
+        match role {
+            OperatorRole::Viewer => Self::Viewer,
+            OperatorRole::Operator => Self::Operator,
+            OperatorRole::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Commands about settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the settings that hold, as a file that says the same
+    Show,
+}

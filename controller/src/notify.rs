@@ -1,0 +1,37 @@
+//! Tells the service manager, where there is one, that the controller is ready, alive, or stopping.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// Everything listens.
+pub(crate) fn ready() {
+    tell(NotifyState::Ready);
+}
+
+/// The end has begun.
+pub(crate) fn stopping() {
+    tell(NotifyState::Stopping);
+}
+
+/// Answers the service manager's watchdog, if it has one, for as long as the runtime makes progress.
+pub(crate) async fn watchdog(shutdown: CancellationToken) {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut tick = tokio::time::interval((limit / 2).max(Duration::from_millis(100)));
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => tell(NotifyState::Watchdog),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Wires the parts together, serves, and owns the order in which they stop.
+
+mod address;
+mod authority;
+mod metrics;
+
+use std::{sync::Arc, time::SystemTime};
+
+use sternway_proto::{
+    DESCRIPTORS, limits,
+    tls::{ServerTls, ServerTrust, server_only},
+    v1::{
+        agent_service_server::AgentServiceServer, operator_service_server::OperatorServiceServer,
+    },
+};
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use self::address::Addresses;
+pub(crate) use self::address::advertised;
+use crate::{
+    clock::now_ms,
+    config::Settings,
+    fleet::{Fleet, Timing},
+    listen::{self, Peers},
+    notify,
+    pki::{Authority, Lifetimes, PkiError},
+    rpc::{agent::Agents, allow::AllowLayer, enrolment::Enrolment, operator},
+    store::{SharedStore, Sqlite, StoreError},
+};
+
+/// Why the controller did not start, or ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("there is no cluster in {data_dir}; make one with `sternway-controller init`")]
+    NoCluster { data_dir: String },
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("the certificate authority cannot be used")]
+    Pki(#[from] PkiError),
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    #[error("failed to listen on {address} ({key})")]
+    Listen {
+        key: &'static str,
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to write {path}")]
+    Write {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("metrics cannot be collected: {0}")]
+    Metrics(String),
+    #[error("gRPC reflection cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("a listener ended")]
+    Serve(#[from] tonic::transport::Error),
+    #[error("a part of the controller ended by itself")]
+    Ended,
+}
+
+/// A controller that runs.
+#[derive(Debug)]
+pub struct Running {
+    pub addresses: Addresses,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Running {
+    /// Waits until it has stopped.
+    ///
+    /// # Errors
+    /// A part of it ended by itself.
+    pub async fn wait(self) -> Result<(), RunError> {
+        self.task.await.map_err(|_| RunError::Ended)?
+    }
+}
+
+async fn bind(key: &'static str, address: &str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen {
+            key,
+            address: address.to_owned(),
+            source,
+        })
+}
+
+/// Starts a controller. It stops, in order and within the configured time, when `shutdown` is cancelled.
+///
+/// # Errors
+/// There is no cluster yet, another controller uses the data, or an address cannot be listened on.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Running, RunError> {
+    let pki = settings.data_dir.join("pki");
+    if !pki.exists() {
+        return Err(RunError::NoCluster {
+            data_dir: settings.data_dir.display().to_string(),
+        });
+    }
+    let lifetimes = Lifetimes {
+        agent: settings.host_certificate_lifetime,
+        operator: settings.operator_certificate_lifetime,
+        ..Lifetimes::default()
+    };
+    let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
+    let store: SharedStore = sqlite.clone();
+    let authority = Arc::new(Authority::open(&pki, lifetimes)?);
+    store.cluster_set(&authority.cluster().to_string()).await?;
+    let epoch = store.epoch_raise(now_ms()).await?;
+    let hosts = store.host_list().await?;
+    let revoked = hosts
+        .iter()
+        .filter(|h| h.revoked_ms.is_some())
+        .map(|h| h.id);
+    let peers = Arc::new(Peers::new(revoked));
+
+    let main = bind("listen", &settings.listen).await?;
+    let enrolment = bind("listen_enrolment", &settings.listen_enrolment).await?;
+    let scrape = if settings.listen_metrics.is_empty() {
+        None
+    } else {
+        Some(bind("listen_metrics", &settings.listen_metrics).await?)
+    };
+    let addresses = Addresses::of(&settings, &main, &enrolment, scrape.as_ref())?;
+
+    let trust = ServerTrust {
+        cluster: authority.cluster(),
+        agents: authority.agent_trust(),
+        operators: authority.controller_trust(),
+        revocations: peers.clone(),
+    };
+    let issued = || authority.issue_controller(authority::NAME, SystemTime::now());
+    let main_tls = ServerTls::new(issued()?, &trust)?;
+    let enrolment_tls = server_only(issued()?)?;
+
+    let running = Arc::new(authority::Running {
+        authority: Arc::clone(&authority),
+        peers: Arc::clone(&peers),
+        enrolment: addresses.advertise_enrolment.clone(),
+    });
+    let timing = Timing {
+        heartbeat: settings.heartbeat_interval,
+        plan: settings.plan_timeout,
+    };
+    let fleet = Fleet::new(Arc::clone(&store), running.clone(), timing, epoch);
+    let operators = operator::Operators {
+        store: Arc::clone(&store),
+        fleet: Arc::clone(&fleet),
+        authority: running,
+        lifetimes: operator::Lifetimes {
+            plan: settings.plan_lifetime,
+            token: settings.token_lifetime,
+            order: settings.order_deadline,
+            order_at_most: settings.order_deadline_at_most,
+        },
+        stopping: shutdown.clone(),
+    };
+    let agents = Agents {
+        store: Arc::clone(&store),
+        fleet: Arc::clone(&fleet),
+    };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<OperatorServiceServer<operator::Operators>>()
+        .await;
+    reporter.set_serving::<AgentServiceServer<Agents>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()?;
+    let agents = AgentServiceServer::new(agents)
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    // Answers may be larger than requests: a fleet's list is, and whoever may read it is trusted with it.
+    let operators =
+        OperatorServiceServer::new(operators).max_decoding_message_size(limits::MESSAGE_BYTES);
+    let served = listen::server()
+        .layer(AllowLayer)
+        .add_service(agents)
+        .add_service(operators)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(
+            listen::incoming(main, main_tls.clone(), peers.clone(), shutdown.clone()),
+            shutdown.clone().cancelled_owned(),
+        );
+    let joins = Enrolment::new(
+        Arc::clone(&store),
+        Arc::clone(&authority),
+        addresses.advertise.clone(),
+    );
+    let joined = listen::server()
+        .add_service(joins.into_server())
+        .serve_with_incoming_shutdown(
+            listen::incoming(enrolment, enrolment_tls.clone(), peers, shutdown.clone()),
+            shutdown.clone().cancelled_owned(),
+        );
+    if let Some(listener) = scrape {
+        metrics::serve(listener, Arc::clone(&store), shutdown.clone())?;
+    }
+    tokio::spawn(metrics::upkeep(store, Arc::clone(&fleet), shutdown.clone()));
+    tokio::spawn(authority::refresh(
+        authority,
+        [main_tls, enrolment_tls],
+        shutdown.clone(),
+    ));
+    tokio::spawn(notify::watchdog(shutdown.clone()));
+    tokio::spawn(Arc::clone(&fleet).expire());
+    addresses.write(&settings.data_dir)?;
+    tracing::info!(
+        epoch,
+        "listening on {} (agents, operators) and {} (enrolment)",
+        addresses.listen,
+        addresses.listen_enrolment
+    );
+    notify::ready();
+    let parts = Parts {
+        servers: [tokio::spawn(served), tokio::spawn(joined)],
+        fleet,
+        store: sqlite,
+        shutdown,
+        within: settings.shutdown_timeout,
+    };
+    Ok(Running {
+        addresses,
+        task: tokio::spawn(parts.supervise()),
+    })
+}
+
+/// What must be stopped, in order.
+struct Parts {
+    servers: [JoinHandle<Result<(), tonic::transport::Error>>; 2],
+    fleet: Arc<Fleet>,
+    store: Arc<Sqlite>,
+    shutdown: CancellationToken,
+    within: std::time::Duration,
+}
+
+impl Parts {
+    async fn supervise(self) -> Result<(), RunError> {
+        let [mut main, mut enrolment] = self.servers;
+        let ended = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Ok(()),
+            ended = &mut main => Err(early(ended)),
+            ended = &mut enrolment => Err(early(ended)),
+        };
+        self.shutdown.cancel();
+        notify::stopping();
+        // Sessions end first, so that the servers have nothing left to wait for.
+        let half = self.within / 2;
+        self.fleet.stop(half / 2).await;
+        for server in [&mut main, &mut enrolment] {
+            if !server.is_finished() && tokio::time::timeout(half / 2, &mut *server).await.is_err()
+            {
+                server.abort();
+            }
+        }
+        if tokio::time::timeout(half, self.store.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database was not closed in time");
+        }
+        tracing::info!("stopped");
+        ended
+    }
+}
+
+fn early(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => RunError::Ended,
+    }
+}
