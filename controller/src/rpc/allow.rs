@@ -44,7 +44,6 @@ const TABLE: &[(&str, &[Role])] = &[
     ("/sternway.v1.OperatorService/VerifyRecord", READ),
     ("/sternway.v1.OperatorService/ExportRecord", READ),
     ("/grpc.health.v1.Health/Check", EVERYONE),
-    ("/grpc.health.v1.Health/List", EVERYONE),
     ("/grpc.health.v1.Health/Watch", EVERYONE),
     (
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
