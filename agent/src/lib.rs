@@ -6,4 +6,5 @@
 pub mod boundary;
 pub mod engine;
 pub mod fault;
+pub mod store;
 pub mod targets;
