@@ -1,0 +1,220 @@
+//! An operator service that answers from a script.
+
+use std::{pin::Pin, sync::Mutex};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use sternway_proto::{
+    fault::to_status,
+    v1::{self, operator_service_server::OperatorService, order_event::Event, rollout_event},
+};
+use tonic::{Code, Request, Response, Status};
+
+pub(crate) struct Script {
+    pub(crate) ends: v1::RolloutState,
+    pub(crate) outcome: v1::Outcome,
+    /// The first answers to StartRollback that are lost after the rollout was started.
+    pub(crate) lose_starts: usize,
+    /// The first streams that break off after two events.
+    pub(crate) cut_watches: usize,
+    /// The rollout never ends.
+    pub(crate) hangs: bool,
+    pub(crate) blocker: bool,
+    /// The request ids of StartRollback.
+    pub(crate) started: Mutex<Vec<String>>,
+    pub(crate) watched: Mutex<usize>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            ends: v1::RolloutState::Succeeded,
+            outcome: v1::Outcome::Restored,
+            lose_starts: 0,
+            cut_watches: 0,
+            hangs: false,
+            blocker: false,
+            started: Mutex::default(),
+            watched: Mutex::default(),
+        }
+    }
+}
+
+pub(crate) const ROLLOUT: &str = "0198a1b2-0000-7000-8000-000000000001";
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Script {
+    fn plan(&self) -> v1::Plan {
+        let blocker = v1::Problem::new("image-missing", "the image is gone", "push it again");
+        v1::Plan {
+            target: "docker/shop".into(),
+            from_revision: "b".repeat(64),
+            from_number: 2,
+            to_revision: "a".repeat(64),
+            to_number: 1,
+            swap: v1::Swap::Cold.into(),
+            swap_reason: "a volume is writable".into(),
+            steps: vec![v1::StepInfo {
+                step: "docker.stop-old".into(),
+                description: "stop shop".into(),
+            }],
+            blockers: if self.blocker { vec![blocker] } else { vec![] },
+            ..Default::default()
+        }
+    }
+
+    fn rollout(&self, state: v1::RolloutState) -> v1::Rollout {
+        v1::Rollout {
+            id: ROLLOUT.into(),
+            state: state.into(),
+            waves: vec![v1::Wave {
+                orders: vec![v1::RolloutOrder {
+                    order_id: "o1".into(),
+                    host_name: "web-1".into(),
+                    target: "docker/shop".into(),
+                    state: v1::OrderState::Sent.into(),
+                    host_online: true,
+                    plan: Some(self.plan()),
+                    ..Default::default()
+                }],
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn events(&self) -> Vec<v1::RolloutEvent> {
+        let stored = |rollout| v1::RolloutEvent {
+            event: Some(rollout_event::Event::Rollout(rollout)),
+        };
+        let order = |number, event| v1::RolloutEvent {
+            event: Some(rollout_event::Event::OrderEvent(v1::OrderEvent {
+                order_id: "o1".into(),
+                number,
+                at_ms: 1_000,
+                event: Some(event),
+            })),
+        };
+        let step = |state: v1::StepState| {
+            Event::Step(v1::StepChanged {
+                index: 0,
+                step: "docker.stop-old".into(),
+                state: state.into(),
+                message: String::new(),
+            })
+        };
+        let finished = v1::OrderFinished {
+            outcome: self.outcome.into(),
+            ..Default::default()
+        };
+        vec![
+            stored(self.rollout(v1::RolloutState::Running)),
+            order(1, step(v1::StepState::Started)),
+            order(2, step(v1::StepState::Succeeded)),
+            order(3, Event::Finished(finished)),
+            stored(self.rollout(self.ends)),
+        ]
+    }
+}
+
+fn unscripted<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("not in the script"))
+}
+
+/// Calls that no test makes.
+macro_rules! unscripted {
+    ($($name:ident($message:ident) -> $answer:ident;)*) => {
+        #[tonic::async_trait]
+        impl OperatorService for Script {
+            $(async fn $name(&self, _: Request<v1::$message>) -> Result<Response<v1::$answer>, Status> {
+                unscripted()
+            })*
+
+            async fn list_hosts(
+                &self,
+                _: Request<v1::ListHostsRequest>,
+            ) -> Result<Response<v1::ListHostsResponse>, Status> {
+                let host = v1::Host {
+                    name: "web-1".into(),
+                    state: v1::HostState::Online.into(),
+                    ..Default::default()
+                };
+                Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
+            }
+
+            async fn plan_rollback(
+                &self,
+                request: Request<v1::PlanRollbackRequest>,
+            ) -> Result<Response<v1::PlanRollbackResponse>, Status> {
+                if request.get_ref().host != "web-1" {
+                    let problem =
+                        v1::Problem::new("host-unknown", "no host is named wbe-1", "did you mean web-1?");
+                    return Err(to_status(Code::NotFound, problem));
+                }
+                Ok(Response::new(v1::PlanRollbackResponse {
+                    plan_id: "plan".into(),
+                    host: Some(v1::Host { name: "web-1".into(), ..Default::default() }),
+                    plan: Some(self.plan()),
+                    chosen_because: "newest known-good before #2".into(),
+                    host_offline: false,
+                }))
+            }
+
+            async fn start_rollback(
+                &self,
+                request: Request<v1::StartRollbackRequest>,
+            ) -> Result<Response<v1::StartRollbackResponse>, Status> {
+                let mut started = self.started.lock().expect("whole");
+                started.push(request.into_inner().request_id);
+                if started.len() <= self.lose_starts {
+                    return Err(Status::unavailable("connection reset"));
+                }
+                let rollout = Some(self.rollout(v1::RolloutState::Running));
+                Ok(Response::new(v1::StartRollbackResponse { rollout }))
+            }
+
+            type WatchRolloutStream = Boxed<v1::RolloutEvent>;
+            async fn watch_rollout(
+                &self,
+                _: Request<v1::WatchRolloutRequest>,
+            ) -> Result<Response<Self::WatchRolloutStream>, Status> {
+                let mut watched = self.watched.lock().expect("whole");
+                *watched += 1;
+                let events = stream::iter(self.events().into_iter().map(Ok));
+                Ok(Response::new(if self.hangs {
+                    Box::pin(events.take(2).chain(stream::pending()))
+                } else if *watched <= self.cut_watches {
+                    let cut = stream::iter([Err(Status::unavailable("cut"))]);
+                    Box::pin(events.take(2).chain(cut))
+                } else {
+                    Box::pin(events)
+                }))
+            }
+
+            type ExportRecordStream = Boxed<v1::RecordEntry>;
+            async fn export_record(
+                &self,
+                _: Request<v1::ExportRecordRequest>,
+            ) -> Result<Response<Self::ExportRecordStream>, Status> {
+                let entry = |number| Ok(v1::RecordEntry { number, ..Default::default() });
+                Ok(Response::new(Box::pin(stream::iter((1..=100_000).map(entry)))))
+            }
+        }
+    };
+}
+
+unscripted! {
+    get_status(GetStatusRequest) -> GetStatusResponse;
+    get_host(GetHostRequest) -> GetHostResponse;
+    create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
+    revoke_host(RevokeHostRequest) -> RevokeHostResponse;
+    list_targets(ListTargetsRequest) -> ListTargetsResponse;
+    get_target(GetTargetRequest) -> GetTargetResponse;
+    diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse;
+    mark_revision(MarkRevisionRequest) -> MarkRevisionResponse;
+    list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse;
+    get_rollout(GetRolloutRequest) -> GetRolloutResponse;
+    record_deployment(RecordDeploymentRequest) -> RecordDeploymentResponse;
+    check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse;
+    list_record(ListRecordRequest) -> ListRecordResponse;
+    verify_record(VerifyRecordRequest) -> VerifyRecordResponse;
+}
