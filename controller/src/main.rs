@@ -1,6 +1,10 @@
 //! The controller's binary: parses, reads the settings, and hands over to the library.
 
-use std::{io::Write as _, time::SystemTime};
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -12,7 +16,18 @@ use sternway_controller::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match act() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain without a backtrace; where even that cannot be written nobody reads it.
+            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -67,7 +82,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("failed to write the answer")
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        // Whoever read it has read enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("failed to write the answer"),
+    }
 }
 
 fn log(settings: &Settings) -> anyhow::Result<()> {

@@ -1,0 +1,428 @@
+//! The services of a running controller over real TLS and SQLite, with a scripted agent.
+#![expect(clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::time::{Duration, SystemTime};
+
+use sternway_controller::{Running, config::Settings, pki, run};
+use sternway_proto::{
+    channel, enrol, order,
+    tls::{ClientTls, Credentials, read_certificates},
+    v1::{
+        self, AgentMessage, agent_message::Message as Up, agent_service_client::AgentServiceClient,
+        controller_message::Message as Down, operator_service_client::OperatorServiceClient,
+        order_event::Event, rollout_event::Event as Watched,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Streaming, transport::Channel};
+
+const WAIT: Duration = Duration::from_secs(15);
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(WAIT, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} took too long"),
+    }
+}
+
+struct Stage {
+    folder: tempfile::TempDir,
+    shutdown: CancellationToken,
+    running: Option<Running>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        let now = SystemTime::now();
+        pki::init(
+            &path.join("data"),
+            "127.0.0.1:1",
+            "alice",
+            &path.join("op"),
+            now,
+        )
+        .expect("a cluster");
+        let mut stage = Self {
+            folder,
+            shutdown: CancellationToken::new(),
+            running: None,
+        };
+        stage.start().await;
+        stage
+    }
+
+    async fn start(&mut self) {
+        self.shutdown = CancellationToken::new();
+        let settings = Settings {
+            data_dir: self.folder.path().join("data"),
+            listen: "127.0.0.1:0".into(),
+            listen_enrolment: "127.0.0.1:0".into(),
+            listen_metrics: String::new(),
+            shutdown_timeout: Duration::from_secs(4),
+            ..Settings::default()
+        };
+        self.running = Some(
+            run(settings, self.shutdown.clone())
+                .await
+                .expect("it starts"),
+        );
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.cancel();
+        let running = self.running.take().expect("it ran");
+        within("the stop", running.wait()).await.expect("it stops");
+    }
+
+    fn address(&self) -> String {
+        self.running
+            .as_ref()
+            .expect("it runs")
+            .addresses
+            .listen
+            .to_string()
+    }
+
+    async fn operator(&self) -> OperatorServiceClient<Channel> {
+        let dir = self.folder.path().join("op");
+        let credentials = Credentials::load(&dir).expect("credentials");
+        let cluster = credentials.peer().expect("a leaf").identity.cluster;
+        let trust = read_certificates(&dir.join("trust.pem")).expect("trust");
+        let tls = ClientTls::new(credentials, &trust, cluster).expect("TLS");
+        let channel = channel::connect(&self.address(), &tls)
+            .await
+            .expect("a channel");
+        OperatorServiceClient::new(channel)
+    }
+
+    async fn join(&self, name: &str) -> enrol::Joined {
+        let asked = v1::CreateJoinTokenRequest {
+            host_name: name.into(),
+            ..v1::CreateJoinTokenRequest::default()
+        };
+        let made = self
+            .operator()
+            .await
+            .create_join_token(asked)
+            .await
+            .expect("a token");
+        let token = made.into_inner().token.parse().expect("a token");
+        enrol::join(&token, None, "machine", "test")
+            .await
+            .expect("joined")
+    }
+
+    async fn agent(&self, joined: &enrol::Joined) -> Agent {
+        let tls = ClientTls::new(
+            joined.credentials.clone(),
+            &joined.controller_trust,
+            joined.cluster,
+        )
+        .expect("TLS");
+        let channel = channel::connect(&self.address(), &tls)
+            .await
+            .expect("a channel");
+        let (sender, receiver) = mpsc::channel(64);
+        let mut agent = Agent {
+            inbound: None,
+            sender,
+        };
+        agent.say(Up::Hello(v1::Hello::default())).await;
+        let session = AgentServiceClient::new(channel)
+            .session(ReceiverStream::new(receiver))
+            .await
+            .expect("a session");
+        agent.inbound = Some(session.into_inner());
+        assert!(matches!(agent.hear().await, Down::Welcome(_)));
+        assert!(matches!(agent.hear().await, Down::Marks(_)));
+        agent
+    }
+}
+
+struct Agent {
+    inbound: Option<Streaming<v1::ControllerMessage>>,
+    sender: mpsc::Sender<AgentMessage>,
+}
+
+fn id(letter: &str) -> String {
+    letter.repeat(64)
+}
+
+impl Agent {
+    async fn say(&self, message: Up) {
+        let message = AgentMessage {
+            message: Some(message),
+        };
+        self.sender.send(message).await.expect("the stream is open");
+    }
+
+    async fn next(&mut self) -> Result<Option<v1::ControllerMessage>, tonic::Status> {
+        let inbound = self.inbound.as_mut().expect("a session");
+        within("a message", inbound.message()).await
+    }
+
+    async fn hear(&mut self) -> Down {
+        let message = self.next().await.expect("no error").expect("not the end");
+        message.message.expect("a message")
+    }
+
+    /// Two revisions of one target, the second current.
+    async fn inventory(&self) {
+        let revision = |letter: &str, number| v1::Revision {
+            id: id(letter),
+            number,
+            known_good: number == 1,
+            ..v1::Revision::default()
+        };
+        let target = v1::Target {
+            name: "docker/shop".into(),
+            state: v1::TargetState::Running.into(),
+            current_revision: id("b"),
+            revisions: vec![revision("b", 2), revision("a", 1)],
+            lineage: vec![id("a"), id("b")],
+            ..v1::Target::default()
+        };
+        self.say(Up::Inventory(v1::Inventory {
+            targets: vec![target],
+        }))
+        .await;
+    }
+
+    async fn order(&mut self) -> order::VerifiedOrder {
+        let Down::Order(sealed) = self.hear().await else {
+            panic!("no order");
+        };
+        order::parse(&sealed).expect("a good order")
+    }
+
+    async fn report(&mut self, order: &order::VerifiedOrder, number: u64, event: Event) {
+        let event = v1::OrderEvent {
+            order_id: order.id().to_string(),
+            number,
+            at_ms: 1,
+            event: Some(event),
+        };
+        self.say(Up::OrderEvent(event)).await;
+        let Down::EventsStored(stored) = self.hear().await else {
+            panic!("not stored");
+        };
+        assert_eq!(stored.up_to, number);
+    }
+}
+
+fn passed() -> Event {
+    Event::Evidence(v1::Evidence {
+        check: "http".into(),
+        verdict: v1::Verdict::Passed.into(),
+        instance: "replacement".into(),
+        ..v1::Evidence::default()
+    })
+}
+
+fn restored() -> Event {
+    Event::Finished(v1::OrderFinished {
+        outcome: v1::Outcome::Restored.into(),
+        running_revision: id("a"),
+        ..v1::OrderFinished::default()
+    })
+}
+
+/// Waits until the controller knows the host's target, then lets the host go.
+async fn known(stage: &Stage, joined: &enrol::Joined) -> Agent {
+    let agent = stage.agent(joined).await;
+    agent.inventory().await;
+    let mut operator = stage.operator().await;
+    within("the inventory", async {
+        loop {
+            let all = operator
+                .list_targets(v1::ListTargetsRequest::default())
+                .await;
+            if !all.expect("a list").into_inner().targets.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    agent
+}
+
+async fn offline(operator: &mut OperatorServiceClient<Channel>, host: &str) {
+    within("the host to be offline", async {
+        loop {
+            let asked = v1::GetHostRequest { host: host.into() };
+            let host = operator.get_host(asked).await.expect("a host").into_inner();
+            if host.host.expect("a host").state() == v1::HostState::Offline {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Plans while the host is offline and starts.
+async fn start(
+    operator: &mut OperatorServiceClient<Channel>,
+    host: &str,
+    deadline_ms: i64,
+) -> v1::Rollout {
+    let asked = v1::PlanRollbackRequest {
+        host: host.into(),
+        ..v1::PlanRollbackRequest::default()
+    };
+    let plan = operator
+        .plan_rollback(asked)
+        .await
+        .expect("a plan")
+        .into_inner();
+    assert!(plan.host_offline);
+    assert_eq!(plan.chosen_because, "newest known-good before #2");
+    let request = v1::StartRollbackRequest {
+        plan_id: plan.plan_id,
+        reason: "500s".into(),
+        deadline_ms,
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let first = operator
+        .start_rollback(request.clone())
+        .await
+        .expect("started");
+    let again = operator.start_rollback(request).await.expect("the same");
+    let rollout = first.into_inner().rollout.expect("a rollout");
+    assert_eq!(
+        again.into_inner().rollout.expect("a rollout").id,
+        rollout.id
+    );
+    rollout
+}
+
+/// Everything a watcher sees until the rollout is over: the events' numbers, and how it ended.
+async fn watch(operator: &mut OperatorServiceClient<Channel>, id: &str) -> (Vec<u64>, v1::Rollout) {
+    let asked = v1::WatchRolloutRequest { rollout: id.into() };
+    let mut stream = operator
+        .watch_rollout(asked)
+        .await
+        .expect("a stream")
+        .into_inner();
+    let (mut numbers, mut last, mut first) = (Vec::new(), None, true);
+    while let Some(event) = within("an event", stream.message())
+        .await
+        .expect("no error")
+    {
+        match event.event.expect("an event") {
+            Watched::Rollout(rollout) => last = Some(rollout),
+            Watched::OrderEvent(_) if first => panic!("the first is no rollout"),
+            Watched::OrderEvent(event) => numbers.push(event.number),
+        }
+        first = false;
+    }
+    (numbers, last.expect("a rollout"))
+}
+
+#[tokio::test]
+async fn an_order_survives_a_restart_and_is_believed_with_evidence_only_once() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    let rollout = start(&mut operator, "web-1", 0).await;
+    drop(operator);
+    stage.stop().await;
+    stage.start().await;
+
+    let mut agent = stage.agent(&joined).await;
+    let order = agent.order().await;
+    assert_eq!(order.revision().as_str(), id("a"));
+    assert_eq!(order.order().operator, "alice");
+    // Not journaled yet: a new session brings it again.
+    drop(agent);
+    let mut agent = stage.agent(&joined).await;
+    assert_eq!(agent.order().await.id(), order.id());
+    let mut operator = stage.operator().await;
+    let watcher = tokio::spawn({
+        let (mut operator, id) = (operator.clone(), rollout.id.clone());
+        async move { watch(&mut operator, &id).await }
+    });
+    agent
+        .report(&order, 1, Event::Accepted(v1::OrderAccepted {}))
+        .await;
+    agent
+        .report(&order, 1, Event::Accepted(v1::OrderAccepted {}))
+        .await;
+    agent.report(&order, 2, passed()).await;
+    agent.report(&order, 3, restored()).await;
+    agent.report(&order, 3, restored()).await;
+    let (numbers, ended) = within("the watcher", watcher).await.expect("it ends");
+    assert_eq!(numbers, [1, 2, 3]);
+    assert_eq!(ended.state(), v1::RolloutState::Succeeded);
+    assert_eq!(watch(&mut operator, &rollout.id).await.0, [1, 2, 3]);
+    let verified = operator
+        .verify_record(v1::VerifyRecordRequest {})
+        .await
+        .expect("verified");
+    let verified = verified.into_inner();
+    assert_eq!(verified.problem, None);
+    assert!(verified.entries > 5);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_for_a_host_that_stays_offline_expires() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    let rollout = start(&mut operator, "web-1", 1500).await;
+    let (numbers, ended) = watch(&mut operator, &rollout.id).await;
+    assert!(numbers.is_empty());
+    assert_eq!(ended.state(), v1::RolloutState::Expired);
+    // A host that is late is sent nothing: the next thing it hears is a heartbeat's reply.
+    let mut agent = stage.agent(&joined).await;
+    agent.say(Up::Heartbeat(v1::Heartbeat::default())).await;
+    assert!(matches!(agent.hear().await, Down::Heartbeat(_)));
+    drop(operator);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn never_blind_a_restore_without_evidence_needs_a_human() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    let rollout = start(&mut operator, "web-1", 0).await;
+    let mut agent = stage.agent(&joined).await;
+    let order = agent.order().await;
+    agent.report(&order, 1, restored()).await;
+    let (_, ended) = watch(&mut operator, &rollout.id).await;
+    assert_eq!(ended.state(), v1::RolloutState::NeedsHuman);
+    let problem = ended.waves[0].orders[0].problem.clone().expect("a problem");
+    assert_eq!(problem.code, "no-evidence");
+}
+
+#[tokio::test]
+async fn a_revoked_host_is_cut_at_once_and_stays_out() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    let mut agent = known(&stage, &joined).await;
+    let mut operator = stage.operator().await;
+    let asked = v1::RevokeHostRequest {
+        host: "web-1".into(),
+        reason: "stolen".into(),
+    };
+    operator.revoke_host(asked).await.expect("revoked");
+    assert!(
+        !matches!(agent.next().await, Ok(Some(_))),
+        "it is still heard"
+    );
+    let other = stage.join("web-1").await;
+    assert_ne!(other.host_id, joined.host_id);
+}
