@@ -232,8 +232,8 @@ pub fn target<'a>(
             .find(|target| target.name == named)
             .or_else(|| short(targets, named))
             .ok_or_else(|| {
-                let names = targets.iter().map(|target| target.name.as_str());
-                let next = match nearest(named, names) {
+                let known = targets.iter().map(|target| target.name.as_str());
+                let next = match nearest(named, known) {
                     Some(near) => format!("did you mean {near}? It has: {}", list()),
                     None => format!("it has: {}", list()),
                 };

@@ -23,7 +23,7 @@ const WAIT: Duration = Duration::from_secs(15);
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} took too long"),
+        Err(late) => panic!("{what} took too long: {late}"),
     }
 }
 

@@ -272,7 +272,7 @@ mod tests {
         .expect("valid");
         assert_eq!(settings.log, "environment");
         assert_eq!(settings.listen, "127.0.0.1:3");
-        assert_eq!(settings.plan_lifetime, Duration::from_secs(180));
+        assert_eq!(settings.plan_lifetime, Duration::from_mins(3));
         assert_eq!(settings.listen_enrolment, "0.0.0.0:7444");
     }
 

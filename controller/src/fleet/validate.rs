@@ -192,7 +192,7 @@ fn revision(revision: &mut v1::Revision) -> Result<(), Refused> {
         field.path = clean_text(&field.path);
         match &mut field.content {
             Some(v1::field::Content::Value(text) | v1::field::Content::PrivateHash(text)) => {
-                *text = clean_text(text)
+                *text = clean_text(text);
             }
             None => {}
         }

@@ -11,7 +11,7 @@ enum Act {
     DeadlinePassed,
     HostRevoked,
     WaveStopped,
-    Event(v1::OrderEvent),
+    Event(Box<v1::OrderEvent>),
 }
 
 impl Act {
@@ -53,7 +53,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::HostRevoked),
         1 => Just(Act::WaveStopped),
         12 => (0..8u64, proptest::option::of(event())).prop_map(|(number, event)| {
-            Act::Event(v1::OrderEvent { number, event, ..v1::OrderEvent::default() })
+            Act::Event(Box::new(v1::OrderEvent { number, event, ..v1::OrderEvent::default() }))
         }),
     ]
 }
@@ -89,7 +89,7 @@ proptest! {
             if let Act::Event(event) = act {
                 prop_assert_eq!(event.number, progress.last_event + 1, "stored with a gap or twice");
                 prop_assert_eq!(next.last_event, event.number);
-                stored.push(event.clone());
+                stored.push((**event).clone());
             }
             if let Phase::Finished(end) = &next.phase {
                 ends += 1;

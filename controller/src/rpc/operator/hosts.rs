@@ -22,7 +22,7 @@ use crate::{
 const LABELS: usize = 64;
 
 /// The longest a join token may be valid.
-const TOKEN_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
+const TOKEN_AT_MOST: Duration = Duration::from_hours(7 * 24);
 
 /// The host of that name or id.
 pub(super) async fn find(service: &Operators, name_or_id: &str) -> Result<Host, Status> {

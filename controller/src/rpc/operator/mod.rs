@@ -253,6 +253,6 @@ impl OperatorService for Operators {
         &self,
         request: Request<v1::ExportRecordRequest>,
     ) -> Result<Response<Self::ExportRecordStream>, Status> {
-        Ok(Response::new(record::export(self, &request.into_inner())))
+        Ok(Response::new(record::export(self, request.into_inner())))
     }
 }

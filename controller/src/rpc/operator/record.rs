@@ -56,7 +56,7 @@ pub(super) async fn verify(service: &Operators) -> Result<v1::VerifyRecordRespon
 
 pub(super) fn export(
     service: &Operators,
-    request: &v1::ExportRecordRequest,
+    request: v1::ExportRecordRequest,
 ) -> Streamed<v1::RecordEntry> {
     let (sender, receiver) = mpsc::channel(STREAM);
     let store = service.store.clone();

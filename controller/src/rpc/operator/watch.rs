@@ -76,7 +76,7 @@ impl Watching {
                 biased;
                 () = self.sender.closed() => return Ok(()),
                 () = self.service.stopping.cancelled() => return Err(stopping(id)),
-                changed = tokio::time::timeout(AGAIN, changes.changed()) => drop(changed),
+                _ = tokio::time::timeout(AGAIN, changes.changed()) => {},
             }
         }
     }

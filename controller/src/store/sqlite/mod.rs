@@ -11,6 +11,8 @@ mod meta;
 mod orders;
 mod rollouts;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::{fs::File, path::Path, time::Duration};
 
