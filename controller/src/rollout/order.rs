@@ -226,3 +226,99 @@ fn ending(end: &v1::OrderFinished, proven: bool) -> Ending {
         running_revision: end.running_revision.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(instance: &str, verdict: Verdict, claimed: Outcome) -> Outcome {
+        let evidence = v1::Evidence {
+            verdict: verdict.into(),
+            instance: instance.into(),
+            ..v1::Evidence::default()
+        };
+        let finished = v1::OrderFinished {
+            outcome: claimed.into(),
+            ..v1::OrderFinished::default()
+        };
+        let mut progress = Progress::NEW;
+        for (event, number) in [Event::Evidence(evidence), Event::Finished(finished)]
+            .into_iter()
+            .zip(1..)
+        {
+            let event = v1::OrderEvent {
+                number,
+                event: Some(event),
+                ..v1::OrderEvent::default()
+            };
+            let Applied::Changed(next) = apply(&progress, &Input::Agent(&event)) else {
+                panic!("not the next event");
+            };
+            progress = next;
+        }
+        match progress.phase {
+            Phase::Finished(ending) => ending.outcome,
+            other => panic!("not finished: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn never_blind_only_a_passed_check_of_what_runs_in_the_end_is_believed() {
+        for (instance, verdict, claimed, believed) in [
+            (
+                "replacement",
+                Verdict::Passed,
+                Outcome::Restored,
+                Outcome::Restored,
+            ),
+            (
+                "current",
+                Verdict::Passed,
+                Outcome::Unchanged,
+                Outcome::Unchanged,
+            ),
+            (
+                "replacement",
+                Verdict::Failed,
+                Outcome::Restored,
+                Outcome::NeedsHuman,
+            ),
+            (
+                "replacement",
+                Verdict::Inconclusive,
+                Outcome::Restored,
+                Outcome::NeedsHuman,
+            ),
+            (
+                "standby",
+                Verdict::Passed,
+                Outcome::Restored,
+                Outcome::NeedsHuman,
+            ),
+            (
+                "previous",
+                Verdict::Passed,
+                Outcome::Restored,
+                Outcome::NeedsHuman,
+            ),
+            (
+                "previous",
+                Verdict::Passed,
+                Outcome::Undone,
+                Outcome::Undone,
+            ),
+            (
+                "replacement",
+                Verdict::Passed,
+                Outcome::Unspecified,
+                Outcome::NeedsHuman,
+            ),
+        ] {
+            assert_eq!(
+                ends(instance, verdict, claimed),
+                believed,
+                "{instance} {verdict:?}"
+            );
+        }
+    }
+}
