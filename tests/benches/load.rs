@@ -18,6 +18,7 @@ use sternway_tests::{
     controller::Controller,
     engine::Scope,
     simulated::{Event, Host, TARGET},
+    wait::until,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
@@ -98,6 +99,15 @@ async fn main() -> anyhow::Result<()> {
         full.saturating_sub(empty) / u64::try_from(agents)?
     );
 
+    until("every inventory to be stored", DEADLINE, async || {
+        let mut client = client.clone();
+        match client.list_targets(v1::ListTargetsRequest::default()).await {
+            Ok(listed) if listed.get_ref().targets.len() == agents => Ok(()),
+            Ok(listed) => Err(format!("{} targets", listed.get_ref().targets.len())),
+            Err(status) => Err(status.to_string()),
+        }
+    })
+    .await;
     order_everyone(&client, agents, &mut events).await?;
 
     controller.kill();
