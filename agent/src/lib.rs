@@ -5,6 +5,7 @@
 
 pub mod boundary;
 pub mod engine;
+pub mod executor;
 pub mod fault;
 pub mod store;
 pub mod targets;

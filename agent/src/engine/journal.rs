@@ -22,6 +22,10 @@ use crate::fault::{self, Moment};
 const HEADER: [u8; 8] = *b"STWJRNL1";
 const FRAME: usize = 4 + 4 + 32;
 
+/// Set aside on the disk when a journal is created, bytes: a disk that fills up in the middle of a restore
+/// must not keep the restore, or its undo, from being written down. A restore writes some 50 KiB.
+const SET_ASIDE: u64 = 512 * 1024;
+
 /// The longest payload, bytes: the plan of a container with very many settings has some 100 KiB.
 const PAYLOAD_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -107,9 +111,8 @@ impl Journal {
             lines: Vec::new(),
             poisoned: false,
         };
-        let written = journal
-            .file
-            .write_all(&HEADER)
+        let written = set_aside(&journal.file)
+            .and_then(|()| journal.file.write_all(&HEADER))
             .map_err(io("write"))
             .and_then(|()| {
                 journal.length = HEADER.len() as u64;
@@ -202,6 +205,10 @@ impl Journal {
         fault::journal(Moment::After);
         self.length += record.len() as u64;
         self.chain = chain;
+        if matches!(line.event, Event::Finished { .. }) {
+            // Gives back what was set aside. If not, some blocks stay unused until the file is removed.
+            let _ = self.file.set_len(self.length);
+        }
         self.lines.push(line);
         Ok(self.lines.len() as u64)
     }
@@ -229,6 +236,15 @@ impl Journal {
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+fn set_aside(file: &File) -> io::Result<()> {
+    use rustix::{fs::FallocateFlags, io::Errno};
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, SET_ASIDE) {
+        // A file system that cannot set aside is no reason to refuse: writes are checked anyway.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

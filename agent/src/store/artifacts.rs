@@ -133,8 +133,8 @@ impl Artifacts {
     }
 
     fn path(&self, id: &RevisionId) -> PathBuf {
-        let shelf: String = id.as_str().chars().take(2).collect();
-        self.dir.join(shelf).join(id.as_str())
+        let first_two: String = id.as_str().chars().take(2).collect();
+        self.dir.join(first_two).join(id.as_str())
     }
 }
 

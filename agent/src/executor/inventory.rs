@@ -1,0 +1,552 @@
+//! Follows what happens on the host: takes up revisions, looks after each target (keeps its artifacts, runs
+//! its checks, looks whether a rollback would work), and collects what orders left behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sternway_proto::{
+    name::{RevisionId, TargetName},
+    v1,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    core::{Core, now_ms},
+    facts, plan,
+};
+use crate::{
+    engine::step::EvidenceSink,
+    store::history::{History, Origin},
+    targets::{Changed, Kind, Observed},
+};
+
+/// How long a look at the host may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the checks of one target may take: their own deadline and soak, with room.
+const CHECK_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// How long keeping the artifacts of one target may take.
+const KEEP_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Targets looked after at the same time.
+const TENDED: usize = 4;
+
+/// Changes that may wait. A full queue makes the watchers wait, who then say `All`.
+const CHANGES: usize = 64;
+
+/// What an observation means for the history of its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Meaning {
+    /// Nothing that concerns revisions: the same instance, stopped, started or restarted.
+    Same,
+    /// Another instance, or another content: it was deployed.
+    Deployed(RevisionId),
+    /// Nothing bears the name.
+    Gone,
+}
+
+/// A revision a deployment, none for a restart.
+fn meaning(history: Option<&History>, observed: &Observed) -> Meaning {
+    let Some(content) = &observed.content else {
+        return Meaning::Gone;
+    };
+    let id = content.id();
+    let same = history.is_some_and(|history| {
+        history.instance == observed.instance
+            && history.current().is_some_and(|entry| entry.id == id)
+    });
+    if same {
+        Meaning::Same
+    } else {
+        Meaning::Deployed(id)
+    }
+}
+
+/// The inventory's task.
+pub(super) struct Inventory {
+    core: Arc<Core>,
+    changes: mpsc::Receiver<Changed>,
+    tending: JoinSet<TargetName>,
+    /// Targets that are tended now; true: once more afterwards.
+    tended: BTreeMap<TargetName, bool>,
+    turns: Arc<Semaphore>,
+}
+
+/// Where to say that something may have changed.
+pub(super) type Changes = mpsc::Sender<Changed>;
+
+impl Inventory {
+    pub(super) fn new(core: Arc<Core>) -> (Self, Changes) {
+        let (sender, changes) = mpsc::channel(CHANGES);
+        let inventory = Self {
+            core,
+            changes,
+            tending: JoinSet::new(),
+            tended: BTreeMap::new(),
+            turns: Arc::new(Semaphore::new(TENDED)),
+        };
+        (inventory, sender)
+    }
+
+    /// Follows the host until the shutdown.
+    pub(super) async fn follow(mut self, changes: Changes) {
+        let mut watchers = JoinSet::new();
+        for kind in self.core.registry.all() {
+            let (kind, changes) = (kind.clone(), changes.clone());
+            watchers.spawn(async move { kind.watch(changes).await });
+        }
+        let mut checks = ticker(self.core.settings.check_interval);
+        let mut upkeep = ticker(self.core.settings.readiness_interval);
+        let shutdown = self.core.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(what) = self.changes.recv() => match what {
+                    Changed::All => self.look_at_all().await,
+                    Changed::Target(target) => self.look_at(&target).await,
+                },
+                Some(ended) = self.tending.join_next() => self.tended(ended),
+                _ = checks.tick() => self.tend_all(),
+                _ = upkeep.tick() => self.upkeep().await,
+            }
+        }
+    }
+
+    async fn look_at_all(&mut self) {
+        self.core
+            .outbox
+            .facts(facts::gather(&self.core.registry).await);
+        let kinds: Vec<_> = self.core.registry.all().cloned().collect();
+        for kind in kinds {
+            match timeout(LOOK_TIMEOUT, kind.discover()).await {
+                Ok(Ok(all)) => self.discovered(&kind, &all),
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        kind = kind.label(),
+                        "cannot look at the {} targets: {error}",
+                        kind.label()
+                    );
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        kind = kind.label(),
+                        "looking at the {} targets took too long",
+                        kind.label()
+                    );
+                }
+            }
+        }
+    }
+
+    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed]) {
+        let seen: BTreeSet<TargetName> = all.iter().map(|one| one.target.clone()).collect();
+        for observed in all {
+            self.observed(observed);
+        }
+        for target in self.core.targets() {
+            if target.kind() == kind.label() && !seen.contains(&target) {
+                self.observed(&gone(&target));
+            }
+        }
+    }
+
+    async fn look_at(&mut self, target: &TargetName) {
+        let Some(kind) = self.core.registry.of(target) else {
+            return;
+        };
+        match timeout(LOOK_TIMEOUT, kind.observe(target)).await {
+            Ok(Ok(observed)) => self.observed(&observed),
+            Ok(Err(error)) => tracing::warn!(%target, "cannot look at {target}: {error}"),
+            Err(_) => tracing::warn!(%target, "looking at {target} took too long"),
+        }
+    }
+
+    fn observed(&mut self, observed: &Observed) {
+        let target = &observed.target;
+        // While an order is on its way, what is seen is its doing; it is looked at when it is over.
+        if self.core.active().contains_key(target) {
+            return;
+        }
+        let before = self.core.describe(target);
+        let meaning = meaning(self.core.revisions().history(target), observed);
+        match meaning {
+            Meaning::Gone if before.is_none() => return,
+            Meaning::Gone | Meaning::Same => self.core.saw(observed),
+            Meaning::Deployed(id) => {
+                self.core.saw(observed);
+                self.deployed(observed, &id);
+            }
+        }
+        let after = self.core.describe(target);
+        if before != after {
+            self.core.outbox.target(target);
+            self.tend(target);
+        }
+    }
+
+    fn deployed(&self, observed: &Observed, id: &RevisionId) {
+        let (Some(content), target) = (&observed.content, &observed.target) else {
+            return;
+        };
+        let now = now_ms();
+        let mut revisions = self.core.revisions();
+        let changed = revisions
+            .record(target, content, Origin::Deployment, None, now)
+            .and_then(|number| {
+                let changed = revisions.activate(target, id, &observed.instance, now)?;
+                Ok(changed.then_some(number))
+            });
+        drop(revisions);
+        match changed {
+            Ok(None) => {}
+            Ok(Some(number)) => {
+                tracing::info!(%target, revision = number, "{target} runs revision #{number} now");
+                if let Some(live) = self.core.live().get_mut(target) {
+                    live.health = v1::Verdict::Unspecified;
+                    live.evidence.clear();
+                }
+            }
+            Err(error) => {
+                // Loud and without consequence for what runs: this deployment cannot be undone, and the
+                // target's readiness says so.
+                tracing::error!(%target, "the revision of {target} could not be taken up: {error}");
+                if let Some(live) = self.core.live().get_mut(target) {
+                    let code = if error.is_no_space() {
+                        "no-disk-space"
+                    } else {
+                        "not-recorded"
+                    };
+                    live.readiness = Some(v1::Readiness {
+                        verdict: v1::ReadinessVerdict::NotReady.into(),
+                        revision: String::new(),
+                        problems: vec![v1::Problem::new(
+                            code,
+                            format!("what runs now could not be recorded: {error}"),
+                            "make room on the host's disk, or look at the agent's log",
+                        )],
+                        checked_at_ms: now,
+                    });
+                }
+            }
+        }
+    }
+
+    fn tend_all(&mut self) {
+        for target in self.core.targets() {
+            self.tend(&target);
+        }
+    }
+
+    /// Looks after a target: one task a target, a few at the same time.
+    fn tend(&mut self, target: &TargetName) {
+        if let Some(again) = self.tended.get_mut(target) {
+            *again = true;
+            return;
+        }
+        let Some(kind) = self.core.registry.of(target).cloned() else {
+            return;
+        };
+        self.tended.insert(target.clone(), false);
+        let (core, target, turns) = (self.core.clone(), target.clone(), self.turns.clone());
+        self.tending.spawn(async move {
+            let turn = turns.acquire_owned().await;
+            tend(&core, kind.as_ref(), &target).await;
+            drop(turn);
+            target
+        });
+    }
+
+    fn tended(&mut self, ended: Result<TargetName, tokio::task::JoinError>) {
+        match ended {
+            Ok(target) => {
+                if self.tended.remove(&target) == Some(true) {
+                    self.tend(&target);
+                }
+            }
+            Err(error) => {
+                // A bug in a kind. Its target is not known here: let all be tended again.
+                tracing::error!("looking after a target failed: {error}");
+                self.tended.clear();
+                self.tending.abort_all();
+            }
+        }
+    }
+
+    async fn upkeep(&mut self) {
+        self.core
+            .outbox
+            .facts(facts::gather(&self.core.registry).await);
+        let open: Vec<_> = self
+            .core
+            .active()
+            .values()
+            .map(|active| active.order)
+            .collect();
+        let kinds: Vec<_> = self.core.registry.all().cloned().collect();
+        for kind in kinds {
+            match timeout(LOOK_TIMEOUT, kind.collect(&open)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(kind = kind.label(), "cannot collect: {error}"),
+                Err(_) => tracing::warn!(kind = kind.label(), "collecting took too long"),
+            }
+        }
+    }
+}
+
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let mut ticker = interval(period.max(Duration::from_millis(100)));
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+fn gone(target: &TargetName) -> Observed {
+    Observed {
+        target: target.clone(),
+        state: v1::TargetState::Gone,
+        content: None,
+        instance: String::new(),
+        made_by_order: None,
+        unsupported: None,
+    }
+}
+
+/// Keeps what a rollback needs, runs the checks, and looks whether a rollback would work.
+async fn tend(core: &Core, kind: &dyn Kind, target: &TargetName) {
+    let before = core.describe(target);
+    keep(core, kind, target).await;
+    readiness(core, kind, target).await;
+    tell(core, target, before.as_ref());
+    let before = core.describe(target);
+    check(core, kind, target).await;
+    // What was current may have become known-good: the next rollback's goal is the same, the words differ.
+    tell(core, target, before.as_ref());
+}
+
+fn tell(core: &Core, target: &TargetName, before: Option<&v1::Target>) {
+    let after = core.describe(target);
+    if before.map(without_times) != after.as_ref().map(without_times) {
+        core.outbox.target(target);
+    }
+}
+
+/// When something was looked at is no news by itself.
+fn without_times(target: &v1::Target) -> v1::Target {
+    let mut target = target.clone();
+    if let Some(readiness) = &mut target.readiness {
+        readiness.checked_at_ms = 0;
+    }
+    for evidence in &mut target.health_evidence {
+        evidence.at_ms = 0;
+        evidence.duration_ms = 0;
+        evidence.attempts = 0;
+    }
+    target
+}
+
+async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {
+    let needs = core
+        .active()
+        .get(target)
+        .map(|active| active.needs.clone())
+        .unwrap_or_default();
+    let kept = {
+        let mut revisions = core.revisions();
+        if revisions.history(target).is_none() {
+            return;
+        }
+        if let Err(error) = revisions.prune(target, core.settings.keep, &needs) {
+            tracing::warn!(%target, "cannot let go of old revisions of {target}: {error}");
+        }
+        let ids: Vec<RevisionId> = revisions
+            .history(target)
+            .into_iter()
+            .flat_map(History::entries)
+            .map(|entry| entry.id.clone())
+            .collect();
+        let mut kept = Vec::new();
+        for id in ids {
+            match revisions.recorded(target, &id) {
+                Ok(recorded) => kept.push(recorded),
+                Err(error) => tracing::error!(%target, "a revision of {target} is lost: {error}"),
+            }
+        }
+        kept
+    };
+    match timeout(KEEP_TIMEOUT, kind.keep(target, &kept)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%target, "cannot keep the artifacts of {target}: {error}"),
+        Err(_) => tracing::warn!(%target, "keeping the artifacts of {target} took too long"),
+    }
+}
+
+async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName) {
+    let goal = {
+        let revisions = core.revisions();
+        let Some(history) = revisions.history(target) else {
+            return;
+        };
+        history
+            .default_goal(|id| revisions.is_bad(target, id))
+            .map(|entry| (entry.id.clone(), revisions.recorded(target, &entry.id)))
+    };
+    let (verdict, revision, problems) = match goal {
+        None => (
+            v1::ReadinessVerdict::NoPredecessor,
+            String::new(),
+            Vec::new(),
+        ),
+        Some((id, Err(error))) => (
+            v1::ReadinessVerdict::NotReady,
+            id.to_string(),
+            vec![plan::store_problem(&error)],
+        ),
+        Some((id, Ok(recorded))) => {
+            let looked = timeout(LOOK_TIMEOUT, kind.readiness(target, &recorded)).await;
+            let problems = looked.unwrap_or_else(|_| {
+                vec![v1::Problem::new(
+                    "engine-unreachable",
+                    "the engine does not answer",
+                    "look at the engine on the host",
+                )]
+            });
+            let verdict = if problems.is_empty() {
+                v1::ReadinessVerdict::Ready
+            } else {
+                v1::ReadinessVerdict::NotReady
+            };
+            (verdict, id.to_string(), problems)
+        }
+    };
+    if let Some(live) = core.live().get_mut(target) {
+        live.readiness = Some(v1::Readiness {
+            verdict: verdict.into(),
+            revision,
+            problems,
+            checked_at_ms: now_ms(),
+        });
+    }
+}
+
+async fn check(core: &Core, kind: &dyn Kind, target: &TargetName) {
+    let recorded = {
+        let current = core
+            .live()
+            .get(target)
+            .and_then(|live| live.current.clone());
+        let Some(current) = current else {
+            return;
+        };
+        match core.revisions().recorded(target, &current) {
+            Ok(recorded) => recorded,
+            Err(_) => return,
+        }
+    };
+    if core.active().contains_key(target) {
+        return;
+    }
+    let (sink, mut seen) = EvidenceSink::channel();
+    let work = timeout(CHECK_TIMEOUT, kind.check(target, &recorded, &sink));
+    let mut work = std::pin::pin!(work);
+    let mut evidence = Vec::new();
+    let verdict = loop {
+        tokio::select! {
+            biased;
+            Some(one) = seen.recv() => evidence.push(one),
+            result = &mut work => break result,
+        }
+    };
+    while let Ok(one) = seen.try_recv() {
+        evidence.push(one);
+    }
+    let verdict = match verdict {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(_)) | Err(_) => v1::Verdict::Inconclusive,
+    };
+    // What was looked at may have been replaced meanwhile: then this says nothing.
+    let same = core
+        .live()
+        .get(target)
+        .is_some_and(|live| live.current.as_ref() == Some(&recorded.id));
+    if !same || core.active().contains_key(target) {
+        return;
+    }
+    if verdict == v1::Verdict::Passed {
+        match core.revisions().known_good(target, &recorded.id) {
+            Ok(true) => {
+                tracing::info!(%target, revision = recorded.number, "revision #{} of {target} is known-good", recorded.number);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%target, "cannot note that {target} is known-good: {error}");
+            }
+        }
+    }
+    if let Some(live) = core.live().get_mut(target) {
+        live.health = verdict;
+        live.evidence = evidence;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{store::history::NewEntry, targets::Content};
+
+    fn observed(record: &str, instance: &str) -> Observed {
+        Observed {
+            content: Some(Content {
+                record: record.as_bytes().to_vec(),
+                attachments: BTreeMap::new(),
+                fields: Vec::new(),
+                hints: serde_json::Value::Null,
+                image: String::new(),
+                image_id: String::new(),
+                image_digest: String::new(),
+            }),
+            state: v1::TargetState::Running,
+            instance: instance.to_owned(),
+            ..gone(&"docker/shop".parse().expect("valid"))
+        }
+    }
+
+    #[test]
+    fn a_revision_a_deployment_none_for_a_restart() {
+        let first = observed("v1", "container-1");
+        let id = RevisionId::of(b"v1");
+        assert_eq!(meaning(None, &first), Meaning::Deployed(id.clone()));
+
+        let mut history = History::new(first.target.clone());
+        history.record(
+            NewEntry {
+                id: id.clone(),
+                origin: Origin::Deployment,
+                instead_of: None,
+                image: String::new(),
+                image_id: String::new(),
+                image_digest: String::new(),
+                fields: Vec::new(),
+                attachments: BTreeMap::new(),
+                hints: serde_json::Value::Null,
+            },
+            1,
+        );
+        history.activate(&id, 1);
+        history.instance = "container-1".to_owned();
+        assert_eq!(meaning(Some(&history), &first), Meaning::Same);
+        let again = observed("v1", "container-2");
+        assert_eq!(meaning(Some(&history), &again), Meaning::Deployed(id));
+        let next = observed("v2", "container-3");
+        let v2 = RevisionId::of(b"v2");
+        assert_eq!(meaning(Some(&history), &next), Meaning::Deployed(v2));
+        assert_eq!(meaning(Some(&history), &gone(&next.target)), Meaning::Gone);
+    }
+}

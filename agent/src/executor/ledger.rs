@@ -1,0 +1,339 @@
+//! The order ledger: every order that ever came, what is still to be told of it, and the fence that no
+//! older order passes.
+//!
+//! `open/` holds the journals of orders that are not finished, or whose end the controller has not stored;
+//! `done/` the others, for as long as a repeated delivery must be recognised.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sternway_proto::{
+    name::TargetName,
+    order::{self, Context, OrderError, VerifiedOrder},
+    v1,
+};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{
+    engine::{
+        event::{Event, Finish, Line},
+        journal::{Journal, JournalError, file_name},
+        machine::{Illegal, Run},
+    },
+    store::files::{self, FileError},
+};
+
+/// How long a finished order is remembered. Orders are valid for minutes or hours; a repetition after
+/// months is a restored backup of a controller, and its epoch is refused anyway.
+const REMEMBERED: Duration = Duration::from_hours(24 * 90);
+
+/// Why the ledger could not be used.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the journal of order {order} tells an impossible story")]
+    Story {
+        order: Uuid,
+        #[source]
+        source: Illegal,
+    },
+    #[error("the fence cannot be read: {reason}")]
+    Fence { reason: String },
+}
+
+impl LedgerError {
+    /// There is no room on the disk.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::File(error) => error.is_no_space(),
+            Self::Journal(error) => error.is_no_space(),
+            Self::Story { .. } | Self::Fence { .. } => false,
+        }
+    }
+}
+
+/// The highest that was accepted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Fence {
+    epoch: u64,
+    /// Per target: epoch and sequence of the newest order.
+    newest: BTreeMap<TargetName, (u64, u64)>,
+}
+
+/// What becomes of an order that arrived.
+#[derive(Debug)]
+pub enum Arrival {
+    /// In the journal: carry it out.
+    Accepted(Box<VerifiedOrder>, Journal),
+    /// It came before; its events are told again.
+    Repeated(Uuid),
+    /// Not accepted; the refusal is journaled as its only line.
+    Refused(Uuid, Vec<Line>),
+    /// No order at all: nothing can be told of it.
+    Unreadable(OrderError),
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    open: PathBuf,
+    done: PathBuf,
+    fence_path: PathBuf,
+    fence: Fence,
+    known: BTreeSet<Uuid>,
+    host_id: Uuid,
+}
+
+/// An order that was found open at start.
+#[derive(Debug)]
+pub struct Found {
+    pub order: Uuid,
+    pub journal: Result<Journal, LedgerError>,
+}
+
+impl Ledger {
+    /// Opens (or begins) the ledger in a folder, and answers with the orders that are open.
+    ///
+    /// # Errors
+    /// A folder or the fence cannot be read.
+    pub fn open(dir: &Path, host_id: Uuid, now_ms: i64) -> Result<(Self, Vec<Found>), LedgerError> {
+        let (open, done) = (dir.join("open"), dir.join("done"));
+        files::make_dir(&open)?;
+        files::make_dir(&done)?;
+        let fence_path = dir.join("fence.json");
+        let fence = match files::read(&fence_path)? {
+            None => Fence::default(),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| LedgerError::Fence {
+                reason: error.to_string(),
+            })?,
+        };
+        forget_old(&done, now_ms)?;
+        let found: Vec<Found> = journals(&open)?
+            .into_iter()
+            .map(|order| Found {
+                order,
+                journal: read(&open, order),
+            })
+            .collect();
+        let mut known: BTreeSet<Uuid> = found.iter().map(|found| found.order).collect();
+        known.extend(journals(&done)?);
+        let ledger = Self {
+            open,
+            done,
+            fence_path,
+            fence,
+            known,
+            host_id,
+        };
+        Ok((ledger, found))
+    }
+
+    /// The highest epoch of any accepted order.
+    #[must_use]
+    pub fn highest_epoch(&self) -> u64 {
+        self.fence.epoch
+    }
+
+    /// Judges an order that arrived. `acceptable` says what else stands in its way, on this host, now.
+    ///
+    /// # Errors
+    /// The disk failed: the order is neither accepted nor refused, and may be delivered again.
+    pub fn arrive(
+        &mut self,
+        sealed: &v1::SealedOrder,
+        now_ms: i64,
+        controller_now_ms: i64,
+        acceptable: impl FnOnce(&VerifiedOrder) -> Result<(), v1::Problem>,
+    ) -> Result<Arrival, LedgerError> {
+        let id = match order::parse(sealed) {
+            Ok(order) => order.id(),
+            Err(error) => return Ok(Arrival::Unreadable(error)),
+        };
+        if self.known.contains(&id) {
+            return Ok(Arrival::Repeated(id));
+        }
+        let context = Context {
+            host_id: self.host_id,
+            highest_epoch: self.fence.epoch,
+            now_ms: controller_now_ms,
+        };
+        let judged = order::verify(sealed, &context)
+            .map_err(|error| refusal(&error))
+            .and_then(|order| self.pass(&order).map(|()| order))
+            .and_then(|order| {
+                acceptable(&order)
+                    .map(|()| order)
+                    .map_err(|problem| (Finish::Refused, problem))
+            });
+        match judged {
+            Ok(order) => {
+                self.raise(&order)?;
+                // The deadline is the controller's clock; the journal's is the host's.
+                let ahead = now_ms - controller_now_ms;
+                let line = Line {
+                    at_ms: now_ms,
+                    event: Event::Accepted {
+                        order: sealed.order.clone(),
+                        not_after_ms: order.order().not_after_ms.saturating_add(ahead),
+                    },
+                };
+                let journal = Journal::create(&self.open, id, line)?;
+                self.known.insert(id);
+                Ok(Arrival::Accepted(Box::new(order), journal))
+            }
+            Err((outcome, problem)) => {
+                let line = Line {
+                    at_ms: now_ms,
+                    event: Event::Finished {
+                        outcome,
+                        problem: Some(problem),
+                        running: None,
+                    },
+                };
+                let journal = Journal::create(&self.open, id, line)?;
+                self.known.insert(id);
+                Ok(Arrival::Refused(id, journal.lines().to_vec()))
+            }
+        }
+    }
+
+    /// An older order never takes effect after a newer one for the same target.
+    fn pass(&self, order: &VerifiedOrder) -> Result<(), (Finish, v1::Problem)> {
+        let wire = order.order();
+        match self.fence.newest.get(order.target()) {
+            Some(newest) if (wire.epoch, wire.sequence) < *newest => Err((
+                Finish::Refused,
+                v1::Problem::new(
+                    "order-superseded",
+                    format!(
+                        "a newer order for {} was accepted before this one",
+                        order.target()
+                    ),
+                    "start the rollback again if it is still wanted",
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn raise(&mut self, order: &VerifiedOrder) -> Result<(), LedgerError> {
+        let wire = order.order();
+        let mut fence = self.fence.clone();
+        fence.epoch = fence.epoch.max(wire.epoch);
+        fence
+            .newest
+            .insert(order.target().clone(), (wire.epoch, wire.sequence));
+        let bytes = serde_json::to_vec(&fence).map_err(|error| LedgerError::Fence {
+            reason: error.to_string(),
+        })?;
+        files::replace(&self.fence_path, &bytes)?;
+        self.fence = fence;
+        Ok(())
+    }
+
+    /// The lines of an order that came before, wherever its journal stands.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn lines(&self, order: Uuid) -> Result<Vec<Line>, LedgerError> {
+        let dir = if self.open.join(file_name(order)).exists() {
+            &self.open
+        } else {
+            &self.done
+        };
+        Ok(Journal::open(dir, order)?.lines().to_vec())
+    }
+
+    /// The controller has stored the end of the order: nothing is to be told of it any more.
+    ///
+    /// # Errors
+    /// The journal cannot be moved.
+    pub fn settle(&self, order: Uuid) -> Result<(), LedgerError> {
+        let (from, to) = (
+            self.open.join(file_name(order)),
+            self.done.join(file_name(order)),
+        );
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => {
+                return Err(FileError {
+                    action: "move",
+                    path: from,
+                    source,
+                }
+                .into());
+            }
+            Ok(()) => {}
+        }
+        files::sync_dir(&self.done)?;
+        files::sync_dir(&self.open)?;
+        Ok(())
+    }
+}
+
+fn refusal(error: &OrderError) -> (Finish, v1::Problem) {
+    let (outcome, next) = match error {
+        OrderError::Expired { .. } => (Finish::Expired, "start the rollback again"),
+        OrderError::Stale { .. } | OrderError::EpochJump { .. } => (
+            Finish::Refused,
+            "give the order through the controller that is in charge",
+        ),
+        OrderError::Future { .. } => (Finish::Refused, "set the clocks of controller and host"),
+        _ => (Finish::Refused, ""),
+    };
+    (
+        outcome,
+        v1::Problem::new(error.code(), error.to_string(), next),
+    )
+}
+
+fn read(dir: &Path, order: Uuid) -> Result<Journal, LedgerError> {
+    let journal = Journal::open(dir, order)?;
+    Run::replay(journal.events()).map_err(|source| LedgerError::Story { order, source })?;
+    Ok(journal)
+}
+
+fn journals(dir: &Path) -> Result<Vec<Uuid>, LedgerError> {
+    let entries = fs::read_dir(dir)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| FileError {
+            action: "list folder",
+            path: dir.to_owned(),
+            source,
+        })?;
+    let mut ids: Vec<Uuid> = entries
+        .iter()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            Uuid::try_parse(name.to_str()?.strip_suffix(".journal")?).ok()
+        })
+        .collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+fn forget_old(done: &Path, now_ms: i64) -> Result<(), LedgerError> {
+    let limit = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+    for order in journals(done)? {
+        let path = done.join(file_name(order));
+        let changed_ms = fs::metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_millis()).ok());
+        if changed_ms.is_some_and(|changed| now_ms.saturating_sub(changed) > limit) {
+            files::remove(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,425 @@
+//! The executor: everything with rights on the host. It talks to the link through
+//! [`crate::boundary`] only, and needs neither network nor controller to finish what it began.
+//!
+//! - [`ledger`]: which orders came, and the fence.
+//! - `run`: one order, from its journal to the kind and back.
+//! - `inventory`: what is deployed, whether it is well, whether it could be undone.
+//! - [`outbox`]: what is to be told.
+
+mod core;
+mod facts;
+mod inventory;
+pub mod ledger;
+pub mod outbox;
+mod plan;
+mod run;
+pub mod settings;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use sternway_proto::{name::TargetName, order::VerifiedOrder, v1};
+use thiserror::Error;
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::{
+    core::{Active, Core, now_ms},
+    inventory::{Changes, Inventory},
+    ledger::{Arrival, Found, Ledger, LedgerError},
+    outbox::Next,
+    plan::Wanted,
+    run::Course,
+    settings::Settings,
+};
+use crate::{
+    boundary::{Report, Request},
+    engine::{event, journal::Journal},
+    store::revisions::{RevisionError, Revisions},
+    targets::{Changed, Registry},
+};
+
+/// How long orders on their way may go on after a request to stop; then they are cut off, and the next
+/// agent goes on with them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Plans made at the same time.
+const PLANS: usize = 8;
+
+/// Why the executor could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("the revision store cannot be opened")]
+    Revisions(#[from] RevisionError),
+    #[error("the order ledger cannot be opened")]
+    Ledger(#[from] LedgerError),
+}
+
+/// The running executor.
+#[derive(Debug)]
+pub struct Executor {
+    task: JoinHandle<()>,
+}
+
+impl Executor {
+    /// Starts it: what was left unfinished is gone on with at once.
+    ///
+    /// # Errors
+    /// The state folder cannot be used.
+    pub fn start(
+        settings: Settings,
+        registry: Registry,
+        requests: mpsc::Receiver<Request>,
+        reports: mpsc::Sender<Report>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let revisions = Revisions::open(&settings.state_dir, settings.disk_budget)?;
+        let (ledger, found) = Ledger::open(
+            &settings.state_dir.join("orders"),
+            settings.host_id,
+            now_ms(),
+        )?;
+        let core = Arc::new(Core::new(settings, registry, revisions, ledger, shutdown));
+        core.outbox.epoch(core.ledger().highest_epoch());
+        let (inventory, changes) = Inventory::new(core.clone());
+        let mut office = Office {
+            core: core.clone(),
+            changes: changes.clone(),
+            courses: JoinSet::new(),
+            plans: JoinSet::new(),
+        };
+        for found in found {
+            office.resume(found);
+        }
+        let task = tokio::spawn(async move {
+            let teller = tokio::spawn(tell(core.clone(), reports));
+            let follower = tokio::spawn(inventory.follow(changes));
+            office.work(requests).await;
+            teller.abort();
+            follower.abort();
+        });
+        Ok(Self { task })
+    }
+
+    /// Waits until it has stopped after its shutdown was asked for.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!("the executor failed: {error}");
+        }
+    }
+}
+
+/// Takes requests in.
+struct Office {
+    core: Arc<Core>,
+    changes: Changes,
+    courses: JoinSet<TargetName>,
+    plans: JoinSet<()>,
+}
+
+impl Office {
+    async fn work(&mut self, mut requests: mpsc::Receiver<Request>) {
+        let shutdown = self.core.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.courses.join_next() => self.ended(ended).await,
+                Some(_) = self.plans.join_next() => {}
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+            }
+        }
+        let _ = tokio::time::timeout(STOP_TIMEOUT, async {
+            while self.courses.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Connected { clock_offset_ms } => {
+                self.core.set_clock_offset(clock_offset_ms);
+                self.core.outbox.connected();
+            }
+            Request::ClockOffset { clock_offset_ms } => self.core.set_clock_offset(clock_offset_ms),
+            Request::Disconnected => self.core.outbox.disconnected(),
+            Request::Order(sealed) => self.order(&sealed),
+            Request::EventsStored(stored) => self.stored(&stored),
+            Request::Plan(request) => self.plan(request),
+            Request::Marks(marks) => {
+                if let Err(error) = self.core.revisions().set_marks(marks.marks) {
+                    tracing::error!("the marks of revisions could not be stored: {error}");
+                }
+                for target in self.core.targets() {
+                    self.core.outbox.target(&target);
+                }
+            }
+        }
+    }
+
+    fn order(&mut self, sealed: &v1::SealedOrder) {
+        let core = self.core.clone();
+        let arrival = core
+            .ledger()
+            .arrive(sealed, now_ms(), core.controller_now_ms(), |order| {
+                acceptable(&core, order)
+            });
+        match arrival {
+            Ok(Arrival::Accepted(order, journal)) => {
+                tracing::info!(order.id = %order.id(), target = %order.target(), "order {} accepted", order.id());
+                self.core.outbox.epoch(self.core.ledger().highest_epoch());
+                self.begin(*order, journal, false);
+            }
+            Ok(Arrival::Repeated(id)) => self.repeat(id),
+            Ok(Arrival::Refused(id, lines)) => {
+                tracing::warn!(order.id = %id, "order {id} refused");
+                self.core.outbox.order(id, event::wire(id, &lines));
+            }
+            Ok(Arrival::Unreadable(error)) => {
+                tracing::error!("an order that cannot be read was dropped: {error}");
+            }
+            Err(error) => self.not_taken(sealed, &error),
+        }
+    }
+
+    /// The disk failed before the order was in the journal: it was not accepted, and is told so.
+    fn not_taken(&self, sealed: &v1::SealedOrder, error: &LedgerError) {
+        tracing::error!("an order could not be taken: {error}");
+        let Ok(order) = sternway_proto::order::parse(sealed) else {
+            return;
+        };
+        let code = if error.is_no_space() {
+            "no-disk-space"
+        } else {
+            "state-folder"
+        };
+        let refusal = event::Line {
+            at_ms: now_ms(),
+            event: event::Event::Finished {
+                outcome: event::Finish::Refused,
+                problem: Some(v1::Problem::new(
+                    code,
+                    format!("the agent cannot write its journal: {error}"),
+                    "make room on the host's disk, then start the rollback again",
+                )),
+                running: None,
+            },
+        };
+        self.core
+            .outbox
+            .order(order.id(), event::wire(order.id(), &[refusal]));
+    }
+
+    fn repeat(&self, id: Uuid) {
+        let lines = self.core.ledger().lines(id);
+        match lines {
+            Ok(lines) => self.core.outbox.repeat(id, event::wire(id, &lines)),
+            Err(error) => {
+                tracing::error!(order.id = %id, "the journal of order {id} cannot be read: {error}");
+            }
+        }
+    }
+
+    fn begin(&mut self, order: VerifiedOrder, journal: Journal, recovered: bool) {
+        let (id, target) = (order.id(), order.target().clone());
+        let Some(kind) = self.core.registry.of(&target).cloned() else {
+            tracing::error!(order.id = %id, "order {id} is for {target}, and no kind looks after it any more");
+            return;
+        };
+        let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
+        needs.insert(order.revision().clone());
+        self.core
+            .active()
+            .insert(target.clone(), Active { order: id, needs });
+        let course = Course::new(self.core.clone(), kind, order, journal);
+        self.courses.spawn(async move {
+            let end = match course {
+                Err(illegal) => Err(illegal.into()),
+                Ok(mut course) => {
+                    course.tell();
+                    let noted = if recovered { course.recovered() } else { Ok(()) };
+                    match noted {
+                        Ok(()) => course.finish().await,
+                        Err(stalled) => Err(stalled),
+                    }
+                }
+            };
+            if let Err(stalled) = end {
+                tracing::error!(order.id = %id, "order {id} stands still until the agent is started again: {stalled}");
+                // Busy until then: nobody may begin another restore over a half-done one.
+                std::future::pending::<()>().await;
+            }
+            target
+        });
+    }
+
+    fn resume(&mut self, found: Found) {
+        let id = found.order;
+        let journal = match found.journal {
+            Ok(journal) => journal,
+            Err(error) => {
+                tracing::error!(order.id = %id, "the journal of order {id} cannot be gone on with: {error}; what runs is left as it is");
+                return;
+            }
+        };
+        let finished = journal
+            .events()
+            .any(|event| matches!(event, event::Event::Finished { .. }));
+        if finished {
+            self.core.outbox.order(id, event::wire(id, journal.lines()));
+            return;
+        }
+        let order = journal.events().find_map(|event| match event {
+            event::Event::Accepted { order, .. } => {
+                let sealed = v1::SealedOrder {
+                    order: order.clone(),
+                };
+                sternway_proto::order::parse(&sealed).ok()
+            }
+            _ => None,
+        });
+        match order {
+            Some(order) => {
+                tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
+                self.begin(order, journal, true);
+            }
+            None => tracing::error!(order.id = %id, "the journal of order {id} holds no order"),
+        }
+    }
+
+    async fn ended(&mut self, ended: Result<TargetName, tokio::task::JoinError>) {
+        match ended {
+            Ok(target) => {
+                self.core.active().remove(&target);
+                self.core.outbox.target(&target);
+                // The inventory only ends with the executor.
+                let _ = self.changes.send(Changed::Target(target)).await;
+            }
+            Err(error) => tracing::error!("an order's task failed: {error}"),
+        }
+    }
+
+    fn stored(&self, stored: &v1::EventsStored) {
+        let Ok(id) = Uuid::try_parse(&stored.order_id) else {
+            return;
+        };
+        if self.core.outbox.stored(id, stored.up_to)
+            && let Err(error) = self.core.ledger().settle(id)
+        {
+            tracing::warn!(order.id = %id, "the journal of order {id} could not be put away: {error}");
+        }
+    }
+
+    fn plan(&mut self, request: v1::PlanRequest) {
+        if self.plans.len() >= PLANS {
+            self.core.outbox.reply(v1::PlanReply {
+                request_id: request.request_id,
+                result: Some(v1::plan_reply::Result::Problem(v1::Problem::new(
+                    "too-many-plans",
+                    "the agent makes too many plans at this moment",
+                    "try again",
+                ))),
+            });
+            return;
+        }
+        let core = self.core.clone();
+        self.plans.spawn(async move {
+            let result = make_plan(&core, &request).await;
+            core.outbox.reply(v1::PlanReply {
+                request_id: request.request_id,
+                result: Some(match result {
+                    Ok(plan) => v1::plan_reply::Result::Plan(plan),
+                    Err(problem) => v1::plan_reply::Result::Problem(problem),
+                }),
+            });
+        });
+    }
+}
+
+async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {
+    let malformed = |reason: String| v1::Problem::new("request-malformed", reason, "");
+    let target = request
+        .target
+        .parse()
+        .map_err(|error| malformed(format!("{error}")))?;
+    let revision = request
+        .revision
+        .parse()
+        .map_err(|error| malformed(format!("{error}")))?;
+    let wanted = Wanted {
+        target: &target,
+        revision: &revision,
+        scope: request.scope(),
+        swap: request.swap(),
+    };
+    plan::plan(core, &wanted).await.map(|planned| planned.plan)
+}
+
+/// What stands in an order's way on this host, now, beside what is wrong with the order itself.
+fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
+    let target = order.target();
+    if core.registry.of(target).is_none() {
+        return Err(v1::Problem::new(
+            "target-unknown",
+            format!("this agent looks after no {} targets", target.kind()),
+            "see `ctl target ls`",
+        ));
+    }
+    if let Some(active) = core.active().get(target) {
+        return Err(v1::Problem::new(
+            "target-busy",
+            format!(
+                "order {} is restoring {target} at this moment",
+                active.order
+            ),
+            "wait for it: `ctl rollout watch`",
+        ));
+    }
+    let revisions = core.revisions();
+    revisions
+        .entry(target, order.revision())
+        .map_err(|error| plan::store_problem(&error))?;
+    if revisions.is_bad(target, order.revision()) {
+        return Err(v1::Problem::new(
+            "revision-bad",
+            format!(
+                "revision {} of {target} is marked DO_NOT_DEPLOY",
+                order.revision().short()
+            ),
+            "choose another with `ctl history`",
+        ));
+    }
+    Ok(())
+}
+
+/// Tells the link, which alone may be slow.
+async fn tell(core: Arc<Core>, reports: mpsc::Sender<Report>) {
+    loop {
+        let report = match core.outbox.next().await {
+            Next::Facts(facts) => Report::Facts(facts),
+            Next::HighestEpoch(epoch) => Report::HighestEpoch(epoch),
+            Next::Reply(reply) => Report::PlanReply(reply),
+            Next::Event(event) => Report::OrderEvent(*event),
+            Next::Inventory => Report::Inventory(v1::Inventory {
+                targets: core
+                    .targets()
+                    .iter()
+                    .filter_map(|target| core.describe(target))
+                    .collect(),
+            }),
+            Next::Target(target) => match core.describe(&target) {
+                Some(target) => Report::Target(target),
+                None => Report::TargetRemoved(target.to_string()),
+            },
+        };
+        if reports.send(report).await.is_err() {
+            return;
+        }
+    }
+}

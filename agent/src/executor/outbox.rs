@@ -1,0 +1,227 @@
+//! What is to be told to the controller: order events in their order and again after a reconnect, and
+//! the newest state of each target. One task sends; nobody who works on the host ever waits for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use sternway_proto::{name::TargetName, v1};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// The outbox.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connected: bool,
+    inventory_due: bool,
+    orders: BTreeMap<Uuid, Telling>,
+    targets: BTreeSet<TargetName>,
+    replies: Vec<v1::PlanReply>,
+    facts: Option<v1::HostFacts>,
+    epoch: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Telling {
+    events: Vec<v1::OrderEvent>,
+    sent: usize,
+}
+
+/// The next thing to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    Facts(v1::HostFacts),
+    HighestEpoch(u64),
+    Inventory,
+    Reply(v1::PlanReply),
+    Event(Box<v1::OrderEvent>),
+    Target(TargetName),
+}
+
+/// Plan replies that may wait; the controller asks again for one that was dropped.
+const REPLIES: usize = 64;
+
+impl Outbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session was opened: everything is told from the beginning.
+    pub fn connected(&self) {
+        let mut state = self.state();
+        state.connected = true;
+        state.inventory_due = true;
+        state.targets.clear();
+        state.replies.clear();
+        for telling in state.orders.values_mut() {
+            telling.sent = 0;
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The session is gone; what is to be told waits.
+    pub fn disconnected(&self) {
+        self.state().connected = false;
+    }
+
+    /// All events of an order so far; those that were told are not told again.
+    pub fn order(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
+        self.state().orders.entry(order).or_default().events = events;
+        self.wake.notify_one();
+    }
+
+    /// Tells all events of an order again.
+    pub fn repeat(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
+        self.state()
+            .orders
+            .insert(order, Telling { events, sent: 0 });
+        self.wake.notify_one();
+    }
+
+    /// The controller has stored the order's events up to that number. Answers whether the order's last
+    /// event is among them, and forgets the order then.
+    pub fn stored(&self, order: Uuid, up_to: u64) -> bool {
+        let mut state = self.state();
+        let over = state.orders.get(&order).is_some_and(|telling| {
+            telling.events.last().is_some_and(|last| {
+                last.number <= up_to
+                    && matches!(last.event, Some(v1::order_event::Event::Finished(_)))
+            })
+        });
+        if over {
+            state.orders.remove(&order);
+        }
+        over
+    }
+
+    /// A target changed.
+    pub fn target(&self, target: &TargetName) {
+        self.state().targets.insert(target.clone());
+        self.wake.notify_one();
+    }
+
+    /// The answer to a request for a plan.
+    pub fn reply(&self, reply: v1::PlanReply) {
+        let mut state = self.state();
+        if state.connected && state.replies.len() < REPLIES {
+            state.replies.push(reply);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// What the host is. For the link itself, so also without a session.
+    pub fn facts(&self, facts: v1::HostFacts) {
+        self.state().facts = Some(facts);
+        self.wake.notify_one();
+    }
+
+    /// The highest epoch rose. For the link itself, so also without a session.
+    pub fn epoch(&self, epoch: u64) {
+        self.state().epoch = Some(epoch);
+        self.wake.notify_one();
+    }
+
+    /// Waits for something to tell. Cancel safe: what was not taken stays.
+    pub async fn next(&self) -> Next {
+        loop {
+            let woken = self.wake.notified();
+            if let Some(next) = self.take() {
+                return next;
+            }
+            woken.await;
+        }
+    }
+
+    fn take(&self) -> Option<Next> {
+        let mut state = self.state();
+        if let Some(facts) = state.facts.take() {
+            return Some(Next::Facts(facts));
+        }
+        if let Some(epoch) = state.epoch.take() {
+            return Some(Next::HighestEpoch(epoch));
+        }
+        if !state.connected {
+            return None;
+        }
+        if std::mem::take(&mut state.inventory_due) {
+            return Some(Next::Inventory);
+        }
+        if !state.replies.is_empty() {
+            return Some(Next::Reply(state.replies.remove(0)));
+        }
+        for telling in state.orders.values_mut() {
+            if let Some(event) = telling.events.get(telling.sent) {
+                let event = event.clone();
+                telling.sent += 1;
+                return Some(Next::Event(Box::new(event)));
+            }
+        }
+        state.targets.pop_first().map(Next::Target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(order: Uuid, number: u64, last: bool) -> v1::OrderEvent {
+        let event = if last {
+            v1::order_event::Event::Finished(v1::OrderFinished::default())
+        } else {
+            v1::order_event::Event::Accepted(v1::OrderAccepted {})
+        };
+        v1::OrderEvent {
+            order_id: order.to_string(),
+            number,
+            at_ms: 0,
+            event: Some(event),
+        }
+    }
+
+    fn all(outbox: &Outbox) -> Vec<Next> {
+        std::iter::from_fn(|| outbox.take()).collect()
+    }
+
+    #[test]
+    fn events_wait_for_a_session_and_are_told_again_until_they_are_stored() {
+        let outbox = Outbox::default();
+        let order = Uuid::from_u128(1);
+        let events = vec![event(order, 1, false), event(order, 2, true)];
+        outbox.order(order, events.clone());
+        assert_eq!(all(&outbox), []);
+        let told = [
+            Next::Inventory,
+            Next::Event(Box::new(events[0].clone())),
+            Next::Event(Box::new(events[1].clone())),
+        ];
+        for _ in 0..2 {
+            outbox.connected();
+            assert_eq!(all(&outbox), told);
+        }
+        assert!(!outbox.stored(order, 1));
+        assert!(outbox.stored(order, 2));
+        outbox.connected();
+        assert_eq!(all(&outbox), [Next::Inventory]);
+    }
+
+    #[test]
+    fn a_target_that_changed_often_is_told_once() {
+        let outbox = Outbox::default();
+        outbox.connected();
+        assert_eq!(all(&outbox), [Next::Inventory]);
+        let target: TargetName = "docker/shop".parse().expect("valid");
+        for _ in 0..1000 {
+            outbox.target(&target);
+        }
+        assert_eq!(all(&outbox), [Next::Target(target)]);
+    }
+}

@@ -1,0 +1,416 @@
+//! Carries one order out: asks the machine, writes the journal, calls the kind. Everything it does can be
+//! cut off at any instant and gone on with by the next agent on the same folder.
+
+use std::{sync::Arc, time::Duration};
+
+use sternway_proto::{
+    name::{RevisionId, TargetName},
+    order::VerifiedOrder,
+    v1,
+};
+use thiserror::Error;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    core::{Core, now_ms},
+    plan::{self, Wanted},
+};
+use crate::{
+    engine::{
+        event::{self, Event, Finish, Line},
+        journal::{Journal, JournalError},
+        machine::{Action, Illegal, Run},
+        step::{Done, EvidenceSink, Step, StepContext, StepError},
+    },
+    store::history::Origin,
+    targets::Kind,
+};
+
+/// Between attempts: doubled each time, so that three attempts ride out an engine's restart.
+const BACK_OFF: Duration = Duration::from_millis(500);
+const BACK_OFF_LIMIT: Duration = Duration::from_secs(8);
+
+/// How long the look at what runs after an undo may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long the last resort may take.
+const RESCUE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long the checks of an order that changes nothing may take.
+const UNCHANGED_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Why an order stands still. Nothing is lost: its journal is gone on with at the next start.
+#[derive(Debug, Error)]
+pub(super) enum Stalled {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the course of the order is impossible")]
+    Illegal(#[from] Illegal),
+}
+
+/// One order on its way.
+pub(super) struct Course {
+    core: Arc<Core>,
+    kind: Arc<dyn Kind>,
+    order: VerifiedOrder,
+    journal: Journal,
+    run: Run,
+}
+
+impl Course {
+    pub(super) fn new(
+        core: Arc<Core>,
+        kind: Arc<dyn Kind>,
+        order: VerifiedOrder,
+        journal: Journal,
+    ) -> Result<Self, Illegal> {
+        let run = Run::replay(journal.events())?;
+        Ok(Self {
+            core,
+            kind,
+            order,
+            journal,
+            run,
+        })
+    }
+
+    fn id(&self) -> Uuid {
+        self.order.id()
+    }
+
+    fn target(&self) -> &TargetName {
+        self.order.target()
+    }
+
+    /// Writes an event to disk, then into the fold and the outbox.
+    fn write(&mut self, event: Event) -> Result<(), Stalled> {
+        // Folded first on a copy: an impossible event never reaches the disk.
+        let mut run = self.run.clone();
+        run.record(&event)?;
+        self.journal.append(Line {
+            at_ms: now_ms(),
+            event,
+        })?;
+        self.run = run;
+        self.tell();
+        Ok(())
+    }
+
+    /// Hands everything so far to the outbox.
+    pub(super) fn tell(&self) {
+        let id = self.id();
+        self.core
+            .outbox
+            .order(id, event::wire(id, self.journal.lines()));
+    }
+
+    /// Notes that the order was found open.
+    pub(super) fn recovered(&mut self) -> Result<(), Stalled> {
+        self.write(Event::Recovered)
+    }
+
+    /// Carries the order on to its end.
+    pub(super) async fn finish(mut self) -> Result<(), Stalled> {
+        loop {
+            match self.run.next(now_ms()) {
+                Action::Plan => self.plan().await?,
+                Action::Apply { index, attempt } => self.apply(index, attempt).await?,
+                Action::TurnBack { reason } => {
+                    tracing::warn!(order.id = %self.id(), "order {} turns back: {}", self.id(), reason.message);
+                    self.write(Event::TurnedBack { reason })?;
+                }
+                Action::Undo { index, attempt } => self.undo(index, attempt).await?,
+                Action::Confirm => {
+                    let message = self.confirm().await?;
+                    self.write(Event::Confirmed { message })?;
+                }
+                Action::Rescue => {
+                    let result = self.rescue().await;
+                    self.write(Event::Rescued { result })?;
+                }
+                Action::Finish { outcome, problem } => {
+                    let running = self.running().await;
+                    tracing::info!(order.id = %self.id(), ?outcome, "order {} is over", self.id());
+                    self.write(Event::Finished {
+                        outcome,
+                        problem,
+                        running,
+                    })?;
+                }
+                Action::Nothing => return Ok(()),
+            }
+        }
+    }
+
+    async fn plan(&mut self) -> Result<(), Stalled> {
+        let target = self.target().clone();
+        let revision = self.order.revision().clone();
+        let wanted = Wanted {
+            target: &target,
+            revision: &revision,
+            scope: self.order.order().scope(),
+            swap: self.order.order().swap(),
+        };
+        let planned = match plan::plan(&self.core, &wanted).await {
+            Ok(planned) => planned,
+            Err(problem) => return self.refuse(problem),
+        };
+        if let Some(blocker) = planned.plan.blockers.first() {
+            return self.refuse(blocker.clone());
+        }
+        // Compare before acting: what was approved was a change from *that* revision.
+        let found = planned.plan.from_revision.as_str();
+        let expected = self.order.expected().map_or("", RevisionId::as_str);
+        if found != expected {
+            return self.refuse(mismatch(&target, expected, found));
+        }
+        let result = planned.draft.result.id();
+        if found == result.as_str() {
+            return self.unchanged(&planned.to).await;
+        }
+        let instead_of = (result != planned.to.id)
+            .then(|| self.order.expected().cloned())
+            .flatten();
+        if instead_of.is_some() {
+            let recorded = self.core.revisions().record(
+                &target,
+                &planned.draft.result,
+                Origin::Restore,
+                instead_of,
+                now_ms(),
+            );
+            if let Err(error) = recorded {
+                return self.refuse(plan::store_problem(&error));
+            }
+        }
+        if let Some(active) = self.core.active().get_mut(&target) {
+            active.needs.insert(result.clone());
+        }
+        let limit = i64::try_from(self.core.settings.order_timeout.as_millis());
+        self.write(Event::Planned {
+            plan: planned.plan,
+            steps: planned.steps,
+            result,
+            until_ms: now_ms().saturating_add(limit.unwrap_or(i64::MAX)),
+        })
+    }
+
+    fn refuse(&mut self, problem: v1::Problem) -> Result<(), Stalled> {
+        let running = self
+            .core
+            .live()
+            .get(self.target())
+            .and_then(|live| live.current.clone());
+        self.write(Event::Finished {
+            outcome: Finish::Refused,
+            problem: Some(problem),
+            running,
+        })
+    }
+
+    /// The wanted revision runs already: that is only worth reporting with evidence.
+    async fn unchanged(&mut self, to: &crate::targets::Recorded) -> Result<(), Stalled> {
+        let (kind, target, to) = (self.kind.clone(), self.target().clone(), to.clone());
+        let verdict = self
+            .with_evidence(UNCHANGED_TIMEOUT, async move |sink| {
+                kind.check(&target, &to, &sink).await
+            })
+            .await?;
+        let running = Some(self.order.revision().clone());
+        let (outcome, problem) = match verdict {
+            Some(Ok(v1::Verdict::Passed)) => (Finish::Unchanged, None),
+            _ => (
+                Finish::Refused,
+                Some(v1::Problem::new(
+                    "already-running",
+                    "the wanted revision runs already, and its checks do not pass",
+                    "choose another with `ctl history`",
+                )),
+            ),
+        };
+        self.write(Event::Finished {
+            outcome,
+            problem,
+            running,
+        })
+    }
+
+    async fn apply(&mut self, index: usize, attempt: u32) -> Result<(), Stalled> {
+        back_off(attempt).await;
+        self.write(Event::StepStarted { index })?;
+        let step = self.run.steps()[index].clone();
+        match self.call(&step, Way::Forward).await? {
+            Ok(done) => self.write(Event::StepSucceeded { index, done }),
+            Err(error) => {
+                tracing::warn!(order.id = %self.id(), step = step.id, "step {} failed: {}", step.id, error.message);
+                self.write(Event::StepFailed { index, error })
+            }
+        }
+    }
+
+    async fn undo(&mut self, index: usize, attempt: u32) -> Result<(), Stalled> {
+        back_off(attempt).await;
+        self.write(Event::UndoStarted { index })?;
+        let step = self.run.steps()[index].clone();
+        match self.call(&step, Way::Back).await? {
+            Ok(done) => self.write(Event::Undone { index, done }),
+            Err(error) => {
+                tracing::error!(order.id = %self.id(), step = step.id, "undo of {} failed: {}", step.id, error.message);
+                self.write(Event::UndoFailed { index, error })
+            }
+        }
+    }
+
+    async fn call(&mut self, step: &Step, way: Way) -> Result<Result<Done, StepError>, Stalled> {
+        let (kind, target) = (self.kind.clone(), self.target().clone());
+        let (order_id, epoch) = (self.id(), self.order.order().epoch);
+        let outputs = self.run.outputs().clone();
+        let owned = step.clone();
+        let result = self
+            .with_evidence(step.timeout, async move |sink| {
+                let context = StepContext {
+                    order_id,
+                    epoch,
+                    target: &target,
+                    outputs: &outputs,
+                    evidence: &sink,
+                };
+                match way {
+                    Way::Forward => kind.apply(&context, &owned).await,
+                    Way::Back => kind.undo(&context, &owned).await,
+                }
+            })
+            .await?;
+        Ok(result.unwrap_or_else(|| Err(took_too_long(step))))
+    }
+
+    /// After an undo: evidence of what runs now. Decides nothing: what runs may be as broken as it was.
+    async fn confirm(&mut self) -> Result<String, Stalled> {
+        let target = self.target().clone();
+        let Some(from) = self.order.expected().cloned() else {
+            return Ok("nothing ran before, nothing runs now".to_owned());
+        };
+        let recorded = self.core.revisions().recorded(&target, &from);
+        let Ok(recorded) = recorded else {
+            return Ok("what ran before is not in the store and was not looked at".to_owned());
+        };
+        let kind = self.kind.clone();
+        let verdict = self
+            .with_evidence(CONFIRM_TIMEOUT, async move |sink| {
+                kind.check(&target, &recorded, &sink).await
+            })
+            .await?;
+        Ok(match verdict {
+            Some(Ok(v1::Verdict::Passed)) => "what ran before runs again and passes its checks",
+            Some(Ok(_)) => "what ran before runs again; its checks do not pass",
+            Some(Err(_)) | None => "what runs now could not be looked at",
+        }
+        .to_owned())
+    }
+
+    async fn rescue(&mut self) -> Result<Done, StepError> {
+        let (sink, _ignored) = EvidenceSink::channel();
+        let target = self.target().clone();
+        let context = StepContext {
+            order_id: self.id(),
+            epoch: self.order.order().epoch,
+            target: &target,
+            outputs: self.run.outputs(),
+            evidence: &sink,
+        };
+        timeout(RESCUE_TIMEOUT, self.kind.rescue(&context, self.run.steps()))
+            .await
+            .unwrap_or_else(|_| {
+                Err(StepError {
+                    code: "timeout".to_owned(),
+                    message: "the last resort took too long".to_owned(),
+                    next_step: String::new(),
+                    transient: false,
+                })
+            })
+    }
+
+    async fn running(&self) -> Option<RevisionId> {
+        let observed = timeout(
+            Duration::from_secs(10),
+            self.kind.observe(self.order.target()),
+        )
+        .await;
+        match observed {
+            Ok(Ok(observed)) => observed.content.map(|content| content.id()),
+            _ => None,
+        }
+    }
+
+    /// Runs something that yields evidence, which is journaled as it comes. `None`: it took too long.
+    async fn with_evidence<T>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFnOnce(EvidenceSink) -> T,
+    ) -> Result<Option<T>, Stalled> {
+        let (sink, mut seen) = EvidenceSink::channel();
+        let mut work = std::pin::pin!(timeout(limit, work(sink)));
+        let result = loop {
+            tokio::select! {
+                biased;
+                Some(evidence) = seen.recv() => self.write(Event::Evidence { evidence })?,
+                result = &mut work => break result.ok(),
+            }
+        };
+        self.drain(&mut seen)?;
+        Ok(result)
+    }
+
+    fn drain(&mut self, seen: &mut mpsc::Receiver<v1::Evidence>) -> Result<(), Stalled> {
+        while let Ok(evidence) = seen.try_recv() {
+            self.write(Event::Evidence { evidence })?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Forward,
+    Back,
+}
+
+async fn back_off(attempt: u32) {
+    if attempt > 1 {
+        let factor = 2u32.saturating_pow(attempt - 2);
+        sleep(BACK_OFF.saturating_mul(factor).min(BACK_OFF_LIMIT)).await;
+    }
+}
+
+fn took_too_long(step: &Step) -> StepError {
+    StepError {
+        code: "timeout".to_owned(),
+        message: format!(
+            "`{}` did not end within {} s",
+            step.description,
+            step.timeout.as_secs()
+        ),
+        next_step: String::new(),
+        transient: false,
+    }
+}
+
+fn mismatch(target: &TargetName, expected: &str, found: &str) -> v1::Problem {
+    let name = |id: &str| match id.parse::<RevisionId>() {
+        Ok(id) => format!("revision {}", id.short()),
+        Err(_) => "nothing".to_owned(),
+    };
+    v1::Problem::new(
+        "changed-meanwhile",
+        format!(
+            "{target} runs {}, and the plan was made when it ran {}",
+            name(found),
+            name(expected)
+        ),
+        "plan again: `ctl rollback --dry-run` shows what would happen now",
+    )
+}

@@ -1,0 +1,24 @@
+//! What the executor is told.
+
+use std::{path::PathBuf, time::Duration};
+
+use uuid::Uuid;
+
+/// Settings of the executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where journals, revisions and artifacts stand.
+    pub state_dir: PathBuf,
+    /// This host, from its identity.
+    pub host_id: Uuid,
+    /// Revisions kept per target.
+    pub keep: usize,
+    /// Bytes that the artifacts may take.
+    pub disk_budget: u64,
+    /// A restore that takes longer is undone.
+    pub order_timeout: Duration,
+    /// How often each target's checks run although nothing changed.
+    pub check_interval: Duration,
+    /// How often readiness is looked at, and leftovers are collected, although nothing changed.
+    pub readiness_interval: Duration,
+}
