@@ -284,13 +284,12 @@ impl Office {
             }
             _ => None,
         });
-        match order {
-            Some(order) => {
-                tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
-                self.begin(order, journal, true);
-            }
-            None => tracing::error!(order.id = %id, "the journal of order {id} holds no order"),
-        }
+        let Some(order) = order else {
+            tracing::error!(order.id = %id, "the journal of order {id} holds no order");
+            return;
+        };
+        tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
+        self.begin(order, journal, true);
     }
 
     async fn ended(&mut self, ended: Result<TargetName, tokio::task::JoinError>) {
