@@ -1,22 +1,33 @@
 //! Plain Docker containers. What a person asked for when a container was created is its revision; a
 //! restore creates it again.
 
+pub mod checks;
 pub mod client;
+mod collect;
 pub mod discover;
 pub mod fields;
 pub mod images;
 pub mod keep;
+mod kind;
 pub mod labels;
+mod localnet;
 pub mod normalise;
+mod plan;
 mod ports;
 pub mod readiness;
 pub mod record;
 pub mod recreate;
+mod redirect;
 mod registry;
 pub mod settings;
+mod steps;
+mod warm;
 pub mod watch;
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
 
 use sternway_proto::v1;
 
@@ -37,6 +48,8 @@ pub struct DockerKind {
     keeping: tokio::sync::Mutex<()>,
     /// Containers that were told of once in the log.
     told: Mutex<BTreeSet<String>>,
+    /// Bridges that accept loopback addresses because of us, and whether they did before.
+    localnets: Mutex<BTreeMap<String, bool>>,
 }
 
 impl DockerKind {
@@ -54,6 +67,7 @@ impl DockerKind {
             images: ImageCache::default(),
             keeping: tokio::sync::Mutex::new(()),
             told: Mutex::new(BTreeSet::new()),
+            localnets: Mutex::default(),
             settings,
         })
     }

@@ -19,6 +19,8 @@ pub struct DockerSettings {
     /// A Docker `config.json` whose `auths` are used to pull missing images. Credential helpers are
     /// programs and are not run.
     pub registry_config: Option<PathBuf>,
+    /// How long a replaced container is kept, stopped, for the post-mortem.
+    pub dwell_hours: u64,
 }
 
 impl Default for DockerSettings {
@@ -28,6 +30,7 @@ impl Default for DockerSettings {
             include: Vec::new(),
             exclude: Vec::new(),
             registry_config: None,
+            dwell_hours: 24,
         }
     }
 }

@@ -1,0 +1,225 @@
+//! The kind `docker` behind the trait that everyone else sees.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sternway_proto::{
+    name::TargetName,
+    v1::{self, Verdict},
+};
+use tokio::sync::mpsc::Sender;
+use uuid::Uuid;
+
+use super::{
+    DockerKind,
+    checks::{Checks, run::Subject},
+    client::EngineError,
+    fields,
+    normalise::text,
+    plan::{self, Facts},
+    record::{ContainerRecord, Hints, compose},
+    recreate::volumes_to_carry,
+    redirect,
+};
+use crate::{
+    engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
+    targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded},
+};
+
+#[async_trait]
+impl Kind for DockerKind {
+    fn label(&self) -> &'static str {
+        Self::LABEL
+    }
+
+    async fn describe(&self, facts: &mut v1::HostFacts) {
+        self.describe(facts).await;
+    }
+
+    async fn discover(&self) -> Result<Vec<Observed>, KindError> {
+        self.discover().await
+    }
+
+    async fn observe(&self, target: &TargetName) -> Result<Observed, KindError> {
+        self.observe(target).await
+    }
+
+    async fn watch(&self, changed: Sender<Changed>) {
+        self.watch(changed).await;
+    }
+
+    async fn plan(&self, input: &PlanInput) -> Result<Draft, KindError> {
+        let target = &input.target;
+        let to = record_of(target, &input.to)?;
+        let from = match &input.from {
+            None => None,
+            Some(from) => Some(record_of(target, from)?),
+        };
+        let result = compose(from.as_ref(), &to, input.scope);
+        let then = Hints::read(&input.to.hints);
+        let now = input.from.as_ref().map(|from| Hints::read(&from.hints));
+        let image_is_the_present_one = input.scope == v1::RestoreScope::Config && from.is_some();
+        let hints = if image_is_the_present_one {
+            now.clone().unwrap_or_default()
+        } else {
+            then.clone()
+        };
+        let content = content(target, &result, &hints)?;
+        let result_id = content.id();
+        let recorded = Recorded {
+            id: result_id.clone(),
+            number: input.to.number,
+            record: content.record.clone(),
+            hints: content.hints.clone(),
+        };
+        let problems = self.readiness(target, &recorded).await;
+        let old = self.standing_container(target.local()).await?;
+        let decision = plan::decide(&Facts {
+            target,
+            from_number: input.from.as_ref().map_or(0, |from| from.number),
+            to_number: input.to.number,
+            result: &result,
+            result_id: &result_id,
+            hints: &hints,
+            volumes: volumes_to_carry(now.as_ref(), &then),
+            dependants: match &old {
+                None => Vec::new(),
+                Some(old) => self.dependants(&old.id).await?,
+            },
+            old,
+            swap: input.swap,
+            redirect: redirect::available(),
+            has_health_check: self.has_health_check(&result).await,
+        });
+        let mut blockers = decision.blockers;
+        blockers.extend(problems);
+        Ok(Draft {
+            steps: decision.steps,
+            result: content,
+            swap: decision.swap,
+            swap_reason: decision.swap_reason,
+            checks: decision.checks,
+            soak: decision.soak,
+            warnings: decision.warnings,
+            blockers,
+            expected_outage: decision.expected_outage,
+        })
+    }
+
+    async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        self.apply(context, step).await
+    }
+
+    async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        self.undo(context, step).await
+    }
+
+    async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError> {
+        self.rescue(context, steps).await
+    }
+
+    async fn check(
+        &self,
+        target: &TargetName,
+        recorded: &Recorded,
+        evidence: &EvidenceSink,
+    ) -> Result<Verdict, KindError> {
+        let record = record_of(target, recorded)?;
+        let Some(standing) = self.standing_container(target.local()).await? else {
+            return Err(KindError::NotFound {
+                target: target.clone(),
+            });
+        };
+        let subject = Subject {
+            engine: &self.engine,
+            id: &standing.id,
+            instance: "current",
+            sink: evidence,
+        };
+        Ok(subject.check(&Checks::of(&record)).await?)
+    }
+
+    async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem> {
+        self.readiness(target, recorded).await
+    }
+
+    async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {
+        self.keep(target, kept).await
+    }
+
+    async fn collect(&self, open_orders: &[Uuid]) -> Result<(), KindError> {
+        self.collect(open_orders).await
+    }
+}
+
+fn record_of(target: &TargetName, recorded: &Recorded) -> Result<ContainerRecord, KindError> {
+    ContainerRecord::from_bytes(&recorded.record).map_err(|error| KindError::Record {
+        target: target.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+fn content(
+    target: &TargetName,
+    record: &ContainerRecord,
+    hints: &Hints,
+) -> Result<Content, KindError> {
+    let failed = |reason: String| KindError::Record {
+        target: target.to_string(),
+        reason,
+    };
+    Ok(Content {
+        record: record
+            .to_bytes()
+            .map_err(|error| failed(error.to_string()))?,
+        attachments: BTreeMap::new(),
+        fields: fields::of(record),
+        hints: serde_json::to_value(hints).map_err(|error| failed(error.to_string()))?,
+        image: sternway_proto::name::clean_text(&record.image.reference),
+        image_id: record.image.id.clone(),
+        image_digest: hints.digests.first().cloned().unwrap_or_default(),
+    })
+}
+
+impl DockerKind {
+    /// Names of the containers that share a namespace of this one.
+    async fn dependants(&self, id: &str) -> Result<Vec<String>, EngineError> {
+        let wanted = format!("container:{id}");
+        let mut names = Vec::new();
+        for listed in self.engine.containers(&[]).await? {
+            let other = text(&listed, "Id");
+            if other == id {
+                continue;
+            }
+            let Some(inspect) = (match self.engine.container(other).await {
+                Ok(inspect) => Some(inspect),
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error),
+            }) else {
+                continue;
+            };
+            let shares = ["NetworkMode", "IpcMode", "PidMode"]
+                .into_iter()
+                .any(|key| text(&inspect["HostConfig"], key) == wanted);
+            if shares && inspect["State"]["Running"].as_bool() == Some(true) {
+                names.push(super::discover::name_of(&inspect).to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether the container will have a HEALTHCHECK: its own or its image's.
+    async fn has_health_check(&self, record: &ContainerRecord) -> bool {
+        let test = |health: &serde_json::Value| {
+            let first = health["Test"].as_array().and_then(|test| test.first());
+            first.map(|word| word.as_str() != Some("NONE"))
+        };
+        if let Some(own) = record.config.get("Healthcheck").and_then(test) {
+            return own;
+        }
+        match self.engine.image(&record.image.id).await {
+            Ok(image) => test(&image["Config"]["Healthcheck"]).unwrap_or(false),
+            Err(_) => false,
+        }
+    }
+}

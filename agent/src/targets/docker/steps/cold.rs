@@ -1,0 +1,433 @@
+//! Create, disarm, stop, swap names, start, verify, commit; and back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+use sternway_proto::{
+    name::RevisionId,
+    v1::{Evidence, Verdict},
+};
+
+use super::{name_of, refused, runs, short};
+use crate::{
+    engine::step::{Done, StepContext, StepError},
+    targets::docker::{
+        DockerKind,
+        checks::{Checks, run::Subject},
+        client::{EngineError, EngineErrorKind},
+        images::ensure_image,
+        labels::{self, Role, own_name},
+        normalise,
+        plan::{Old, policy_of},
+        record::{ContainerRecord, Hints, ImageRef, differences},
+        recreate::{CreateOptions, create},
+    },
+};
+
+impl DockerKind {
+    pub(super) async fn fetch_image(
+        &self,
+        image: &ImageRef,
+        hints: &Hints,
+    ) -> Result<Done, StepError> {
+        let registry = self.settings.registry_config.as_deref();
+        match ensure_image(&self.engine, image, hints, registry).await {
+            Ok(said) => Ok(Done::said(said)),
+            Err(error) if error.is_not_found() => Err(StepError {
+                code: "image-missing".to_owned(),
+                next_step:
+                    "bring the image back (`docker load`, or into its registry), or choose another \
+                            revision with `ctl history`"
+                        .to_owned(),
+                ..error.into()
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Labels for a container of this order.
+    pub(super) fn labels_for(context: &StepContext<'_>, role: Role) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (labels::ORDER.to_owned(), context.order_id.to_string()),
+            (labels::EPOCH.to_owned(), context.epoch.to_string()),
+            (labels::ROLE.to_owned(), role.as_str().to_owned()),
+            (labels::TARGET.to_owned(), context.target.to_string()),
+        ])
+    }
+
+    pub(super) async fn create_new(
+        &self,
+        context: &StepContext<'_>,
+        record: &ContainerRecord,
+        volumes: &BTreeMap<String, String>,
+    ) -> Result<Done, StepError> {
+        if let Some((id, inspect)) = self.of_order(context.order_id, Role::Replacement).await? {
+            if inspect["State"]["Status"] != "created" {
+                return Ok(Done::said(format!(
+                    "container {} is there already",
+                    short(&id)
+                )));
+            }
+            // An earlier attempt made it and was cut off: it may lack a network.
+            self.engine.remove_container(&id, true).await?;
+        }
+        let options = CreateOptions {
+            name: own_name(Role::Replacement, context.order_id, context.target),
+            labels: Self::labels_for(context, Role::Replacement),
+            restarts: false,
+            publish: true,
+            volumes: volumes.clone(),
+        };
+        let created = create(&self.engine, record, &options).await?;
+        let mut message = format!("created container {}", short(&created.id));
+        if !created.lost.is_empty() {
+            message = format!(
+                "{message}; this engine did not take over: {}",
+                created.lost.join(", ")
+            );
+        }
+        Ok(Done {
+            message,
+            output: json!({"id": created.id}),
+        })
+    }
+
+    pub(super) async fn remove_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        match self.of_order(context.order_id, Role::Replacement).await? {
+            None => Ok(Done::said("there is no new container")),
+            Some((id, _)) => {
+                self.engine.remove_container(&id, true).await?;
+                Ok(Done::said(format!("removed container {}", short(&id))))
+            }
+        }
+    }
+
+    /// A container with `restart=always` that was stopped by hand comes back with the engine: two would
+    /// run. So its policy goes first.
+    pub(super) async fn disarm_old(&self, old: &Old) -> Result<Done, StepError> {
+        self.set_policy(&old.id, &json!({"Name": "no"})).await
+    }
+
+    pub(super) async fn rearm_old(&self, old: &Old) -> Result<Done, StepError> {
+        self.set_policy(&old.id, &old.policy).await
+    }
+
+    async fn set_policy(&self, id: &str, policy: &Value) -> Result<Done, StepError> {
+        let changes = json!({"RestartPolicy": policy});
+        match self.engine.update_container(id, &changes).await {
+            Ok(()) => {
+                let name = normalise::text(policy, "Name");
+                Ok(Done::said(format!(
+                    "restart policy of {} is {name}",
+                    short(id)
+                )))
+            }
+            Err(error) if error.is_not_found() => {
+                Ok(Done::said(format!("container {} is gone", short(id))))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn stop_old(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+    ) -> Result<Done, StepError> {
+        self.nobody_else(context, Some(old)).await?;
+        self.stop(&old.id).await
+    }
+
+    async fn stop(&self, id: &str) -> Result<Done, StepError> {
+        let Some(inspect) = self.found(id).await? else {
+            return Ok(Done::said(format!("container {} is gone", short(id))));
+        };
+        if inspect["State"]["Paused"].as_bool() == Some(true) {
+            // A paused process cannot hear a signal.
+            self.engine.unpause_container(id).await?;
+        }
+        self.engine.stop_container(id, None).await?;
+        match self.found(id).await? {
+            Some(inspect) if runs(&inspect) => Err(StepError {
+                transient: true,
+                ..refused(
+                    "still-running",
+                    format!("container {} runs although it was stopped", short(id)),
+                )
+            }),
+            _ => Ok(Done::said(format!("container {} is stopped", short(id)))),
+        }
+    }
+
+    /// The undo that matters: what ran before runs again.
+    pub(super) async fn start_old(&self, old: &Old) -> Result<Done, StepError> {
+        if !old.ran {
+            return Ok(Done::said("it did not run before"));
+        }
+        self.start(&old.id).await
+    }
+
+    async fn start(&self, id: &str) -> Result<Done, StepError> {
+        self.engine.start_container(id).await?;
+        match self.found(id).await? {
+            Some(_) => Ok(Done::said(format!("container {} is started", short(id)))),
+            None => Err(refused(
+                "changed-by-another",
+                format!("container {} is gone", short(id)),
+            )),
+        }
+    }
+
+    /// Compare before acting: the name may belong to the old container, to ours, or to nobody.
+    async fn nobody_else(
+        &self,
+        context: &StepContext<'_>,
+        old: Option<&Old>,
+    ) -> Result<(), StepError> {
+        let name = context.target.local();
+        let Some(holder) = self.found(name).await? else {
+            return Ok(());
+        };
+        let id = normalise::text(&holder, "Id");
+        let ours = super::super::discover::labels_of(&holder)
+            .get(labels::ORDER)
+            .is_some_and(|order| *order == context.order_id.to_string());
+        // The engine also finds containers by the beginning of an id.
+        if name_of(&holder) != name || ours || old.is_some_and(|old| old.id == id) {
+            return Ok(());
+        }
+        Err(StepError {
+            next_step:
+                "see what was deployed meanwhile, then roll back again if it is still wanted"
+                    .to_owned(),
+            ..refused(
+                "changed-by-another",
+                format!(
+                    "{name} is another container now ({}): somebody deployed it meanwhile",
+                    short(id)
+                ),
+            )
+        })
+    }
+
+    pub(super) async fn swap_names(
+        &self,
+        context: &StepContext<'_>,
+        old: Option<&Old>,
+    ) -> Result<Done, StepError> {
+        let name = context.target.local();
+        self.nobody_else(context, old).await?;
+        if let Some(old) = old {
+            let aside = own_name(Role::Previous, context.order_id, context.target);
+            self.rename(&old.id, &aside).await?;
+        }
+        let (new, _) = self.replacement(context).await?;
+        self.rename(&new, name).await?;
+        Ok(Done::said(match old {
+            Some(_) => format!(
+                "{name} is container {}; the old one is kept, stopped, as {}",
+                short(&new),
+                own_name(Role::Previous, context.order_id, context.target),
+            ),
+            None => format!("{name} is container {}", short(&new)),
+        }))
+    }
+
+    pub(super) async fn swap_names_back(
+        &self,
+        context: &StepContext<'_>,
+        old: Option<&Old>,
+    ) -> Result<Done, StepError> {
+        let name = context.target.local();
+        if let Some((new, _)) = self.of_order(context.order_id, Role::Replacement).await? {
+            let aside = own_name(Role::Replacement, context.order_id, context.target);
+            self.rename(&new, &aside).await?;
+        }
+        if let Some(old) = old {
+            self.nobody_else(context, Some(old)).await?;
+            self.rename(&old.id, name).await?;
+        }
+        Ok(Done::said(format!("{name} is what it was")))
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<(), StepError> {
+        let Some(inspect) = self.found(id).await? else {
+            return Ok(());
+        };
+        if name_of(&inspect) == name {
+            return Ok(());
+        }
+        self.engine.rename_container(id, name).await?;
+        Ok(())
+    }
+
+    pub(super) async fn start_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        let (id, _) = self.replacement(context).await?;
+        self.start(&id).await
+    }
+
+    pub(super) async fn stop_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        match self.of_order(context.order_id, Role::Replacement).await? {
+            None => Ok(Done::said("there is no new container")),
+            Some((id, _)) => self.stop(&id).await,
+        }
+    }
+
+    pub(super) async fn verify(
+        &self,
+        context: &StepContext<'_>,
+        record: &ContainerRecord,
+        revision: &RevisionId,
+    ) -> Result<Done, StepError> {
+        let (id, _) = self.replacement(context).await?;
+        self.is_what_was_ordered(context, &id, record, revision)
+            .await?;
+        self.checked(context, &id, record, "replacement").await
+    }
+
+    /// Runs the checks on a container of this order; what fails is the step's error.
+    pub(super) async fn checked(
+        &self,
+        context: &StepContext<'_>,
+        id: &str,
+        record: &ContainerRecord,
+        instance: &str,
+    ) -> Result<Done, StepError> {
+        let subject = Subject {
+            engine: &self.engine,
+            id,
+            instance,
+            sink: context.evidence,
+        };
+        let checks = Checks::of(record);
+        match subject.check(&checks).await? {
+            Verdict::Passed => Ok(Done::said("every check passed")),
+            _ => Err(StepError {
+                next_step: "see the evidence: `ctl rollout show`".to_owned(),
+                ..refused("check-failed", format!("a check of the {instance} failed"))
+            }),
+        }
+    }
+
+    /// Reads back from the engine what runs, and compares it with what was ordered.
+    async fn is_what_was_ordered(
+        &self,
+        context: &StepContext<'_>,
+        id: &str,
+        record: &ContainerRecord,
+        revision: &RevisionId,
+    ) -> Result<(), StepError> {
+        let begun = std::time::Instant::now();
+        let mut found = self.inspected(id).await?.record;
+        // The policy is set last, so that a reboot in between starts nothing twice.
+        match record.host.get("RestartPolicy") {
+            Some(policy) => found
+                .host
+                .insert("RestartPolicy".to_owned(), policy.clone()),
+            None => found.host.remove("RestartPolicy"),
+        };
+        let same_image = found.image.id == record.image.id;
+        let different = differences(record, &found);
+        let observed = if !same_image {
+            format!("image {}", normalise::short_image(&found.image.id))
+        } else if different.is_empty() {
+            format!("revision {}", revision.short())
+        } else {
+            format!("the image, but other settings: {}", different.join(", "))
+        };
+        context
+            .evidence
+            .send(Evidence {
+                check: "identity".to_owned(),
+                subject: format!("container {}", short(id)),
+                expected: format!("revision {}", revision.short()),
+                observed,
+                attempts: 1,
+                duration_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+                verdict: if same_image && different.is_empty() {
+                    Verdict::Passed
+                } else if same_image {
+                    Verdict::Inconclusive
+                } else {
+                    Verdict::Failed
+                }
+                .into(),
+                at_ms: jiff::Timestamp::now().as_millisecond(),
+                instance: "replacement".to_owned(),
+            })
+            .await;
+        if same_image {
+            return Ok(());
+        }
+        Err(refused(
+            "wrong-image",
+            "the new container runs another image than was ordered".to_owned(),
+        ))
+    }
+
+    pub(super) async fn commit(
+        &self,
+        context: &StepContext<'_>,
+        policy: &Value,
+    ) -> Result<Done, StepError> {
+        let (id, inspect) = self.replacement(context).await?;
+        if !runs(&inspect) {
+            return Err(refused(
+                "stopped-again",
+                format!("container {} has stopped", short(&id)),
+            ));
+        }
+        if name_of(&inspect) != context.target.local() {
+            return Err(refused(
+                "changed-by-another",
+                format!("container {} was renamed meanwhile", short(&id)),
+            ));
+        }
+        self.set_policy(&id, policy).await
+    }
+
+    pub(super) async fn uncommit(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        match self.of_order(context.order_id, Role::Replacement).await? {
+            None => Ok(Done::said("there is no new container")),
+            Some((id, _)) => self.set_policy(&id, &json!({"Name": "no"})).await,
+        }
+    }
+
+    /// The container that a plan replaces, and those that hang on it.
+    pub(in crate::targets::docker) async fn standing_container(
+        &self,
+        name: &str,
+    ) -> Result<Option<Old>, EngineError> {
+        let inspect = match self.engine.container(name).await {
+            Ok(inspect) => inspect,
+            Err(error) if error.kind == EngineErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if name_of(&inspect) != name {
+            return Ok(None);
+        }
+        let state = &inspect["State"];
+        let ran = runs(&inspect) || state["Restarting"].as_bool() == Some(true);
+        let policy = inspect["HostConfig"]["RestartPolicy"].clone();
+        Ok(Some(Old {
+            id: normalise::text(&inspect, "Id").to_owned(),
+            ran,
+            policy: if normalise::text(&policy, "Name").is_empty() {
+                json!({"Name": "no"})
+            } else {
+                policy
+            },
+        }))
+    }
+
+    /// Gives whatever of the two runs the restart policy it was recorded with.
+    pub(super) async fn arm(&self, id: &str, record: Option<&ContainerRecord>, old: Option<&Old>) {
+        let policy = match (record, old) {
+            (Some(record), _) => policy_of(record),
+            (None, Some(old)) => old.policy.clone(),
+            (None, None) => return,
+        };
+        // The last resort reports what runs; a policy that could not be set is in the engine's hands.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.set_policy(id, &policy)).await;
+    }
+}

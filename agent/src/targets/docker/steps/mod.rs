@@ -1,0 +1,169 @@
+//! The steps of a restore on the engine. Each finds things by the label of its order and by the ids in its
+//! payload, never by name alone, and may find its work done, half done or not begun.
+
+mod cold;
+mod rescue;
+mod warm;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    DockerKind,
+    client::EngineError,
+    labels::{self, Role},
+    normalise::{self, text},
+    plan::Job,
+};
+use crate::engine::step::{Done, Step, StepContext, StepError};
+
+impl DockerKind {
+    /// Carries a step out.
+    ///
+    /// # Errors
+    /// As the step says.
+    pub async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        match job(step)? {
+            Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
+            Job::StartStandby { record } => self.start_standby(context, &record).await,
+            Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
+            Job::Redirect { ports } => self.redirect(context, &ports).await,
+            Job::DrainOld { wait } => Ok(drain(wait).await),
+            Job::CreateNew { record, volumes } => self.create_new(context, &record, &volumes).await,
+            Job::DisarmOld { old } => self.disarm_old(&old).await,
+            Job::StopOld { old } => self.stop_old(context, &old).await,
+            Job::SwapNames { old } => self.swap_names(context, old.as_ref()).await,
+            Job::StartNew => self.start_new(context).await,
+            Job::Verify { record, revision } => self.verify(context, &record, &revision).await,
+            Job::Commit { policy } => self.commit(context, &policy).await,
+            Job::EndRedirect { wait, .. } => self.end_redirect(context, wait).await,
+            Job::StopStandby => self.stop_standby(context).await,
+        }
+    }
+
+    /// Takes a step back.
+    ///
+    /// # Errors
+    /// As the step says.
+    pub async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        match job(step)? {
+            Job::FetchImage { .. } => Ok(Done::said("the image stays")),
+            Job::StartStandby { .. } | Job::StopStandby => self.stop_standby(context).await,
+            Job::VerifyStandby { .. } | Job::DrainOld { .. } | Job::Verify { .. } => {
+                Ok(Done::said("nothing to undo"))
+            }
+            Job::Redirect { .. } => self.undo_redirect(context).await,
+            // Back to where the redirect stood: the container that comes back needs a moment, too.
+            Job::EndRedirect { ports, .. } => self.redirect_again(context, &ports).await,
+            Job::CreateNew { .. } => self.remove_new(context).await,
+            Job::DisarmOld { old } => self.rearm_old(&old).await,
+            Job::StopOld { old } => self.start_old(&old).await,
+            Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
+            Job::StartNew => self.stop_new(context).await,
+            Job::Commit { .. } => self.uncommit(context).await,
+        }
+    }
+
+    /// The container of this order with that role. None: there is none (any more).
+    async fn of_order(
+        &self,
+        order: Uuid,
+        role: Role,
+    ) -> Result<Option<(String, Value)>, EngineError> {
+        let wanted = [
+            format!("{}={order}", labels::ORDER),
+            format!("{}={}", labels::ROLE, role.as_str()),
+        ];
+        let listed = self.engine.containers(&wanted).await?;
+        let Some(id) = listed
+            .first()
+            .map(|container| text(container, "Id").to_owned())
+        else {
+            return Ok(None);
+        };
+        match self.engine.container(&id).await {
+            Ok(inspect) => Ok(Some((id, inspect))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The replacement that this order made.
+    async fn replacement(&self, context: &StepContext<'_>) -> Result<(String, Value), StepError> {
+        self.of_order(context.order_id, Role::Replacement)
+            .await?
+            .ok_or_else(|| {
+                refused(
+                    "changed-by-another",
+                    "the container that this order created is gone: somebody removed it".to_owned(),
+                )
+            })
+    }
+
+    /// A container as it is; None: it is gone.
+    async fn found(&self, id: &str) -> Result<Option<Value>, EngineError> {
+        match self.engine.container(id).await {
+            Ok(inspect) => Ok(Some(inspect)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a step is to do.
+fn job(step: &Step) -> Result<Job, StepError> {
+    serde_json::from_value(step.payload.clone()).map_err(|error| {
+        refused(
+            "step-unreadable",
+            // The place only: a payload holds secrets.
+            format!(
+                "the payload of {} cannot be read by this version ({})",
+                step.id,
+                error.classify_name()
+            ),
+        )
+    })
+}
+
+/// A short word for what is wrong with JSON, without quoting any of it.
+trait ClassifyName {
+    fn classify_name(&self) -> &'static str;
+}
+
+impl ClassifyName for serde_json::Error {
+    fn classify_name(&self) -> &'static str {
+        match self.classify() {
+            serde_json::error::Category::Io => "io",
+            serde_json::error::Category::Syntax => "syntax",
+            serde_json::error::Category::Data => "data",
+            serde_json::error::Category::Eof => "cut off",
+        }
+    }
+}
+
+/// A failure that repeating does not mend.
+fn refused(code: &str, message: String) -> StepError {
+    StepError {
+        code: code.to_owned(),
+        message,
+        next_step: String::new(),
+        transient: false,
+    }
+}
+
+async fn drain(wait: std::time::Duration) -> Done {
+    tokio::time::sleep(wait).await;
+    Done::said(format!("waited {} ms", wait.as_millis()))
+}
+
+fn runs(inspect: &Value) -> bool {
+    inspect["State"]["Running"].as_bool() == Some(true)
+}
+
+fn name_of(inspect: &Value) -> &str {
+    super::discover::name_of(inspect)
+}
+
+fn short(id: &str) -> &str {
+    normalise::short(id)
+}
