@@ -4,8 +4,13 @@
 //! *executor* (rights on the host, no network).
 
 pub mod boundary;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod executor;
 pub mod fault;
+pub mod identity;
+pub mod link;
+pub mod run;
 pub mod store;
 pub mod targets;

@@ -1,0 +1,272 @@
+//! The agent's settings: defaults, then the file, then the environment, then flags; the later wins. A key
+//! that does not exist is refused, with the nearest right one and where it stands.
+
+mod duration;
+mod unknown;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Config, Environment, File, FileFormat};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::targets::docker::DockerSettings;
+
+/// What the environment's keys begin with: `STERNWAY_AGENT__LOG`, `STERNWAY_AGENT__DOCKER__SOCKET`.
+pub const PREFIX: &str = "STERNWAY_AGENT__";
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Everything that can be set. Durations read like `10m` or `1h 30m`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The identity, the journals, the revisions and their artifacts.
+    pub data_dir: PathBuf,
+    pub log_format: LogFormat,
+    /// A filter as of `tracing`: `info`, `sternway_agent=debug,info`.
+    pub log: String,
+    /// Revisions kept per target.
+    pub keep: usize,
+    /// What the artifacts may take on the disk, MiB.
+    pub disk_budget_mib: u64,
+    /// A restore that takes longer is undone.
+    #[serde(with = "duration")]
+    pub order_timeout: Duration,
+    /// How often the checks of each target run although nothing changed.
+    #[serde(with = "duration")]
+    pub check_interval: Duration,
+    /// How often readiness is looked at, and leftovers are collected, although nothing changed.
+    #[serde(with = "duration")]
+    pub readiness_interval: Duration,
+    pub docker: DockerSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/sternway-agent".into(),
+            log_format: LogFormat::Human,
+            log: "info".into(),
+            keep: 10,
+            disk_budget_mib: 512,
+            order_timeout: Duration::from_mins(10),
+            check_interval: Duration::from_mins(1),
+            readiness_interval: Duration::from_mins(5),
+            docker: DockerSettings::default(),
+        }
+    }
+}
+
+/// Why the settings cannot be used. Never holds a value: only keys, and where they stand.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    #[error("failed to read the configuration {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the configuration {} is not TOML: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("{place} has a key {key:?} that does not exist; {hint}")]
+    Unknown {
+        place: String,
+        key: String,
+        hint: String,
+    },
+    #[error("the setting {key} is not valid: {message}")]
+    Invalid { key: String, message: String },
+}
+
+/// Settings from flags: key and value.
+pub type Flags = Vec<(&'static str, String)>;
+
+impl Settings {
+    /// Every key with a dot between levels, as the file has them.
+    #[must_use]
+    pub fn keys() -> Vec<String> {
+        let defaults = Self {
+            docker: DockerSettings {
+                // Unset, it would not be written.
+                registry_config: Some(PathBuf::new()),
+                ..DockerSettings::default()
+            },
+            ..Self::default()
+        };
+        let table = toml::Table::try_from(defaults).unwrap_or_default();
+        let mut keys = Vec::new();
+        for (key, value) in &table {
+            match value.as_table() {
+                None => keys.push(key.clone()),
+                Some(below) => keys.extend(below.keys().map(|sub| format!("{key}.{sub}"))),
+            }
+        }
+        keys
+    }
+
+    /// Reads them: flags before the environment before the file before the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read, a key does not exist, or a value is not valid.
+    pub fn load(
+        file: Option<&Path>,
+        environment: HashMap<String, String>,
+        flags: Flags,
+    ) -> Result<Self, SettingsError> {
+        let ours: HashMap<String, String> = environment
+            .into_iter()
+            .filter(|(key, _)| key.starts_with(PREFIX))
+            .collect();
+        unknown::environment(&ours)?;
+        let mut builder = Config::builder().add_source(built(Config::try_from(&Self::default()))?);
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+            unknown::file(path, &text)?;
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        }
+        builder = builder.add_source(
+            Environment::with_prefix("STERNWAY_AGENT")
+                .prefix_separator("__")
+                .separator("__")
+                .list_separator(",")
+                .with_list_parse_key("docker.include")
+                .with_list_parse_key("docker.exclude")
+                .try_parsing(true)
+                .source(Some(ours)),
+        );
+        for (key, value) in flags {
+            builder = built(builder.set_override(key, value))?;
+        }
+        let merged = built(builder.build())?;
+        let settings: Self =
+            serde_path_to_error::deserialize(merged).map_err(|error| SettingsError::Invalid {
+                key: error.path().to_string(),
+                message: error.inner().to_string(),
+            })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The settings as a file that says the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let invalid = |key: &str, message: &str| {
+            Err(SettingsError::Invalid {
+                key: key.to_owned(),
+                message: message.to_owned(),
+            })
+        };
+        for (key, duration) in [
+            ("order_timeout", self.order_timeout),
+            ("check_interval", self.check_interval),
+            ("readiness_interval", self.readiness_interval),
+        ] {
+            if duration < Duration::from_millis(100) {
+                return invalid(key, "it is shorter than 100 ms");
+            }
+        }
+        if self.keep < 2 {
+            return invalid("keep", "with fewer than 2 there is nothing to go back to");
+        }
+        Ok(())
+    }
+}
+
+fn built<T>(result: Result<T, config::ConfigError>) -> Result<T, SettingsError> {
+    result.map_err(|error| SettingsError::Invalid {
+        key: "configuration".into(),
+        message: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs
+            .iter()
+            .map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()))
+            .collect()
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("made");
+        std::fs::write(file.path(), text).expect("written");
+        file
+    }
+
+    #[test]
+    fn flags_go_before_the_environment_before_the_file_before_the_defaults() {
+        let file = file("log = \"file\"\nkeep = 3\n[docker]\ninclude = [\"a-*\"]\n");
+        let settings = Settings::load(
+            Some(file.path()),
+            environment(&[("LOG", "environment"), ("DOCKER__EXCLUDE", "x,y")]),
+            vec![("data_dir", "/flag".into())],
+        )
+        .expect("valid");
+        assert_eq!((settings.log.as_str(), settings.keep), ("environment", 3));
+        assert_eq!(settings.docker.include, ["a-*"]);
+        assert_eq!(settings.docker.exclude, ["x", "y"]);
+        assert_eq!(settings.data_dir, Path::new("/flag"));
+        assert_eq!(settings.order_timeout, Duration::from_mins(10));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_right_one_and_its_place() {
+        for (text, hint) in [
+            ("datadir = \"/x\"", "data_dir"),
+            ("[docker]\nincludes = []", "docker.include"),
+            ("docker = 1", "docker"),
+        ] {
+            let wrong = file(text);
+            let said = Settings::load(Some(wrong.path()), HashMap::new(), Vec::new())
+                .expect_err("unknown")
+                .to_string();
+            assert!(said.contains(hint), "{said}");
+        }
+        let said = Settings::load(None, environment(&[("DOCKER__SOKET", "/x")]), Vec::new())
+            .expect_err("unknown")
+            .to_string();
+        assert!(said.contains("STERNWAY_AGENT__DOCKER__SOCKET"), "{said}");
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_key() {
+        for (text, key) in [
+            ("order_timeout = \"soon\"", "order_timeout"),
+            ("keep = 1", "keep"),
+            ("[docker]\ninclude = 3", "docker.include"),
+        ] {
+            let file = file(text);
+            let said = Settings::load(Some(file.path()), HashMap::new(), Vec::new())
+                .expect_err("wrong")
+                .to_string();
+            assert!(said.contains(key), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_example_says_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/agent.toml");
+        let read = Settings::load(Some(&path), HashMap::new(), Vec::new()).expect("valid");
+        assert_eq!(read, Settings::default());
+    }
+}

@@ -1,0 +1,202 @@
+//! The link: one stream to the controller, dialled from here. It has no rights on the host and decides
+//! nothing about it; what it is told by the executor it passes on, and the other way round.
+
+mod pace;
+mod session;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sternway_proto::{channel::ConnectError, fault, tls::ClientTls, v1};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    boundary::{Report, Request},
+    identity::{Identity, IdentityError},
+};
+
+/// The same trouble is logged at most this often.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// How a session ended.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the controller ended the session: {}", said(.0))]
+    Status(Box<tonic::Status>),
+    #[error("the controller ended the session")]
+    Closed,
+    #[error("nothing was heard from the controller for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the controller sent {0}, which does not belong here")]
+    Unexpected(&'static str),
+    #[error("the certificate was renewed")]
+    Renewed,
+    #[error("the executor has stopped")]
+    Executor,
+}
+
+fn said(status: &tonic::Status) -> String {
+    match fault::from_status(status) {
+        Some(problem) if problem.next_step.is_empty() => problem.message,
+        Some(problem) => format!("{}; next: {}", problem.message, problem.next_step),
+        None => sternway_proto::name::clean_text(status.message()),
+    }
+}
+
+/// What the link knows of the host, for its Hello.
+#[derive(Debug, Clone, Default)]
+struct Host {
+    facts: v1::HostFacts,
+    highest_epoch: u64,
+}
+
+impl Host {
+    /// Takes in what is for the link itself. Anything else comes back.
+    fn take(&mut self, report: Report) -> Option<Report> {
+        match report {
+            Report::Facts(facts) => {
+                self.facts = facts;
+                None
+            }
+            Report::HighestEpoch(epoch) => {
+                self.highest_epoch = epoch;
+                None
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// The link.
+pub struct Link {
+    identity: Identity,
+    tls: ClientTls,
+    host: Host,
+    requests: mpsc::Sender<Request>,
+    reports: mpsc::Receiver<Report>,
+    shutdown: CancellationToken,
+    clock: pace::ClockOffset,
+}
+
+impl Link {
+    /// A link for this identity.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub fn new(
+        identity: Identity,
+        requests: mpsc::Sender<Request>,
+        reports: mpsc::Receiver<Report>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, IdentityError> {
+        Ok(Self {
+            tls: identity.tls()?,
+            identity,
+            host: Host::default(),
+            requests,
+            reports,
+            shutdown,
+            clock: pace::ClockOffset::default(),
+        })
+    }
+
+    /// Keeps a session open until the shutdown.
+    pub async fn keep(mut self) {
+        let mut failures = 0;
+        let mut logged: Option<(String, Instant)> = None;
+        let shutdown = self.shutdown.clone();
+        loop {
+            let begun = Instant::now();
+            let ended = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                ended = self.session() => ended,
+            };
+            if matches!(ended, Ended::Executor) {
+                return;
+            }
+            // Nothing that was on its way belongs into the next session: all of it is told again.
+            if self.requests.send(Request::Disconnected).await.is_err() {
+                return;
+            }
+            failures = if begun.elapsed() >= pace::GOOD || matches!(ended, Ended::Renewed) {
+                0
+            } else {
+                failures + 1
+            };
+            self.log(&ended, &mut logged);
+            let wait = pace::back_off(failures, rand::random());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = self.discard_for(wait) => {}
+            }
+        }
+    }
+
+    /// Waits; reports that come meanwhile are dropped but for what the link itself needs.
+    async fn discard_for(&mut self, wait: Duration) {
+        let end = tokio::time::sleep(wait);
+        let mut end = std::pin::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => drop(self.host.take(report)),
+                () = &mut end => return,
+            }
+        }
+    }
+
+    fn log(&self, ended: &Ended, logged: &mut Option<(String, Instant)>) {
+        let text = match ended {
+            Ended::Renewed => {
+                tracing::info!("the certificate was renewed; dialling again with it");
+                return;
+            }
+            Ended::Connect(error) => chain(error),
+            other => other.to_string(),
+        };
+        let again = logged
+            .as_ref()
+            .is_some_and(|(before, when)| *before == text && when.elapsed() < QUIET);
+        if again {
+            return;
+        }
+        let controller = &self.identity.controller;
+        let expired = self
+            .identity
+            .certificate()
+            .is_ok_and(|certificate| certificate.not_after_ms <= now_ms());
+        if expired {
+            tracing::error!(
+                "this host's certificate has expired: join again, with a new token from `ctl host token` and \
+                 `sternway-agent join --again`. Until then nothing can be ordered; what runs is not touched"
+            );
+        } else {
+            tracing::warn!(%controller, "no session with {controller}: {text}");
+        }
+        *logged = Some((text, Instant::now()));
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    sternway_proto::name::clean_text(&text)
+}
+
+/// The host's clock, Unix milliseconds.
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}

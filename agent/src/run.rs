@@ -1,0 +1,113 @@
+//! The agent's life: executor first, because it may have something to finish and needs no network; then
+//! the link.
+
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    boundary,
+    config::Settings,
+    executor::{self, Executor},
+    identity::Identity,
+    link::Link,
+    store::files,
+    targets::{Kind, Registry, docker::DockerKind},
+};
+
+/// From being asked to stop to stopping, at most.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs until the shutdown.
+///
+/// # Errors
+/// The agent could not start: another one runs on the folder, the machine has not joined, or the folder
+/// cannot be used.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let identity = Identity::load(&settings.data_dir).context(
+        "there is no identity; join with a token from `ctl host token`: sternway-agent join TOKEN",
+    )?;
+    let _lock = lock(&settings.data_dir)?;
+    let docker: Arc<dyn Kind> = Arc::new(DockerKind::new(settings.docker.clone())?);
+    let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);
+    let (to_link, reports) = mpsc::channel(boundary::REPORTS);
+    let executor = Executor::start(
+        executor::settings::Settings {
+            state_dir: settings.data_dir.clone(),
+            host_id: identity.host_id,
+            keep: settings.keep,
+            disk_budget: settings.disk_budget_mib.saturating_mul(1024 * 1024),
+            order_timeout: settings.order_timeout,
+            check_interval: settings.check_interval,
+            readiness_interval: settings.readiness_interval,
+        },
+        Registry::new([docker]),
+        requests,
+        to_link,
+        shutdown.clone(),
+    )
+    .context("the state of this host cannot be used")?;
+    tracing::info!(host = %identity.host_name, host.id = %identity.host_id, "agent of {} is up", identity.host_name);
+    let status = format!("looking after {}", identity.host_name);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    let watchdog = tokio::spawn(watchdog(shutdown.clone()));
+    let link = Link::new(identity, to_executor, reports, shutdown.clone())
+        .context("the identity of this host cannot be used")?;
+    let link = tokio::spawn(link.keep());
+    shutdown.cancelled().await;
+    notify(&[NotifyState::Stopping]);
+    if timeout(STOP_TIMEOUT, executor.stopped()).await.is_err() {
+        tracing::warn!(
+            "the executor did not stop in time; what it was doing is gone on with at the next start"
+        );
+    }
+    link.abort();
+    watchdog.abort();
+    Ok(())
+}
+
+/// One agent a folder: two would both act on an order.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    files::make_dir(dir)?;
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("failed to open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "another agent runs on {}: stop it first, or give this one a data_dir of its own",
+            dir.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("failed to lock {}", path.display()))
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// Answers the service manager's watchdog, if it has one, for as long as the runtime makes progress.
+async fn watchdog(shutdown: CancellationToken) {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut tick = tokio::time::interval((limit / 2).max(Duration::from_millis(100)));
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
