@@ -1,8 +1,14 @@
 //! Real binaries, a real engine: what an operator sees from end to end. One module a story.
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     reason = "tests fail by panicking, in their helpers too"
 )]
 
+mod crash;
 mod enrolment;
 mod harness;
+mod programs;
+mod refusals;
+mod restarts;
+mod rollback;

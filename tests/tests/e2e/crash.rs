@@ -1,0 +1,214 @@
+//! `kill -9` of the agent at every append to its journal, forward and undo: the target ends on exactly one
+//! revision, running and answering, and nothing is left over.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sternway_tests::{
+    http,
+    port::Port,
+    shop::Image,
+    stage::{HOST, SETTLES, Stage},
+    wait::{try_until, until},
+};
+
+/// No order appends more often than that: a run that is never killed ends the search.
+const APPENDS: u32 = 60;
+const ROLLOUT: Duration = Duration::from_mins(1);
+
+struct Ground {
+    stage: Stage,
+    port: Port,
+    /// Known-good, #1.
+    old: String,
+    /// Broken, #2.
+    new: String,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let ground = Self {
+            stage: Stage::new().await,
+            port: Port::lease(),
+            old: Image::good("v1").shared().await,
+            new: Image::bad("v2", "health").shared().await,
+        };
+        let flags = ["-p", &ground.publish()];
+        ground.stage.scope.run("shop", &flags, &ground.old).await;
+        ground.stage.known_good("shop", 1).await;
+        ground.deploy(&ground.new).await;
+        ground.stage.current("shop", 2).await;
+        ground
+    }
+
+    fn publish(&self) -> String {
+        format!("127.0.0.1:{}:8080", self.port)
+    }
+
+    async fn deploy(&self, image: &str) {
+        let flags = ["-p", &self.publish()];
+        self.stage.scope.redeploy("shop", &flags, image).await;
+    }
+
+    /// Starts a rollback under a fault, and answers with whether the agent died of it. In the end the agent
+    /// runs again and the rollout is over.
+    async fn killed(&mut self, number: u32, moment: &str, arguments: &[&str]) -> (bool, Value) {
+        self.stage.agent.kill();
+        let fault = format!("journal:{number}:{moment}");
+        self.stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
+        self.stage.online().await;
+        let all = [
+            &["rollback", "--host", HOST, "--yes", "--no-wait"],
+            arguments,
+        ]
+        .concat();
+        let _ = self.stage.ctl.run(&all).await.exits(0);
+        let mut died = false;
+        until(
+            "the agent's death or the rollout's end",
+            ROLLOUT,
+            async || {
+                died = self.stage.agent.process().status().is_some();
+                if died {
+                    return Ok(());
+                }
+                let newest = newest_rollout(&self.stage).await;
+                (newest["state"] != "running")
+                    .then_some(())
+                    .ok_or(newest.to_string())
+            },
+        )
+        .await;
+        if died {
+            self.stage.agent.start();
+        }
+        let rollout = until("the rollout's end", ROLLOUT, async || {
+            let newest = newest_rollout(&self.stage).await;
+            if newest["state"] == "running" {
+                return Err(newest.to_string());
+            }
+            Ok(newest)
+        })
+        .await;
+        (died, rollout)
+    }
+
+    /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
+    async fn exactly_one(&self, version: &str, what: &str) {
+        let address = format!("127.0.0.1:{}", self.port);
+        let settled = try_until(what, SETTLES, async || {
+            let answer = http::get(&address, "/")
+                .await
+                .map_err(|error| error.to_string())?;
+            if answer.body != version {
+                return Err(format!("{answer:?}"));
+            }
+            let running = self
+                .stage
+                .scope
+                .cli(&[
+                    "ps",
+                    "--filter",
+                    &format!("name={}", self.stage.scope.name()),
+                    "--format",
+                    "{{.Names}}",
+                ])
+                .await;
+            (running == self.stage.scope.named("shop"))
+                .then_some(())
+                .ok_or(running)
+        })
+        .await;
+        assert_eq!(settled, Ok(()), "{what}");
+        let tables = tokio::process::Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .await;
+        let tables = String::from_utf8_lossy(&tables.expect("nft runs").stdout).into_owned();
+        assert!(!tables.contains("sternway"), "{what}: {tables}");
+    }
+}
+
+async fn newest_rollout(stage: &Stage) -> Value {
+    stage.ctl.json(&["rollout", "ls"]).await["rollouts"][0].clone()
+}
+
+async fn forward(swap: &str, moment: &str) {
+    let mut ground = Ground::new().await;
+    let mut deaths = 0;
+    for number in 1..=APPENDS {
+        let what = format!("{swap}, killed {moment} append {number}");
+        let (died, rollout) = ground
+            .killed(number, moment, &["--to", "1", "--swap", swap])
+            .await;
+        // A restore that was not undone serves v1; one that was, v2 as before. Never none, never both.
+        let version = match rollout["state"].as_str() {
+            Some("succeeded") => "v1",
+            Some("undone") => "v2",
+            other => panic!("{what}: {other:?}: {rollout:#}"),
+        };
+        ground.exactly_one(version, &what).await;
+        if !died {
+            break;
+        }
+        deaths += 1;
+        let new = ground.new.clone();
+        ground.deploy(&new).await;
+        ground.stage.current("shop", 2).await;
+    }
+    assert!(
+        deaths > 5,
+        "an order appends more often than {deaths} times"
+    );
+    assert!(deaths < APPENDS, "the search came to an end");
+    let verified = ground.stage.ctl.json(&["record", "verify"]).await;
+    assert_eq!(verified["holds"], true);
+}
+
+/// The restored revision fails its checks, so that the order undoes itself; killed on the way.
+async fn undo(swap: &str, moment: &str) {
+    let mut ground = Ground::new().await;
+    let old = ground.old.clone();
+    ground.deploy(&old).await;
+    ground.stage.current("shop", 1).await;
+    let mut deaths = 0;
+    for number in 1..=APPENDS {
+        let what = format!("undo of {swap}, killed {moment} append {number}");
+        let (died, rollout) = ground
+            .killed(number, moment, &["--to", "2", "--swap", swap])
+            .await;
+        assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
+        ground.exactly_one("v1", &what).await;
+        if !died {
+            break;
+        }
+        deaths += 1;
+    }
+    assert!(
+        deaths > 5,
+        "an order appends more often than {deaths} times"
+    );
+    assert!(deaths < APPENDS, "the search came to an end");
+}
+
+macro_rules! killed {
+    ($($name:ident: $story:ident($swap:literal, $moment:literal);)+) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $story($swap, $moment).await;
+        })+
+    };
+}
+
+killed! {
+    a_cold_restore_killed_before_each_append_ends_on_one_revision: forward("cold", "before");
+    a_cold_restore_killed_in_each_append_ends_on_one_revision: forward("cold", "in");
+    a_cold_restore_killed_after_each_append_ends_on_one_revision: forward("cold", "after");
+    a_warm_restore_killed_before_each_append_ends_on_one_revision: forward("warm", "before");
+    a_warm_restore_killed_in_each_append_ends_on_one_revision: forward("warm", "in");
+    a_warm_restore_killed_after_each_append_ends_on_one_revision: forward("warm", "after");
+    an_undo_of_a_cold_restore_killed_before_each_append_ends_on_the_old_one: undo("cold", "before");
+    an_undo_of_a_cold_restore_killed_in_each_append_ends_on_the_old_one: undo("cold", "in");
+    an_undo_of_a_cold_restore_killed_after_each_append_ends_on_the_old_one: undo("cold", "after");
+    an_undo_of_a_warm_restore_killed_after_each_append_ends_on_the_old_one: undo("warm", "after");
+}

@@ -1,0 +1,137 @@
+//! One host, one container, undone: what the project is for.
+
+use serde_json::Value;
+use sternway_tests::{
+    http,
+    port::Port,
+    shop::Image,
+    stage::{HOST, SETTLES, Stage},
+    wait::until,
+};
+
+/// A stage on which v1 of shop is known-good and a bad v2 was deployed over it by the runbook.
+async fn bad_deployment(fault: &'static str) -> (Stage, Port) {
+    let stage = Stage::new().await;
+    let port = Port::lease();
+    let publish = format!("127.0.0.1:{port}:8080");
+    let flags = ["-p", publish.as_str()];
+    let (v1, v2) = (
+        Image::good("v1").shared().await,
+        Image::bad("v2", fault).shared().await,
+    );
+    stage.scope.run("shop", &flags, &v1).await;
+    stage.known_good("shop", 1).await;
+    stage.scope.redeploy("shop", &flags, &v2).await;
+    stage.current("shop", 2).await;
+    (stage, port)
+}
+
+async fn serves(port: &Port, version: &str) {
+    let address = format!("127.0.0.1:{port}");
+    until(version, SETTLES, async || {
+        match http::get(&address, "/").await {
+            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+fn events(lines: &[Value]) -> Vec<&Value> {
+    lines
+        .iter()
+        .filter(|line| line["type"] == "order_event")
+        .map(|line| &line["event"])
+        .collect()
+}
+
+#[tokio::test]
+async fn a_bad_deployment_is_rolled_back_by_one_command_with_evidence() {
+    let (stage, port) = bad_deployment("health").await;
+    let said = stage
+        .ctl
+        .run(&[
+            "rollback", "--host", HOST, "--yes", "--reason", "500s", "-o", "json",
+        ])
+        .await
+        .exits(0);
+    serves(&port, "v1").await;
+
+    let lines = said.lines();
+    let events = events(&lines);
+    let passed = events
+        .iter()
+        .filter(|event| event["evidence"]["verdict"] == "passed")
+        .count();
+    assert!(passed > 0, "never blind: {events:#?}");
+    let last = events.last().expect("an order has events");
+    assert_eq!(last["outcome"], "restored", "{last:#}");
+
+    let target = stage.target("shop").await;
+    assert_eq!(
+        target["current_revision"],
+        stage.revision("shop", 1).await["id"]
+    );
+    assert_eq!(
+        target["lineage"].as_array().map(Vec::len),
+        Some(1),
+        "{target:#}"
+    );
+    let rollouts = stage.ctl.json(&["rollout", "ls"]).await;
+    assert_eq!(rollouts["rollouts"][0]["state"], "succeeded");
+    assert_eq!(rollouts["rollouts"][0]["reason"], "500s");
+    let verified = stage.ctl.json(&["record", "verify"]).await;
+    assert_eq!(verified["holds"], true);
+    assert!(verified["entries"].as_u64() > Some(2), "{verified}");
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_plan_and_changes_nothing() {
+    let (stage, _port) = bad_deployment("health").await;
+    let before = stage.scope.inspect("shop").await.expect("there").id;
+    let said = stage
+        .ctl
+        .run(&["rollback", "--host", HOST, "--dry-run"])
+        .await
+        .exits(20);
+    assert!(said.stdout.contains("#1"), "{}", said.stdout);
+    assert_eq!(stage.scope.inspect("shop").await.expect("there").id, before);
+    let rollouts = stage.ctl.json(&["rollout", "ls"]).await;
+    assert_eq!(rollouts["rollouts"].as_array().map(Vec::len), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_rollback_to_the_same_revision_changes_nothing() {
+    let (stage, port) = bad_deployment("health").await;
+    let rollback = ["rollback", "--host", HOST, "--to", "1", "--yes"];
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    serves(&port, "v1").await;
+    let before = stage.scope.inspect("shop").await.expect("there").id;
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    assert_eq!(stage.scope.inspect("shop").await.expect("there").id, before);
+}
+
+#[tokio::test]
+async fn a_rollback_to_a_broken_revision_undoes_itself_and_says_so() {
+    let (stage, port) = bad_deployment("health").await;
+    let _ = stage
+        .ctl
+        .run(&["rollback", "--host", HOST, "--yes"])
+        .await
+        .exits(0);
+    serves(&port, "v1").await;
+    let said = stage
+        .ctl
+        .run(&["rollback", "--host", HOST, "--to", "2", "--yes"])
+        .await
+        .exits(10);
+    serves(&port, "v1").await;
+    assert!(
+        format!("{}{}", said.stdout, said.stderr).contains("health"),
+        "the failed check is named: {said:?}"
+    );
+    assert_eq!(
+        stage.target("shop").await["current_revision"],
+        stage.revision("shop", 1).await["id"]
+    );
+}
