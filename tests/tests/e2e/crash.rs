@@ -16,6 +16,24 @@ use sternway_tests::{
 const APPENDS: u32 = 60;
 const ROLLOUT: Duration = Duration::from_mins(1);
 
+/// Quick to pass and quick to fail: each test restores some thirty times.
+const CHECKS: [&str; 6] = [
+    "-l",
+    "sternway.check.http=:8080/health",
+    "-l",
+    "sternway.check.timeout=2s",
+    "-l",
+    "sternway.soak=0s",
+];
+
+fn plain(version: &'static str, fault: &'static str) -> Image {
+    Image {
+        version,
+        fault,
+        ..Image::default()
+    }
+}
+
 struct Ground {
     stage: Stage,
     port: Port,
@@ -30,10 +48,11 @@ impl Ground {
         let ground = Self {
             stage: Stage::new().await,
             port: Port::lease(),
-            old: Image::good("v1").shared().await,
-            new: Image::bad("v2", "health").shared().await,
+            old: plain("v1", "").shared().await,
+            new: plain("v2", "health").shared().await,
         };
-        let flags = ["-p", &ground.publish()];
+        let publish = ground.publish();
+        let flags = [&["-p", publish.as_str()], &CHECKS[..]].concat();
         ground.stage.scope.run("shop", &flags, &ground.old).await;
         ground.stage.known_good("shop", 1).await;
         ground.deploy(&ground.new).await;
@@ -46,7 +65,8 @@ impl Ground {
     }
 
     async fn deploy(&self, image: &str) {
-        let flags = ["-p", &self.publish()];
+        let publish = self.publish();
+        let flags = [&["-p", publish.as_str()], &CHECKS[..]].concat();
         self.stage.scope.redeploy("shop", &flags, image).await;
     }
 
@@ -94,7 +114,7 @@ impl Ground {
     }
 
     /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
-    async fn exactly_one(&self, version: &str, what: &str) {
+    async fn exactly_one(&self, version: &str, rollout: &Value, what: &str) {
         let address = format!("127.0.0.1:{}", self.port);
         let settled = try_until(what, SETTLES, async || {
             let answer = http::get(&address, "/")
@@ -125,7 +145,12 @@ impl Ground {
             .output()
             .await;
         let tables = String::from_utf8_lossy(&tables.expect("nft runs").stdout).into_owned();
-        assert!(!tables.contains("sternway"), "{what}: {tables}");
+        let ours = rollout.to_string().replace('-', "");
+        let left = tables
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("table ip sternway_"))
+            .find(|order| ours.contains(order));
+        assert_eq!(left, None, "{what}");
     }
 }
 
@@ -147,7 +172,7 @@ async fn forward(swap: &str, moment: &str) {
             Some("undone") => "v2",
             other => panic!("{what}: {other:?}: {rollout:#}"),
         };
-        ground.exactly_one(version, &what).await;
+        ground.exactly_one(version, &rollout, &what).await;
         if !died {
             break;
         }
@@ -178,7 +203,7 @@ async fn undo(swap: &str, moment: &str) {
             .killed(number, moment, &["--to", "2", "--swap", swap])
             .await;
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
-        ground.exactly_one("v1", &what).await;
+        ground.exactly_one("v1", &rollout, &what).await;
         if !died {
             break;
         }
