@@ -56,6 +56,8 @@ pub enum Event {
     /// After the undo, what ran before was looked at.
     Confirmed {
         message: String,
+        /// It is what ran before. If not, the undo has not brought it back, whatever its steps said.
+        as_before: bool,
     },
     /// Neither way could be completed; what can run was started, or not even that.
     Rescued {
@@ -166,7 +168,7 @@ fn body(event: &Event, names: &[String], recoveries: u32, undoing: bool) -> v1::
         Event::Undone { index, done } => step(index, State::Undone, &done.message),
         Event::UndoFailed { index, error } => step(index, State::UndoFailed, &error.message),
         Event::TurnedBack { reason } => note("turned-back", Some(reason.into()), &reason.message),
-        Event::Confirmed { message } => note("confirmed", None, message),
+        Event::Confirmed { message, .. } => note("confirmed", None, message),
         Event::Rescued { result: Ok(done) } => note("rescued", None, &done.message),
         Event::Rescued { result: Err(error) } => {
             note("rescued", Some(error.into()), &error.message)

@@ -46,6 +46,9 @@ pub enum JournalError {
         offset: usize,
         reason: &'static str,
     },
+    /// It was created and the agent died before its first record was on disk: nothing was acknowledged.
+    #[error("journal {} holds nothing yet", path.display())]
+    Unborn { path: PathBuf },
     /// An earlier write failed in a way that leaves unknown what is on disk. Never retried: the kernel
     /// may have dropped the dirty pages, and a second fsync would then report success for nothing.
     #[error("journal {} is closed after a failed write", path.display())]
@@ -154,6 +157,9 @@ impl Journal {
                 offset,
                 reason,
             })?;
+        if read.lines.is_empty() {
+            return Err(JournalError::Unborn { path });
+        }
         let mut journal = Self {
             path: path.clone(),
             file,
@@ -280,7 +286,8 @@ struct Reading {
 
 /// The lines of a journal, up to a torn tail.
 fn read_lines(bytes: &[u8], order_id: Uuid) -> Result<Reading, (usize, &'static str)> {
-    if bytes.get(..HEADER.len()) != Some(HEADER.as_slice()) {
+    let unborn = HEADER.starts_with(bytes) || bytes.iter().all(|byte| *byte == 0);
+    if !unborn && bytes.get(..HEADER.len()) != Some(HEADER.as_slice()) {
         return Err((0, "it does not begin as a journal"));
     }
     let mut reading = Reading {
@@ -288,7 +295,7 @@ fn read_lines(bytes: &[u8], order_id: Uuid) -> Result<Reading, (usize, &'static 
         chain: Sha256::digest(order_id.as_bytes()).into(),
         length: HEADER.len(),
     };
-    while reading.length < bytes.len() {
+    while !unborn && reading.length < bytes.len() {
         let rest = &bytes[reading.length..];
         match read_record(rest, &reading.chain) {
             Record::Whole { line, chain, size } => {
@@ -302,9 +309,6 @@ fn read_lines(bytes: &[u8], order_id: Uuid) -> Result<Reading, (usize, &'static 
             Record::Torn => break,
             Record::Damaged(reason) => return Err((reading.length, reason)),
         }
-    }
-    if reading.lines.is_empty() {
-        return Err((HEADER.len(), "it has no whole record"));
     }
     Ok(reading)
 }

@@ -5,7 +5,7 @@
 //!    │           │ a step failed for good, the time is up, or too many recoveries
 //!    │           ▼ (not behind the committing step)
 //!    │        Backward ──all undone──▶ Confirm ─▶ Over(undone)
-//!    │           │ an undo failed for good
+//!    │           │ an undo failed for good, or did not bring back what ran
 //!    ▼           ▼
 //! Over(refused,  Rescue ─▶ Over(needs-human)
 //!  expired, unchanged)
@@ -99,6 +99,7 @@ enum Phase {
     },
     Confirmed {
         reason: StepError,
+        as_before: bool,
     },
     Rescued {
         problem: v1::Problem,
@@ -214,16 +215,21 @@ impl Run {
                     reason: reason.clone(),
                 };
             }
-            Event::Confirmed { .. } => match &self.phase {
+            Event::Confirmed { as_before, .. } => match &self.phase {
                 Phase::Backward { reason } if self.next_undo().is_none() => {
                     self.phase = Phase::Confirmed {
                         reason: reason.clone(),
+                        as_before: *as_before,
                     };
                 }
                 _ => return Err(self.illegal(event)),
             },
             Event::Rescued { result } => match &self.phase {
-                Phase::Backward { reason } => {
+                Phase::Backward { reason }
+                | Phase::Confirmed {
+                    reason,
+                    as_before: false,
+                } => {
                     self.phase = Phase::Rescued {
                         problem: rescue_problem(reason, self.undo_failure(), result),
                     };
@@ -318,7 +324,10 @@ impl Run {
             Phase::Accepted { .. } => Action::Plan,
             Phase::Forward => self.next_forward(now_ms),
             Phase::Backward { .. } => self.next_backward(),
-            Phase::Confirmed { reason } => Action::Finish {
+            Phase::Confirmed {
+                as_before: false, ..
+            } => Action::Rescue,
+            Phase::Confirmed { reason, .. } => Action::Finish {
                 outcome: Finish::Undone,
                 problem: Some(reason.into()),
             },
@@ -436,7 +445,7 @@ impl Run {
             (Phase::Accepted { .. }, Finish::Refused | Finish::Expired | Finish::Unchanged)
             // An order that was not acceptable has a journal of one line.
             | (Phase::Empty, Finish::Refused | Finish::Expired)
-            | (Phase::Confirmed { .. }, Finish::Undone)
+            | (Phase::Confirmed { as_before: true, .. }, Finish::Undone)
             | (Phase::Rescued { .. }, Finish::NeedsHuman) => true,
             (Phase::Forward, Finish::Restored) => self.next_step().is_none() || self.committed(),
             _ => false,
@@ -511,7 +520,9 @@ fn rescue_problem(
     undo: Option<&StepError>,
     rescue: &Result<super::step::Done, StepError>,
 ) -> v1::Problem {
-    let undo = undo.map_or("it was interrupted too often", |error| &error.message);
+    let undo = undo.map_or("it did not bring back what ran before", |error| {
+        &error.message
+    });
     let now = match rescue {
         Ok(done) => done.message.clone(),
         Err(error) => format!("nothing could be started either: {}", error.message),

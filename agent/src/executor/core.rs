@@ -35,6 +35,8 @@ pub(super) struct Core {
     active: Mutex<BTreeMap<TargetName, Active>>,
     /// The controller's clock minus the host's, milliseconds.
     clock_offset_ms: AtomicI64,
+    /// Orders whose journals cannot be read: what they did to which target is not known.
+    pub(super) damaged: Mutex<BTreeSet<Uuid>>,
 }
 
 /// What is known of a target beside its revisions; found anew after a restart.
@@ -79,6 +81,7 @@ impl Core {
             live: Mutex::default(),
             active: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
+            damaged: Mutex::default(),
         }
     }
 
@@ -96,6 +99,11 @@ impl Core {
 
     pub(super) fn active(&self) -> MutexGuard<'_, BTreeMap<TargetName, Active>> {
         lock(&self.active)
+    }
+
+    /// An order whose journal cannot be read, if there is one.
+    pub(super) fn damaged_order(&self) -> Option<Uuid> {
+        lock(&self.damaged).first().copied()
     }
 
     pub(super) fn set_clock_offset(&self, offset_ms: i64) {

@@ -145,6 +145,7 @@ impl Inventory {
                 }
             }
         }
+        self.core.outbox.looked();
     }
 
     fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed]) {
@@ -388,7 +389,7 @@ async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {
     }
 }
 
-async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName) {
+pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName) {
     let goal = {
         let revisions = core.revisions();
         let Some(history) = revisions.history(target) else {

@@ -118,13 +118,14 @@ impl Ledger {
             })?,
         };
         forget_old(&done, now_ms)?;
-        let found: Vec<Found> = journals(&open)?
-            .into_iter()
-            .map(|order| Found {
-                order,
-                journal: read(&open, order),
-            })
-            .collect();
+        let mut found = Vec::new();
+        for order in journals(&open)? {
+            match read(&open, order) {
+                // Never acknowledged: the order comes again, and is then new.
+                Err(LedgerError::Journal(JournalError::Unborn { path })) => files::remove(&path)?,
+                journal => found.push(Found { order, journal }),
+            }
+        }
         let mut known: BTreeSet<Uuid> = found.iter().map(|found| found.order).collect();
         known.extend(journals(&done)?);
         let ledger = Self {

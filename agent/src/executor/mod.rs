@@ -15,9 +15,14 @@ mod plan;
 mod run;
 pub mod settings;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
-use sternway_proto::{name::TargetName, order::VerifiedOrder, v1};
+use prost::Message as _;
+use sternway_proto::{limits, name::TargetName, order::VerifiedOrder, v1};
 use thiserror::Error;
 use tokio::{
     sync::mpsc,
@@ -45,6 +50,9 @@ use crate::{
 /// How long orders on their way may go on after a request to stop; then they are cut off, and the next
 /// agent goes on with them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Refusals that are remembered in memory because the disk takes nothing.
+const NOT_TAKEN: usize = 1_000;
 
 /// Plans made at the same time.
 const PLANS: usize = 8;
@@ -90,6 +98,7 @@ impl Executor {
             changes: changes.clone(),
             courses: JoinSet::new(),
             plans: JoinSet::new(),
+            not_taken: BTreeMap::new(),
         };
         for found in found {
             office.resume(found);
@@ -118,6 +127,8 @@ struct Office {
     changes: Changes,
     courses: JoinSet<TargetName>,
     plans: JoinSet<()>,
+    /// Orders that were refused because the disk failed: what was said of them stands.
+    not_taken: BTreeMap<Uuid, Vec<v1::OrderEvent>>,
 }
 
 impl Office {
@@ -156,14 +167,27 @@ impl Office {
                 if let Err(error) = self.core.revisions().set_marks(marks.marks) {
                     tracing::error!("the marks of revisions could not be stored: {error}");
                 }
-                for target in self.core.targets() {
-                    self.core.outbox.target(&target);
-                }
+                // A mark changes where a rollback would go.
+                let core = self.core.clone();
+                self.plans.spawn(async move {
+                    for target in core.targets() {
+                        if let Some(kind) = core.registry.of(&target) {
+                            inventory::readiness(&core, kind.as_ref(), &target).await;
+                        }
+                        core.outbox.target(&target);
+                    }
+                });
             }
         }
     }
 
     fn order(&mut self, sealed: &v1::SealedOrder) {
+        if let Ok(order) = sternway_proto::order::parse(sealed)
+            && let Some(events) = self.not_taken.get(&order.id())
+        {
+            self.core.outbox.repeat(order.id(), events.clone());
+            return;
+        }
         let core = self.core.clone();
         let arrival = core
             .ledger()
@@ -189,7 +213,7 @@ impl Office {
     }
 
     /// The disk failed before the order was in the journal: it was not accepted, and is told so.
-    fn not_taken(&self, sealed: &v1::SealedOrder, error: &LedgerError) {
+    fn not_taken(&mut self, sealed: &v1::SealedOrder, error: &LedgerError) {
         tracing::error!("an order could not be taken: {error}");
         let Ok(order) = sternway_proto::order::parse(sealed) else {
             return;
@@ -211,12 +235,19 @@ impl Office {
                 running: None,
             },
         };
-        self.core
-            .outbox
-            .order(order.id(), event::wire(order.id(), &[refusal]));
+        let events = event::wire(order.id(), &[refusal]);
+        // Bounded: each costs the controller an order, and a full disk is mended or the host is lost.
+        if self.not_taken.len() < NOT_TAKEN {
+            self.not_taken.insert(order.id(), events.clone());
+        }
+        self.core.outbox.order(order.id(), events);
     }
 
     fn repeat(&self, id: Uuid) {
+        // The journal of an order that is on its way is being written: it is never opened a second time.
+        if self.core.outbox.again(id) {
+            return;
+        }
         let lines = self.core.ledger().lines(id);
         match lines {
             Ok(lines) => self.core.outbox.repeat(id, event::wire(id, &lines)),
@@ -264,7 +295,12 @@ impl Office {
         let journal = match found.journal {
             Ok(journal) => journal,
             Err(error) => {
-                tracing::error!(order.id = %id, "the journal of order {id} cannot be gone on with: {error}; what runs is left as it is");
+                tracing::error!(order.id = %id, "the journal of order {id} cannot be gone on with: {error}; what runs is left as it is, and new orders are refused");
+                self.core
+                    .damaged
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(id);
                 return;
             }
         };
@@ -370,6 +406,15 @@ fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
             "see `ctl target ls`",
         ));
     }
+    if let Some(damaged) = core.damaged_order() {
+        return Err(v1::Problem::new(
+            "journal-damaged",
+            format!(
+                "the journal of order {damaged} on this host cannot be read: what it did is not known"
+            ),
+            "look at the host's containers; then move that journal out of the agent's orders/open and start the agent again",
+        ));
+    }
     if let Some(active) = core.active().get(target) {
         return Err(v1::Problem::new(
             "target-busy",
@@ -397,6 +442,30 @@ fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
     Ok(())
 }
 
+/// Every target. Where that would be too long for one message, the fields follow target by target.
+fn inventory_of(core: &Core) -> v1::Inventory {
+    let targets = core.targets();
+    let mut inventory = v1::Inventory {
+        targets: targets
+            .iter()
+            .filter_map(|target| core.describe(target))
+            .collect(),
+    };
+    if inventory.encoded_len() > limits::MESSAGE_BYTES / 2 {
+        for revision in inventory
+            .targets
+            .iter_mut()
+            .flat_map(|target| &mut target.revisions)
+        {
+            revision.fields.clear();
+        }
+        for target in &targets {
+            core.outbox.target(target);
+        }
+    }
+    inventory
+}
+
 /// Tells the link, which alone may be slow.
 async fn tell(core: Arc<Core>, reports: mpsc::Sender<Report>) {
     loop {
@@ -405,13 +474,7 @@ async fn tell(core: Arc<Core>, reports: mpsc::Sender<Report>) {
             Next::HighestEpoch(epoch) => Report::HighestEpoch(epoch),
             Next::Reply(reply) => Report::PlanReply(reply),
             Next::Event(event) => Report::OrderEvent(*event),
-            Next::Inventory => Report::Inventory(v1::Inventory {
-                targets: core
-                    .targets()
-                    .iter()
-                    .filter_map(|target| core.describe(target))
-                    .collect(),
-            }),
+            Next::Inventory => Report::Inventory(inventory_of(&core)),
             Next::Target(target) => match core.describe(&target) {
                 Some(target) => Report::Target(target),
                 None => Report::TargetRemoved(target.to_string()),

@@ -20,6 +20,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     connected: bool,
+    /// The host was looked at once: before, an inventory would say that nothing runs.
+    looked: bool,
     inventory_due: bool,
     orders: BTreeMap<Uuid, Telling>,
     targets: BTreeSet<TargetName>,
@@ -75,6 +77,21 @@ impl Outbox {
     /// All events of an order so far; those that were told are not told again.
     pub fn order(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
         self.state().orders.entry(order).or_default().events = events;
+        self.wake.notify_one();
+    }
+
+    /// Tells all events of an order that is not settled again. False: it is not known here.
+    pub fn again(&self, order: Uuid) -> bool {
+        let mut state = self.state();
+        let known = state.orders.get_mut(&order).map(|telling| telling.sent = 0);
+        drop(state);
+        self.wake.notify_one();
+        known.is_some()
+    }
+
+    /// The host was looked at for the first time.
+    pub fn looked(&self) {
+        self.state().looked = true;
         self.wake.notify_one();
     }
 
@@ -152,7 +169,7 @@ impl Outbox {
         if !state.connected {
             return None;
         }
-        if std::mem::take(&mut state.inventory_due) {
+        if state.looked && std::mem::take(&mut state.inventory_due) {
             return Some(Next::Inventory);
         }
         if !state.replies.is_empty() {
@@ -164,6 +181,9 @@ impl Outbox {
                 telling.sent += 1;
                 return Some(Next::Event(Box::new(event)));
             }
+        }
+        if state.inventory_due {
+            return None;
         }
         state.targets.pop_first().map(Next::Target)
     }
@@ -194,6 +214,7 @@ mod tests {
     #[test]
     fn events_wait_for_a_session_and_are_told_again_until_they_are_stored() {
         let outbox = Outbox::default();
+        outbox.looked();
         let order = Uuid::from_u128(1);
         let events = vec![event(order, 1, false), event(order, 2, true)];
         outbox.order(order, events.clone());
@@ -217,6 +238,12 @@ mod tests {
     fn a_target_that_changed_often_is_told_once() {
         let outbox = Outbox::default();
         outbox.connected();
+        assert_eq!(
+            all(&outbox),
+            [],
+            "before the first look nothing is said of targets"
+        );
+        outbox.looked();
         assert_eq!(all(&outbox), [Next::Inventory]);
         let target: TargetName = "docker/shop".parse().expect("valid");
         for _ in 0..1000 {

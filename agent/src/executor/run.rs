@@ -37,6 +37,12 @@ const BACK_OFF_LIMIT: Duration = Duration::from_secs(8);
 /// How long the look at what runs after an undo may take.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Looks at what runs after an undo, until the engine answers.
+const CONFIRM_LOOKS: u32 = 6;
+
+/// How long one look may take.
+const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long the last resort may take.
 const RESCUE_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -125,8 +131,8 @@ impl Course {
                 }
                 Action::Undo { index, attempt } => self.undo(index, attempt).await?,
                 Action::Confirm => {
-                    let message = self.confirm().await?;
-                    self.write(Event::Confirmed { message })?;
+                    let (message, as_before) = self.confirm().await?;
+                    self.write(Event::Confirmed { message, as_before })?;
                 }
                 Action::Rescue => {
                     let result = self.rescue().await;
@@ -170,7 +176,7 @@ impl Course {
         }
         let result = planned.draft.result.id();
         if found == result.as_str() {
-            return self.unchanged(&planned.to).await;
+            return self.unchanged(result).await;
         }
         let instead_of = (result != planned.to.id)
             .then(|| self.order.expected().cloned())
@@ -213,14 +219,19 @@ impl Course {
     }
 
     /// The wanted revision runs already: that is only worth reporting with evidence.
-    async fn unchanged(&mut self, to: &crate::targets::Recorded) -> Result<(), Stalled> {
-        let (kind, target, to) = (self.kind.clone(), self.target().clone(), to.clone());
+    async fn unchanged(&mut self, current: RevisionId) -> Result<(), Stalled> {
+        let (kind, target) = (self.kind.clone(), self.target().clone());
+        let recorded = self.core.revisions().recorded(&target, &current);
+        let to = match recorded {
+            Ok(recorded) => recorded,
+            Err(error) => return self.refuse(plan::store_problem(&error)),
+        };
         let verdict = self
             .with_evidence(UNCHANGED_TIMEOUT, async move |sink| {
                 kind.check(&target, &to, &sink).await
             })
             .await?;
-        let running = Some(self.order.revision().clone());
+        let running = Some(current);
         let (outcome, problem) = match verdict {
             Some(Ok(v1::Verdict::Passed)) => (Finish::Unchanged, None),
             _ => (
@@ -288,15 +299,39 @@ impl Course {
         Ok(result.unwrap_or_else(|| Err(took_too_long(step))))
     }
 
-    /// After an undo: evidence of what runs now. Decides nothing: what runs may be as broken as it was.
-    async fn confirm(&mut self) -> Result<String, Stalled> {
+    /// After an undo: is what ran before back? Its checks are evidence and decide nothing: it may be as
+    /// broken as it was.
+    async fn confirm(&mut self) -> Result<(String, bool), Stalled> {
         let target = self.target().clone();
-        let Some(from) = self.order.expected().cloned() else {
-            return Ok("nothing ran before, nothing runs now".to_owned());
+        let expected = self.order.expected().cloned();
+        let mut found = self.observed().await;
+        for attempt in 2..=CONFIRM_LOOKS {
+            if found.is_ok() {
+                break;
+            }
+            back_off(attempt).await;
+            found = self.observed().await;
+        }
+        match found {
+            Ok(found) if found == expected => {}
+            Ok(Some(found)) => {
+                return Ok((
+                    format!("revision {} runs, not the one from before", found.short()),
+                    false,
+                ));
+            }
+            Ok(None) => return Ok(("what ran before is not there".to_owned(), false)),
+            Err(()) => return Ok(("what runs now could not be looked at".to_owned(), false)),
+        }
+        let Some(from) = expected else {
+            return Ok(("nothing ran before, nothing runs now".to_owned(), true));
         };
         let recorded = self.core.revisions().recorded(&target, &from);
         let Ok(recorded) = recorded else {
-            return Ok("what ran before is not in the store and was not looked at".to_owned());
+            return Ok((
+                "what ran before is back; its record is not in the store".to_owned(),
+                true,
+            ));
         };
         let kind = self.kind.clone();
         let verdict = self
@@ -304,12 +339,12 @@ impl Course {
                 kind.check(&target, &recorded, &sink).await
             })
             .await?;
-        Ok(match verdict {
-            Some(Ok(v1::Verdict::Passed)) => "what ran before runs again and passes its checks",
-            Some(Ok(_)) => "what ran before runs again; its checks do not pass",
-            Some(Err(_)) | None => "what runs now could not be looked at",
-        }
-        .to_owned())
+        let message = match verdict {
+            Some(Ok(v1::Verdict::Passed)) => "what ran before is back and passes its checks",
+            Some(Ok(_)) => "what ran before is back; its checks do not pass",
+            Some(Err(_)) | None => "what ran before is back; its checks could not be run",
+        };
+        Ok((message.to_owned(), true))
     }
 
     async fn rescue(&mut self) -> Result<Done, StepError> {
@@ -335,14 +370,14 @@ impl Course {
     }
 
     async fn running(&self) -> Option<RevisionId> {
-        let observed = timeout(
-            Duration::from_secs(10),
-            self.kind.observe(self.order.target()),
-        )
-        .await;
-        match observed {
-            Ok(Ok(observed)) => observed.content.map(|content| content.id()),
-            _ => None,
+        self.observed().await.unwrap_or_default()
+    }
+
+    /// The revision that bears the target's name now.
+    async fn observed(&self) -> Result<Option<RevisionId>, ()> {
+        match timeout(OBSERVE_TIMEOUT, self.kind.observe(self.order.target())).await {
+            Ok(Ok(observed)) => Ok(observed.content.map(|content| content.id())),
+            _ => Err(()),
         }
     }
 

@@ -61,7 +61,7 @@ pub struct History {
     pub schema: u32,
     pub target: TargetName,
     next_number: u32,
-    /// Oldest first; the last is current. Each revision stands in it at most once.
+    /// Rising in number; the last is current.
     lineage: Vec<RevisionId>,
     /// The instance that was seen last: tells a deployment from a restart.
     pub instance: String,
@@ -113,7 +113,6 @@ impl History {
     pub fn record(&mut self, new: NewEntry, now_ms: i64) -> u32 {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == new.id) {
             entry.hints = new.hints;
-            entry.attachments = new.attachments;
             if entry.image_digest.is_empty() {
                 entry.image_digest = new.image_digest;
             }
@@ -139,25 +138,25 @@ impl History {
         number
     }
 
-    /// A recorded revision runs now. Whether a restore, a hand or a tool brought it back, a revision that
-    /// ran before cuts the lineage: what came after it is never what `previous` means.
+    /// A recorded revision runs now. Whether a restore, a hand or a tool brought it back: the lineage rises in
+    /// number, so that what was deployed after a revision is never what `previous` means of it.
     /// Answers whether another revision was current.
     pub fn activate(&mut self, id: &RevisionId, now_ms: i64) -> bool {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == *id) else {
             return false;
         };
         entry.last_active_ms = now_ms;
-        let instead_of = entry.instead_of.clone();
+        let (number, instead_of) = (entry.number, entry.instead_of.clone());
         if self.lineage.last() == Some(id) {
             return false;
         }
-        let cut = self
-            .lineage
-            .iter()
-            .position(|earlier| earlier == id || Some(earlier) == instead_of.as_ref());
-        if let Some(cut) = cut {
-            self.lineage.truncate(cut);
-        }
+        let entries = &self.entries;
+        self.lineage.retain(|earlier| {
+            let before = entries
+                .iter()
+                .any(|entry| entry.id == *earlier && entry.number < number);
+            before && Some(earlier) != instead_of.as_ref()
+        });
         self.lineage.push(id.clone());
         true
     }

@@ -23,10 +23,10 @@ use super::{
 use crate::targets::{Content, FieldValue, Recorded};
 
 /// The longest value of a public field that is reported, characters.
-const VALUE_LIMIT: usize = 1024;
+const VALUE_LIMIT: usize = 256;
 
 /// Fields of one revision that are reported. A container with more settings is restored like any other.
-const FIELDS_LIMIT: usize = 2000;
+const FIELDS_LIMIT: usize = 400;
 
 /// Why the store could not be used.
 #[derive(Debug, Error)]
@@ -64,7 +64,7 @@ pub struct Revisions {
     histories: BTreeMap<TargetName, History>,
     /// Targets whose file is there and cannot be read, with the reason. Never begun anew: that would
     /// forget what a rollback could go to.
-    blocked: BTreeMap<TargetName, String>,
+    blocked: BTreeMap<PathBuf, String>,
     marks: BTreeMap<(TargetName, RevisionId), v1::RevisionMark>,
 }
 
@@ -98,7 +98,7 @@ impl Revisions {
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                store.load(&path)?;
+                store.load(&path);
             }
         }
         let marks = store.read_marks()?;
@@ -106,8 +106,16 @@ impl Revisions {
         Ok(store)
     }
 
-    fn load(&mut self, path: &Path) -> Result<(), RevisionError> {
-        let bytes = files::read(path)?.unwrap_or_default();
+    fn load(&mut self, path: &Path) {
+        let bytes = match files::read(path) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                tracing::error!(path = %path.display(), "a target's history cannot be read: {}", error.source);
+                self.blocked
+                    .insert(path.to_owned(), error.source.to_string());
+                return;
+            }
+        };
         match serde_json::from_slice::<History>(&bytes) {
             Ok(history) if history.schema == SCHEMA && self.file(&history.target) == path => {
                 self.histories.insert(history.target.clone(), history);
@@ -124,16 +132,9 @@ impl Revisions {
                     Err(error) => error.to_string(),
                 };
                 tracing::error!(path = %path.display(), "a target's history cannot be read: {reason}");
-                // The file's name does not tell the target; a sidecar does.
-                let name = files::read(&path.with_extension("name"))?
-                    .and_then(|bytes| String::from_utf8(bytes).ok())
-                    .and_then(|name| name.parse::<TargetName>().ok());
-                if let Some(name) = name {
-                    self.blocked.insert(name, reason);
-                }
+                self.blocked.insert(path.to_owned(), reason);
             }
         }
-        Ok(())
     }
 
     /// The targets with a history.
@@ -150,7 +151,7 @@ impl Revisions {
     /// Why nothing is known of a target although there is a file.
     #[must_use]
     pub fn blocked(&self, target: &TargetName) -> Option<&str> {
-        self.blocked.get(target).map(String::as_str)
+        self.blocked.get(&self.file(target)).map(String::as_str)
     }
 
     /// Takes a content up as a revision of the target (durable when this returns).
@@ -168,8 +169,11 @@ impl Revisions {
         let mut history = self.usable(target)?;
         let id = self.artifacts.put(&content.record)?;
         let mut attachments = BTreeMap::new();
-        for (name, bytes) in &content.attachments {
-            attachments.insert(name.clone(), self.artifacts.put(bytes)?);
+        // Of a revision that is known the first ones are kept: new ones with every restart would only grow.
+        if history.entry(&id).is_none() {
+            for (name, bytes) in &content.attachments {
+                attachments.insert(name.clone(), self.artifacts.put(bytes)?);
+            }
         }
         let number = history.record(
             NewEntry {
@@ -277,12 +281,7 @@ impl Revisions {
     /// # Errors
     /// It is unknown.
     pub fn entry(&self, target: &TargetName, id: &RevisionId) -> Result<&Entry, RevisionError> {
-        if let Some(reason) = self.blocked.get(target) {
-            return Err(RevisionError::Blocked {
-                target: target.clone(),
-                reason: reason.clone(),
-            });
-        }
+        self.check_usable(target)?;
         self.histories
             .get(target)
             .and_then(|history| history.entry(id))
@@ -299,7 +298,6 @@ impl Revisions {
     pub fn forget(&mut self, target: &TargetName) -> Result<(), RevisionError> {
         let path = self.file(target);
         files::remove(&path)?;
-        files::remove(&path.with_extension("name"))?;
         self.histories.remove(target);
         Ok(())
     }
@@ -314,8 +312,9 @@ impl Revisions {
             path: path.clone(),
             reason: error.to_string(),
         })?;
-        files::replace(&path, &bytes)?;
+        // First in memory: a disk that is full must not make a bad revision a good one.
         self.set_marks_in_memory(marks);
+        files::replace(&path, &bytes)?;
         Ok(())
     }
 
@@ -386,13 +385,18 @@ impl Revisions {
         text
     }
 
-    fn usable(&self, target: &TargetName) -> Result<History, RevisionError> {
-        if let Some(reason) = self.blocked.get(target) {
-            return Err(RevisionError::Blocked {
+    fn check_usable(&self, target: &TargetName) -> Result<(), RevisionError> {
+        match self.blocked(target) {
+            None => Ok(()),
+            Some(reason) => Err(RevisionError::Blocked {
                 target: target.clone(),
-                reason: reason.clone(),
-            });
+                reason: reason.to_owned(),
+            }),
         }
+    }
+
+    fn usable(&self, target: &TargetName) -> Result<History, RevisionError> {
+        self.check_usable(target)?;
         Ok(self
             .histories
             .get(target)
@@ -406,12 +410,6 @@ impl Revisions {
             path: path.clone(),
             reason: error.to_string(),
         })?;
-        if !self.histories.contains_key(&history.target) {
-            files::replace(
-                &path.with_extension("name"),
-                history.target.as_str().as_bytes(),
-            )?;
-        }
         files::replace(&path, &bytes)?;
         self.histories.insert(history.target.clone(), history);
         Ok(())

@@ -107,7 +107,8 @@ async fn a_second_rollback_to_the_same_revision_changes_nothing() {
     let _ = stage.ctl.run(&rollback).await.exits(0);
     serves(&port, "v1").await;
     let before = stage.scope.inspect("shop").await.expect("there").id;
-    let _ = stage.ctl.run(&rollback).await.exits(0);
+    let said = stage.ctl.run(&rollback).await.exits(4);
+    assert!(said.stderr.contains("#1 is what runs"), "{said:?}");
     assert_eq!(stage.scope.inspect("shop").await.expect("there").id, before);
 }
 

@@ -62,7 +62,7 @@ fn a_journal_cut_at_any_byte_is_a_prefix_or_is_refused() {
                 assert!(cut >= first, "cut at {cut}");
                 assert!([1, 2, 3, 4].starts_with(&read), "cut at {cut}: {read:?}");
             }
-            Err(JournalError::Damaged { .. }) => assert!(cut < first, "cut at {cut}"),
+            Err(JournalError::Unborn { .. }) => assert!(cut < first, "cut at {cut}"),
             Err(error) => panic!("cut at {cut}: {error}"),
         }
     }

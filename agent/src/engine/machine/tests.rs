@@ -129,8 +129,15 @@ fn a_failure_before_the_commit_turns_back_and_undoes_in_reverse() {
         });
     }
     assert_eq!(run(&events).next(0), Action::Confirm);
+    let mut lost = events.clone();
+    lost.push(Event::Confirmed {
+        message: "nothing runs".into(),
+        as_before: false,
+    });
+    assert_eq!(run(&lost).next(0), Action::Rescue);
     events.push(Event::Confirmed {
         message: "runs".into(),
+        as_before: true,
     });
     assert!(matches!(
         run(&events).next(0),
@@ -337,7 +344,7 @@ proptest! {
                     Answer::Ok
                 }
                 Action::Confirm => {
-                    write(&mut live, Event::Confirmed { message: String::new() });
+                    write(&mut live, Event::Confirmed { message: String::new(), as_before: true });
                     Answer::Ok
                 }
                 Action::Rescue => {
