@@ -8,6 +8,8 @@
 
 mod core;
 mod facts;
+#[cfg(test)]
+mod faults;
 mod inventory;
 pub mod ledger;
 pub mod outbox;

@@ -545,4 +545,64 @@ mod tests {
             assert!(store.recorded(&shop(), &kept).is_ok());
         }
     }
+
+    #[test]
+    fn redeploying_the_same_revision_leaves_no_artifacts_behind() {
+        let dir = TempDir::new().expect("folder");
+        let mut store = Revisions::open(dir.path(), 1_000_000).expect("opened");
+        for turn in 0..50 {
+            let mut again = content("v1");
+            again.attachments =
+                [("inspect".to_owned(), format!("{turn:0>100}").into_bytes())].into();
+            store
+                .record(&shop(), &again, Origin::Deployment, None, turn)
+                .expect("recorded");
+            store
+                .activate(&shop(), &again.id(), &turn.to_string(), turn)
+                .expect("activated");
+            store.prune(&shop(), 10, &BTreeSet::new()).expect("pruned");
+        }
+        let size = store.artifacts.size().expect("listed");
+        assert!(size < 500, "{size} bytes for one revision");
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_read_stops_its_target_only() {
+        let dir = TempDir::new().expect("folder");
+        let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
+        deploy(&mut store, "v1", 1);
+        let path = store.file(&shop());
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("a read error that root gets too");
+        let again = Revisions::open(dir.path(), 10_000);
+        assert!(again.is_ok(), "{:?}", again.err());
+    }
+
+    #[test]
+    fn a_damaged_history_without_its_name_file_is_never_overwritten() {
+        let dir = TempDir::new().expect("folder");
+        let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
+        deploy(&mut store, "v1", 1);
+        let path = store.file(&shop());
+        fs::write(&path, b"{").expect("damaged");
+        fs::remove_file(path.with_extension("name")).expect("removed");
+        let mut again = Revisions::open(dir.path(), 10_000).expect("opened again");
+        let _ = again.record(&shop(), &content("v2"), Origin::Deployment, None, 2);
+        assert_eq!(fs::read(&path).expect("there"), b"{");
+    }
+
+    #[test]
+    fn a_bad_mark_holds_even_when_it_cannot_be_written() {
+        let dir = TempDir::new().expect("folder");
+        let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
+        let v1 = deploy(&mut store, "v1", 1);
+        fs::create_dir(dir.path().join("marks.json.new")).expect("in the way of the write");
+        let _ = store.set_marks(vec![v1::RevisionMark {
+            target: shop().to_string(),
+            revision: v1.to_string(),
+            mark: v1::Mark::Bad.into(),
+            reason: String::new(),
+        }]);
+        assert!(store.is_bad(&shop(), &v1));
+    }
 }
