@@ -318,12 +318,6 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_of_an_earlier_revision_appends() {
-        let history = deployed(&["v1", "v2", "v1"]);
-        assert_eq!(goal(&history), Some("v2"));
-    }
-
-    #[test]
     fn a_restore_by_name_never_makes_previous_newer() {
         let mut history = deployed(&["v1", "v2", "v3"]);
         for (at, name) in [(4, "v1"), (5, "v3"), (6, "v2")] {

@@ -579,19 +579,6 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_history_without_its_name_file_is_never_overwritten() {
-        let dir = TempDir::new().expect("folder");
-        let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
-        deploy(&mut store, "v1", 1);
-        let path = store.file(&shop());
-        fs::write(&path, b"{").expect("damaged");
-        fs::remove_file(path.with_extension("name")).expect("removed");
-        let mut again = Revisions::open(dir.path(), 10_000).expect("opened again");
-        let _ = again.record(&shop(), &content("v2"), Origin::Deployment, None, 2);
-        assert_eq!(fs::read(&path).expect("there"), b"{");
-    }
-
-    #[test]
     fn a_bad_mark_holds_even_when_it_cannot_be_written() {
         let dir = TempDir::new().expect("folder");
         let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
