@@ -1,7 +1,9 @@
-//! The kind `docker` against the real engine: what is recorded, created again, kept and seen.
+//! The kind `docker` against the real engine: what is recorded, created again, swapped, kept and seen.
 #![expect(clippy::expect_used, reason = "a test fails by panicking and says why")]
 
 mod images;
 mod observe;
 mod round_trip;
+mod runner;
 mod support;
+mod swap;

@@ -1,11 +1,12 @@
 //! Removes what finished orders left: the replaced container after its dwell, and whatever an order of which
-//! nothing is known any more left behind. Nothing that runs is ever removed here.
+//! nothing is known any more left behind: a standby with its redirect, too, once its target runs. Nothing
+//! else that runs is ever removed here.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use sternway_proto::name::clean_text;
+use sternway_proto::name::{TargetName, clean_text};
 use tracing::info;
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use super::{
     discover::{labels_of, name_of},
     labels::{self, NAME_PREFIX, Role},
     normalise::{short, text},
+    redirect::{self, RedirectError},
 };
 use crate::targets::KindError;
 
@@ -56,6 +58,16 @@ fn tail(order: Uuid) -> String {
     order.simple().to_string().split_off(20)
 }
 
+/// Whether it is a standby of an order that is over, and still runs.
+fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
+    let standby = format!("{NAME_PREFIX}{}-", Role::Standby.as_str());
+    let name = name_of(inspect);
+    name.starts_with(&standby)
+        && labels_of(inspect).contains_key(labels::ORDER)
+        && inspect["State"]["Running"].as_bool() == Some(true)
+        && !open.iter().any(|order| name.contains(&tail(*order)))
+}
+
 impl DockerKind {
     /// Removes what is to be removed.
     ///
@@ -80,22 +92,70 @@ impl DockerKind {
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error.into()),
             };
-            if fate(&inspect, open, now, dwell) == Fate::Goes
-                && self.is_of_a_target_of_ours(&inspect)
-            {
+            let Some(target) = self.target_of(&inspect) else {
+                continue;
+            };
+            if fate(&inspect, open, now, dwell) == Fate::Goes {
+                self.remove(id, &inspect).await?;
+            } else if forgotten(&inspect, open) && self.runs_now(target).await? {
+                self.engine.stop_container(id, None).await?;
                 self.remove(id, &inspect).await?;
             }
+        }
+        self.end_redirects(open).await
+    }
+
+    /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves.
+    async fn end_redirects(&self, open: &[Uuid]) -> Result<(), KindError> {
+        let failed = |error: RedirectError| KindError::Failed {
+            what: error.what.to_owned(),
+            reason: error.reason,
+        };
+        for order in redirect::present().await.map_err(failed)? {
+            if open.contains(&order) || !self.is_over(order).await? {
+                continue;
+            }
+            let _one_at_a_time = self.redirecting.lock().await;
+            redirect::end(order).await.map_err(failed)?;
+            info!("ended the redirect that order {order} left");
         }
         Ok(())
     }
 
-    /// Other agents (in tests, or in containers of their own) may share the engine.
-    fn is_of_a_target_of_ours(&self, inspect: &Value) -> bool {
-        let name = name_of(inspect);
-        let local = name
+    /// Whether what that order made tells that it was one of ours, and no standby of it runs.
+    async fn is_over(&self, order: Uuid) -> Result<bool, EngineError> {
+        let label = format!("{}={order}", labels::ORDER);
+        let mut ours = false;
+        for listed in self.engine.containers(&[label]).await? {
+            let labels = &listed["Labels"];
+            let serves = text(labels, labels::ROLE) == Role::Standby.as_str()
+                && text(&listed, "State") == "running";
+            if serves {
+                return Ok(false);
+            }
+            let target = text(labels, labels::TARGET).parse::<TargetName>();
+            ours |= target.is_ok_and(|target| self.names.cover(target.local()));
+        }
+        Ok(ours)
+    }
+
+    async fn runs_now(&self, name: &str) -> Result<bool, EngineError> {
+        match self.engine.container(name).await {
+            Ok(inspect) => Ok(
+                name_of(&inspect) == name && inspect["State"]["Running"].as_bool() == Some(true)
+            ),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The local name of the target it belongs to, where that is looked after here: other agents (in
+    /// tests, or in containers of their own) may share the engine.
+    fn target_of<'a>(&self, inspect: &'a Value) -> Option<&'a str> {
+        name_of(inspect)
             .strip_prefix(NAME_PREFIX)
-            .and_then(|rest| rest.splitn(3, '-').nth(2));
-        local.is_some_and(|local| self.names.cover(local))
+            .and_then(|rest| rest.splitn(3, '-').nth(2))
+            .filter(|local| self.names.cover(local))
     }
 
     async fn remove(&self, id: &str, inspect: &Value) -> Result<(), EngineError> {
@@ -135,6 +195,10 @@ mod tests {
         let left = container(Role::Replacement, false, "0001-01-01T00:00:00Z");
         assert_eq!(judge(&left, &[]), Fate::Goes);
         assert_eq!(judge(&left, &[order]), Fate::Stays);
+        let standby = container(Role::Standby, true, "0001-01-01T00:00:00Z");
+        assert_eq!(judge(&standby, &[]), Fate::Stays);
+        assert!(forgotten(&standby, &[]) && !forgotten(&standby, &[order]));
+        assert!(!forgotten(&running, &[]));
         let foreign = json!({"Name": "/web", "State": {}, "Config": {"Labels": {}}});
         assert_eq!(judge(&foreign, &[]), Fate::Stays);
     }

@@ -1,32 +1,98 @@
-//! Which bridges we let accept loopback addresses, and what they did before: several restores may use
-//! one bridge at the same time, and the last one puts it back.
+//! Which bridges we let accept loopback addresses, and what they did before. It is written down in the
+//! kernel, as an empty chain in the table of each redirect: so it outlives this process, and ends with the
+//! next boot as the setting itself does. The last redirect of a bridge puts it back.
 
-use super::{
-    DockerKind,
-    redirect::{self, RedirectError},
-};
+use uuid::Uuid;
 
-impl DockerKind {
-    /// What the bridge did before any restore of this process touched it. None: none did.
-    pub(super) fn localnet(&self, bridge: &str) -> Option<bool> {
-        self.localnets.lock().ok()?.get(bridge).copied()
-    }
+use super::redirect::PREFIX;
 
-    pub(super) fn remember_localnet(&self, bridge: &str, before: bool) {
-        if let Ok(mut all) = self.localnets.lock() {
-            all.entry(bridge.to_owned()).or_insert(before);
+/// What one redirect says of its bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) order: Uuid,
+    pub(super) bridge: String,
+    /// What the bridge did before any redirect.
+    pub(super) before: bool,
+}
+
+/// The name of the chain that says so.
+pub(super) fn chain(bridge: &str, before: bool) -> String {
+    format!("localnet_{}_{bridge}", u8::from(before))
+}
+
+/// All marks in what `nft list chains ip` prints.
+pub(super) fn marks(listed: &str) -> Vec<Mark> {
+    let mut order = None;
+    let mut marks = Vec::new();
+    for line in listed.lines() {
+        let line = line.trim();
+        if let Some(table) = line.strip_prefix("table ip ") {
+            let name = table.split(' ').next().unwrap_or_default();
+            let id = name.strip_prefix(PREFIX).map(Uuid::try_parse);
+            order = id.and_then(Result::ok);
+            continue;
+        }
+        let mark = line
+            .strip_prefix("chain localnet_")
+            .and_then(|rest| rest.split(' ').next()?.split_once('_'));
+        if let (Some(order), Some((before, bridge))) = (order, mark) {
+            marks.push(Mark {
+                order,
+                bridge: bridge.to_owned(),
+                before: before == "1",
+            });
         }
     }
+    marks
+}
 
-    /// Puts the bridge back, unless another restore redirects at this moment.
-    pub(super) async fn release_localnet(&self, bridge: &str) -> Result<(), RedirectError> {
-        if redirect::any().await? {
-            return Ok(());
-        }
-        redirect::accept_loopback(bridge, false)?;
-        if let Ok(mut all) = self.localnets.lock() {
-            all.remove(bridge);
-        }
-        Ok(())
+/// What a bridge did before any of these redirects. None: none of them uses it.
+pub(super) fn before(marks: &[Mark], bridge: &str) -> Option<bool> {
+    marks
+        .iter()
+        .find(|mark| mark.bridge == bridge)
+        .map(|mark| mark.before)
+}
+
+/// The bridges to put back when the redirect of `order` ends: those that no other one uses.
+pub(super) fn put_back(marks: &[Mark], order: Uuid) -> Vec<String> {
+    let own = marks.iter().filter(|mark| mark.order == order);
+    own.filter(|mark| !mark.before)
+        .filter(|mark| {
+            !marks
+                .iter()
+                .any(|other| other.order != order && other.bridge == mark.bridge)
+        })
+        .map(|mark| mark.bridge.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_redirect_of_a_bridge_puts_it_back() {
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let listed = format!(
+            "table ip nat {{\n\tchain DOCKER {{\n\t}}\n\tchain localnet_0_other {{\n\t}}\n}}\n\
+             table ip {PREFIX}{} {{\n\tchain {} {{\n\t}}\n\tchain output {{\n\t\ttype nat\n\t}}\n}}\n\
+             table ip {PREFIX}{} {{\n\tchain {} {{\n\t}}\n}}\n",
+            one.simple(),
+            chain("br-0a1b", false),
+            two.simple(),
+            chain("br-0a1b", false),
+        );
+        let both = marks(&listed);
+        assert_eq!(both.len(), 2, "{both:?}");
+        assert_eq!(before(&both, "br-0a1b"), Some(false));
+        assert_eq!(before(&both, "docker0"), None);
+        assert_eq!(put_back(&both, one), Vec::<String>::new());
+        assert_eq!(put_back(&both[1..], two), ["br-0a1b"]);
+        let kept = [Mark {
+            before: true,
+            ..both[1].clone()
+        }];
+        assert_eq!(put_back(&kept, two), Vec::<String>::new());
     }
 }

@@ -24,10 +24,7 @@ mod steps;
 mod warm;
 pub mod watch;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
-};
+use std::{collections::BTreeSet, sync::Mutex};
 
 use sternway_proto::v1;
 
@@ -48,8 +45,8 @@ pub struct DockerKind {
     keeping: tokio::sync::Mutex<()>,
     /// Containers that were told of once in the log.
     told: Mutex<BTreeSet<String>>,
-    /// Bridges that accept loopback addresses because of us, and whether they did before.
-    localnets: Mutex<BTreeMap<String, bool>>,
+    /// A redirect begins and ends with a look at all the others: one at a time.
+    redirecting: tokio::sync::Mutex<()>,
 }
 
 impl DockerKind {
@@ -67,7 +64,7 @@ impl DockerKind {
             images: ImageCache::default(),
             keeping: tokio::sync::Mutex::new(()),
             told: Mutex::new(BTreeSet::new()),
-            localnets: Mutex::default(),
+            redirecting: tokio::sync::Mutex::new(()),
             settings,
         })
     }

@@ -209,7 +209,7 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
         let wait = DRAIN;
         add(
             "start-standby",
-            format!("start a standby of revision #{to}, unpublished"),
+            format!("start a standby of revision #{to} beside it"),
             QUICK,
             &Job::StartStandby { record: record() },
         );

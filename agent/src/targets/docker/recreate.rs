@@ -21,8 +21,8 @@ pub struct CreateOptions {
     /// With the recorded restart policy; else with `no`, as long as a restore is under way, so that a
     /// reboot does not bring two instances up.
     pub restarts: bool,
-    /// With published ports, static addresses and MAC address. A warm standby runs beside the
-    /// container that holds them.
+    /// With the published ports, static addresses and MAC address of the record. A warm standby runs
+    /// beside the container that holds them.
     pub publish: bool,
     /// Anonymous volumes to carry over, by where they are mounted.
     pub volumes: BTreeMap<String, String>,
@@ -273,9 +273,17 @@ fn place_mac(
     }
 }
 
+/// Takes the ports and addresses that there can be one of away. What is published in TCP is published on
+/// a loopback port of the engine's choice instead: that makes the engine's firewall forward connections
+/// from elsewhere to it, which it refuses for a container without published ports.
 fn unpublish(host: &mut Settings, networks: &mut BTreeMap<String, Settings>) {
-    host.remove("PortBindings");
     host.remove("PublishAllPorts");
+    if let Some(Value::Object(ports)) = host.get_mut("PortBindings") {
+        ports.retain(|port, _| !port.ends_with("/udp") && !port.ends_with("/sctp"));
+        for bindings in ports.values_mut() {
+            *bindings = json!([{"HostIp": "127.0.0.1", "HostPort": ""}]);
+        }
+    }
     for endpoint in networks.values_mut() {
         endpoint.remove("IPAMConfig");
     }

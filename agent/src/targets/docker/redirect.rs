@@ -12,13 +12,13 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 use uuid::Uuid;
 
-use super::warm::Published;
+use super::{localnet, warm::Published};
 
 /// How long `nft` may take: it talks to the kernel alone.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Prefix of our tables.
-const PREFIX: &str = "sternway_";
+pub(super) const PREFIX: &str = "sternway_";
 
 /// Where Debian and others have it; not looked for anywhere else.
 const NFT: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
@@ -49,7 +49,7 @@ pub(super) fn table(order: Uuid) -> String {
 }
 
 /// The whole ruleset of a redirect. It replaces a table of that name in one transaction.
-fn ruleset(table: &str, standby: Ipv4Addr, ports: &[Published]) -> String {
+fn ruleset(table: &str, mark: &str, standby: Ipv4Addr, ports: &[Published]) -> String {
     let mut rules = String::new();
     for port in ports {
         let bound = match port.address {
@@ -67,6 +67,7 @@ fn ruleset(table: &str, standby: Ipv4Addr, ports: &[Published]) -> String {
         "add table ip {table}\n\
          delete table ip {table}\n\
          table ip {table} {{\n  \
+           chain {mark} {{\n  }}\n  \
            chain prerouting {{\n    type nat hook prerouting priority -110; policy accept;\n{rules}  }}\n  \
            chain output {{\n    type nat hook output priority -110; policy accept;\n{rules}  }}\n  \
            chain postrouting {{\n    type nat hook postrouting priority 90; policy accept;\n    \
@@ -75,40 +76,53 @@ fn ruleset(table: &str, standby: Ipv4Addr, ports: &[Published]) -> String {
     )
 }
 
-/// Redirects the ports to the standby.
+/// Redirects the ports to the standby, which is on that bridge.
 pub(super) async fn begin(
     order: Uuid,
+    bridge: &str,
     standby: Ipv4Addr,
     ports: &[Published],
 ) -> Result<(), RedirectError> {
-    nft(&["-f", "-"], &ruleset(&table(order), standby, ports))
-        .await
-        .map(drop)
+    let before = match localnet::before(&marks().await?, bridge) {
+        Some(before) => before,
+        None => accepts_loopback(bridge)?,
+    };
+    let (table, mark) = (table(order), localnet::chain(bridge, before));
+    // What the bridge did is written down before it is changed, and the bridge is ready before the first
+    // connection comes.
+    let marked = format!("add table ip {table}\nadd chain ip {table} {mark}\n");
+    nft(&["-f", "-"], &marked).await?;
+    accept_loopback(bridge, true)?;
+    let rules = ruleset(&table, &mark, standby, ports);
+    nft(&["-f", "-"], &rules).await.map(drop)
 }
 
 /// Ends the redirect. That there is none is as good.
 pub(super) async fn end(order: Uuid) -> Result<(), RedirectError> {
+    let back = localnet::put_back(&marks().await?, order);
     let table = table(order);
     let text = format!("add table ip {table}\ndelete table ip {table}\n");
-    nft(&["-f", "-"], &text).await.map(drop)
+    nft(&["-f", "-"], &text).await?;
+    for bridge in back {
+        // A bridge that is gone needs nothing put back.
+        if accepts_loopback(&bridge).is_ok() {
+            accept_loopback(&bridge, false)?;
+        }
+    }
+    Ok(())
 }
 
-/// Whether any order redirects at this moment.
-pub(super) async fn any() -> Result<bool, RedirectError> {
-    Ok(!present().await?.is_empty())
-}
-
-/// The orders that have a table.
-async fn present() -> Result<Vec<Uuid>, RedirectError> {
+/// The orders that redirect at this moment.
+pub(super) async fn present() -> Result<Vec<Uuid>, RedirectError> {
     if program().is_none() {
         return Ok(Vec::new());
     }
-    let listed = nft(&["list", "tables", "ip"], "").await?;
-    Ok(listed
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("table ip ")?.strip_prefix(PREFIX))
-        .filter_map(|id| Uuid::try_parse(id).ok())
-        .collect())
+    Ok(marks().await?.into_iter().map(|mark| mark.order).collect())
+}
+
+async fn marks() -> Result<Vec<localnet::Mark>, RedirectError> {
+    let listed = nft(&["list", "chains", "ip"], "").await?;
+    Ok(localnet::marks(&listed))
 }
 
 async fn nft(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
@@ -147,7 +161,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
 }
 
 /// `route_localnet` of a bridge.
-fn localnet(bridge: &str) -> Result<std::path::PathBuf, RedirectError> {
+fn setting(bridge: &str) -> Result<std::path::PathBuf, RedirectError> {
     let plain = bridge
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -163,8 +177,8 @@ fn localnet(bridge: &str) -> Result<std::path::PathBuf, RedirectError> {
 }
 
 /// Whether a bridge accepts loopback addresses.
-pub(super) fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
-    let path = localnet(bridge)?;
+fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
+    let path = setting(bridge)?;
     std::fs::read_to_string(&path)
         .map(|text| text.trim() == "1")
         .map_err(|error| RedirectError {
@@ -174,8 +188,8 @@ pub(super) fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
 }
 
 /// Sets whether a bridge accepts loopback addresses.
-pub(super) fn accept_loopback(bridge: &str, accept: bool) -> Result<(), RedirectError> {
-    let path = localnet(bridge)?;
+fn accept_loopback(bridge: &str, accept: bool) -> Result<(), RedirectError> {
+    let path = setting(bridge)?;
     std::fs::write(&path, if accept { "1" } else { "0" }).map_err(|error| RedirectError {
         what: "failed to set route_localnet",
         reason: error.to_string(),
@@ -195,6 +209,7 @@ mod tests {
         };
         let text = ruleset(
             "sternway_x",
+            "localnet_0_docker0",
             Ipv4Addr::new(172, 17, 0, 3),
             &[port(80, None), port(81, Some(Ipv4Addr::LOCALHOST))],
         );

@@ -93,6 +93,9 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
     {
         return Some("it has a static address".to_owned());
     }
+    if record.config.contains_key("MacAddress") {
+        return Some("it has a static MAC address".to_owned());
+    }
     let ports = published(record);
     if ports.is_empty() {
         return Some("it publishes no TCP port that could be redirected".to_owned());

@@ -77,7 +77,10 @@ fn a_new_engine_gets_all_endpoints_and_the_mac_address_in_its_own() {
 fn a_standby_holds_nothing_that_can_be_held_once() {
     let made = creation(&record(), "shop:1", &options(false, false), ApiVersion(41));
     let host = &made.body["HostConfig"];
-    assert!(host.get("PortBindings").is_none());
+    assert_eq!(
+        host["PortBindings"],
+        json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]})
+    );
     assert_eq!(host["RestartPolicy"], json!({"Name": "no"}));
     assert_eq!(host["NetworkMode"], "front");
     assert!(made.body.get("MacAddress").is_none());

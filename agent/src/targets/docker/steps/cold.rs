@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// How long an undo waits for the container that comes back.
+const SERVES_AGAIN: Duration = Duration::from_secs(30);
+
 impl DockerKind {
     pub(super) async fn fetch_image(
         &self,
@@ -108,7 +111,14 @@ impl DockerKind {
         self.set_policy(&old.id, &json!({"Name": "no"})).await
     }
 
-    pub(super) async fn rearm_old(&self, old: &Old) -> Result<Done, StepError> {
+    pub(super) async fn rearm_old(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+    ) -> Result<Done, StepError> {
+        if let Some(said) = self.taken_over(context, old).await? {
+            return Ok(said);
+        }
         self.set_policy(&old.id, &old.policy).await
     }
 
@@ -159,12 +169,53 @@ impl DockerKind {
         }
     }
 
-    /// The undo that matters: what ran before runs again.
-    pub(super) async fn start_old(&self, old: &Old) -> Result<Done, StepError> {
+    /// The undo that matters: what ran before runs again, and serves, before anything else is taken back.
+    pub(super) async fn start_old(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+    ) -> Result<Done, StepError> {
         if !old.ran {
             return Ok(Done::said("it did not run before"));
         }
-        self.start(&old.id).await
+        if let Some(said) = self.taken_over(context, old).await? {
+            return Ok(said);
+        }
+        // Its policy goes first: one that crashes at once is restarted, as it was before.
+        self.set_policy(&old.id, &old.policy).await?;
+        let done = self.start(&old.id).await?;
+        self.serves_again(&old.id).await?;
+        Ok(done)
+    }
+
+    /// Somebody deployed another container under the name meanwhile: the target is theirs now, and two
+    /// must not run.
+    pub(super) async fn taken_over(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+    ) -> Result<Option<Done>, StepError> {
+        match self.nobody_else(context, Some(old)).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.code == "changed-by-another" => Ok(Some(Done::said(format!(
+                "{}; it is left alone",
+                error.message
+            )))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a container that was started runs and takes connections. It did before, or it did
+    /// not: how it is in the end is no failure of the undo.
+    pub(super) async fn serves_again(&self, id: &str) -> Result<(), StepError> {
+        let end = tokio::time::Instant::now() + SERVES_AGAIN;
+        while let Some(inspect) = self.found(id).await? {
+            if tokio::time::Instant::now() >= end || takes_connections(&inspect).await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     async fn start(&self, id: &str) -> Result<Done, StepError> {
@@ -244,7 +295,9 @@ impl DockerKind {
             self.rename(&new, &aside).await?;
         }
         if let Some(old) = old {
-            self.nobody_else(context, Some(old)).await?;
+            if let Some(said) = self.taken_over(context, old).await? {
+                return Ok(said);
+            }
             self.rename(&old.id, name).await?;
         }
         Ok(Done::said(format!("{name} is what it was")))
@@ -430,4 +483,31 @@ impl DockerKind {
         // The last resort reports what runs; a policy that could not be set is in the engine's hands.
         let _ = tokio::time::timeout(Duration::from_secs(10), self.set_policy(id, &policy)).await;
     }
+}
+
+/// Whether a container runs, is not starting, and accepts on what it publishes in TCP.
+async fn takes_connections(inspect: &Value) -> bool {
+    if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
+        return false;
+    }
+    let networks = inspect["NetworkSettings"]["Networks"].as_object();
+    let address = networks.into_iter().flatten().find_map(|(_, network)| {
+        let address: std::net::IpAddr = normalise::text(network, "IPAddress").parse().ok()?;
+        Some(address)
+    });
+    let Some(address) = address else {
+        return true;
+    };
+    let ports = inspect["HostConfig"]["PortBindings"].as_object();
+    for (port, _) in ports.into_iter().flatten() {
+        let Some(Ok(port)) = port.strip_suffix("/tcp").map(str::parse::<u16>) else {
+            continue;
+        };
+        let connect = tokio::net::TcpStream::connect((address, port));
+        let answer = tokio::time::timeout(Duration::from_secs(1), connect).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            return false;
+        }
+    }
+    true
 }

@@ -56,8 +56,8 @@ impl DockerKind {
             // Back to where the redirect stood: the container that comes back needs a moment, too.
             Job::EndRedirect { ports, .. } => self.redirect_again(context, &ports).await,
             Job::CreateNew { .. } => self.remove_new(context).await,
-            Job::DisarmOld { old } => self.rearm_old(&old).await,
-            Job::StopOld { old } => self.start_old(&old).await,
+            Job::DisarmOld { old } => self.rearm_old(context, &old).await,
+            Job::StopOld { old } => self.start_old(context, &old).await,
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
             Job::StartNew => self.stop_new(context).await,
             Job::Commit { .. } => self.uncommit(context).await,

@@ -1,5 +1,7 @@
 //! The last resort: exactly one of the two runs, whichever can.
 
+use serde_json::Value;
+
 use super::{job, refused, runs, short};
 use crate::{
     engine::step::{Done, Step, StepContext, StepError},
@@ -12,7 +14,8 @@ use crate::{
 };
 
 impl DockerKind {
-    /// Makes exactly one instance run and says which. A redirect to a standby that runs stays.
+    /// Makes exactly one instance run and says which. A standby goes once another serves; it stays, with
+    /// the redirect to it, where it is the only one that can.
     ///
     /// # Errors
     /// Nothing could be started.
@@ -24,37 +27,75 @@ impl DockerKind {
         let (old, record) = parties(steps);
         let new = self.of_order(context.order_id, Role::Replacement).await?;
         let new_runs = new.as_ref().is_some_and(|(_, inspect)| runs(inspect));
-        if let Some(old) = &old
-            && let Some(inspect) = self.found(&old.id).await?
-        {
-            if !runs(&inspect) && !new_runs {
-                // If it does not start, the new one is tried below.
-                let _ = self.engine.start_container(&old.id).await;
+        if let Some(old) = &old {
+            if let Some(said) = self.taken_over(context, old).await? {
+                self.stop_new(context).await?;
+                self.quiet(context, None).await?;
+                return Ok(said);
             }
-            if self
-                .found(&old.id)
-                .await?
-                .is_some_and(|inspect| runs(&inspect))
-            {
+            if self.revive(&old.id, new_runs).await? {
                 if new_runs && let Some((id, _)) = &new {
                     self.engine.stop_container(id, None).await?;
                 }
                 self.arm(&old.id, None, Some(old)).await;
+                // Under which name it runs matters less than that it does.
+                let _ = self.swap_names_back(context, Some(old)).await;
+                self.quiet(context, Some(&old.id)).await?;
                 return Ok(Done::said(format!(
                     "container {}, the one from before, runs",
                     short(&old.id)
                 )));
             }
         }
-        if let Some((id, _)) = &new {
-            self.engine.start_container(id).await?;
+        if let Some((id, _)) = &new
+            && self.revive(id, false).await?
+        {
             self.arm(id, record.as_ref(), None).await;
+            let _ = self.swap_names(context, old.as_ref()).await;
+            self.quiet(context, Some(id)).await?;
             return Ok(Done::said(format!("container {id:.12}, the new one, runs")));
         }
-        Err(refused(
-            "nothing-runs",
-            "neither the container from before nor the new one can be started".to_owned(),
-        ))
+        match self.of_order(context.order_id, Role::Standby).await? {
+            Some((id, inspect)) if runs(&inspect) => Ok(Done::said(format!(
+                "only the standby, container {}, runs; new connections go to it",
+                short(&id)
+            ))),
+            _ => Err(refused(
+                "nothing-runs",
+                "neither the container from before nor the new one can be started".to_owned(),
+            )),
+        }
+    }
+
+    /// Whether it runs, started if need be and if nothing else does.
+    async fn revive(&self, id: &str, another_runs: bool) -> Result<bool, StepError> {
+        let running = |inspect: Option<Value>| inspect.is_some_and(|inspect| runs(&inspect));
+        if running(self.found(id).await?) {
+            return Ok(true);
+        }
+        if another_runs {
+            return Ok(false);
+        }
+        // Whether it started is asked of the engine, whatever the answer was.
+        let _ = self.engine.start_container(id).await;
+        Ok(running(self.found(id).await?))
+    }
+
+    /// Takes the redirect and the standby away, once the one that stays serves.
+    async fn quiet(&self, context: &StepContext<'_>, stays: Option<&str>) -> Result<(), StepError> {
+        if self
+            .of_order(context.order_id, Role::Standby)
+            .await?
+            .is_none()
+        {
+            return Ok(());
+        }
+        if let Some(id) = stays {
+            self.serves_again(id).await?;
+        }
+        self.undo_redirect(context).await?;
+        self.stop_standby(context).await?;
+        Ok(())
     }
 }
 

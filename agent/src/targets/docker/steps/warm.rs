@@ -15,9 +15,6 @@ use crate::targets::docker::{
     warm::Published,
 };
 
-/// The key of the redirect step's output.
-const REDIRECT: &str = "docker.redirect";
-
 impl DockerKind {
     pub(super) async fn start_standby(
         &self,
@@ -80,23 +77,13 @@ impl DockerKind {
             )
         })?;
         let bridge = self.bridge_of(&network).await?;
-        // What an interrupted attempt found counts, not what it left.
-        let before = {
-            let known = self.localnet(&bridge);
-            match known {
-                Some(before) => before,
-                None => redirect::accepts_loopback(&bridge).map_err(|error| failed(&error))?,
-            }
-        };
-        self.remember_localnet(&bridge, before);
-        redirect::accept_loopback(&bridge, true).map_err(|error| failed(&error))?;
-        redirect::begin(context.order_id, address, ports)
+        let _one_at_a_time = self.redirecting.lock().await;
+        redirect::begin(context.order_id, &bridge, address, ports)
             .await
             .map_err(|error| failed(&error))?;
-        Ok(Done {
-            message: format!("new connections go to the standby at {address}"),
-            output: json!({"bridge": bridge, "accepted_loopback": before}),
-        })
+        Ok(Done::said(format!(
+            "new connections go to the standby at {address}"
+        )))
     }
 
     pub(super) async fn redirect_again(
@@ -124,16 +111,10 @@ impl DockerKind {
     }
 
     pub(super) async fn undo_redirect(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        let _one_at_a_time = self.redirecting.lock().await;
         redirect::end(context.order_id)
             .await
             .map_err(|error| failed(&error))?;
-        let output = context.outputs.get(REDIRECT).unwrap_or(&Value::Null);
-        let bridge = text(output, "bridge");
-        if !bridge.is_empty() && output["accepted_loopback"].as_bool() == Some(false) {
-            self.release_localnet(bridge)
-                .await
-                .map_err(|error| failed(&error))?;
-        }
         Ok(Done::said("new connections go to the published port again"))
     }
 

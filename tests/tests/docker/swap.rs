@@ -1,0 +1,275 @@
+//! Restores on the real engine, cold and warm: to the end, with every step done twice, and turned back from
+//! every place.
+
+use rstest::rstest;
+use sternway_proto::v1::{Swap, Verdict};
+use sternway_tests::{
+    engine::Scope,
+    netns::Netns,
+    port::Port,
+    prober::{Prober, host_address},
+    shop::Image,
+};
+
+use crate::runner::Shop;
+
+const QUICK: [&str; 4] = ["--label", "sternway.soak=0s", "--restart", "always"];
+
+fn flags(publish: &str) -> Vec<&str> {
+    let http = ["--label", "sternway.check.http=:8080/", "-p", publish];
+    QUICK.into_iter().chain(http).collect()
+}
+
+#[rstest]
+#[case::cold(Swap::Cold)]
+#[case::warm(Swap::Warm)]
+#[tokio::test]
+async fn every_step_may_be_done_twice(#[case] swap: Swap) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let mut order = shop.order(swap).await;
+    for step in order.steps() {
+        for time in ["first", "second"] {
+            let done = order.apply(&step).await;
+            assert!(done.is_ok(), "{} the {time} time: {done:?}", step.id);
+        }
+    }
+    assert_eq!(shop.serving().await, Some(1));
+    assert_eq!(shop.policy().await, "always");
+    shop.is_tidy(order.id, true).await;
+    let evidence = order.evidence.lock().expect("not poisoned").clone();
+    for check in ["identity", "running", "http", "restarts"] {
+        let one = evidence
+            .iter()
+            .find(|one| one.check == check && one.instance == "replacement");
+        let one = one.unwrap_or_else(|| panic!("no evidence of {check}: {evidence:?}"));
+        assert_eq!(one.verdict, i32::from(Verdict::Passed), "{one:?}");
+    }
+}
+
+#[rstest]
+#[case::cold(Swap::Cold, true)]
+#[case::cold_unheard(Swap::Cold, false)]
+#[case::warm(Swap::Warm, true)]
+#[case::warm_unheard(Swap::Warm, false)]
+#[tokio::test]
+async fn a_restore_turned_back_anywhere_leaves_what_ran(#[case] swap: Swap, #[case] heard: bool) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let last = shop.order(swap).await.commit();
+    for fatal in 0..=last {
+        let mut order = shop.order(swap).await;
+        for (at, step) in order.steps().iter().enumerate().take(fatal + 1) {
+            let done = if at == fatal && !heard {
+                order.apply_unheard(step).await
+            } else {
+                order.apply(step).await
+            };
+            assert!(done.is_ok(), "{}: {done:?}", step.id);
+        }
+        order.undo_all(fatal + 1).await;
+        let step = &order.steps()[fatal].id;
+        assert_eq!(shop.serving().await, Some(2), "turned back behind {step}");
+        assert_eq!(shop.policy().await, "always", "turned back behind {step}");
+        shop.is_tidy(order.id, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_was_announced_and_never_begun_can_be_taken_back() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    for swap in [Swap::Cold, Swap::Warm] {
+        let last = shop.order(swap).await.commit();
+        for fatal in 0..=last {
+            let mut order = shop.order(swap).await;
+            for step in order.steps().iter().take(fatal) {
+                let done = order.apply(step).await;
+                assert!(done.is_ok(), "{}: {done:?}", step.id);
+            }
+            order.undo_all(fatal + 1).await;
+            assert_eq!(shop.serving().await, Some(2));
+            shop.is_tidy(order.id, false).await;
+        }
+    }
+}
+
+#[rstest]
+#[case::the_way_there(false)]
+#[case::and_back(true)]
+#[tokio::test]
+async fn a_warm_restore_loses_no_request_of_any_client(#[case] back: bool) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let netns = Netns::new(&shop.scope);
+    let folder = shop.scope.folder();
+    let (near, own) = (
+        format!("127.0.0.1:{}", port.number()),
+        format!("{}:{}", host_address(), port.number()),
+    );
+    let probers = [
+        Prober::start("loopback", &near, 100, folder).await,
+        Prober::start("own", &own, 100, folder).await,
+        Prober::start_in(&netns, port.number(), 100, folder).await,
+    ];
+    let mut order = shop.order(Swap::Warm).await;
+    if back {
+        let commit = order.commit();
+        for step in order.steps().iter().take(commit) {
+            order.apply(step).await.expect("it succeeds");
+        }
+        order.undo_all(commit).await;
+    } else {
+        order.run().await;
+    }
+    assert_eq!(shop.serving().await, Some(if back { 2 } else { 1 }));
+    for prober in probers {
+        let seen = prober.stop().await;
+        assert!(seen.requests > 50, "{seen:?}");
+        assert_eq!(seen.lost, 0, "{seen:?}");
+        assert!(seen.longest_gap_ms < 500, "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
+    let shop = Shop::new(&QUICK).await;
+    let mut order = shop.order(Swap::Cold).await;
+    let steps = order.steps();
+    let at = |verb: &str| {
+        let found = steps
+            .iter()
+            .position(|step| step.id == format!("docker.{verb}"));
+        found.expect("a step")
+    };
+    for step in &steps[..at("stop-old")] {
+        order.apply(step).await.expect("it succeeds");
+    }
+    let image = Image {
+        version: "v3",
+        ..Image::default()
+    }
+    .shared()
+    .await;
+    let stranger = shop.scope.redeploy("shop", &QUICK, &image).await;
+    let error = order.apply(&steps[at("stop-old")]).await;
+    assert_eq!(error.expect_err("it is refused").code, "changed-by-another");
+    order.undo_all(at("stop-old") + 1).await;
+    let now = shop.scope.inspect("shop").await.expect("it is there");
+    assert_eq!(now.id.as_deref(), Some(stranger.as_str()));
+    assert_eq!(shop.running().await, [shop.target.local()]);
+    assert_eq!(shop.policy().await, "always");
+}
+
+#[tokio::test]
+async fn a_revision_that_crashes_does_not_pass() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let bad = Image {
+        version: "v1",
+        fault: "crash",
+        ..Image::default()
+    };
+    let good = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let shop = Shop::of(&["-p", &publish, "--restart", "always"], &bad, &good).await;
+    let mut order = shop.order(Swap::Cold).await;
+    let steps = order.steps();
+    let mut failed = None;
+    for (at, step) in steps.iter().enumerate() {
+        if let Err(error) = order.apply(step).await {
+            failed = Some((at, error));
+            break;
+        }
+    }
+    let (at, error) = failed.expect("it fails");
+    assert_eq!(error.code, "check-failed", "{error:?}");
+    order.undo_all(at + 1).await;
+    assert_eq!(shop.serving().await, Some(2));
+    shop.is_tidy(order.id, false).await;
+}
+
+#[rstest]
+#[case::the_old_one_can(false)]
+#[case::only_the_new_one_can(true)]
+#[tokio::test]
+async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let old = shop.scope.inspect("shop").await.and_then(|old| old.id);
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let stopped = steps.iter().position(|step| step.id == "docker.stop-old");
+    for step in steps.iter().take(stopped.expect("a step") + 1) {
+        order.apply(step).await.expect("it succeeds");
+    }
+    if without_old {
+        shop.scope.cli(&["rm", &old.expect("an id")]).await;
+    }
+    let rescued = shop.kind.rescue(&order.context(), &steps).await;
+    assert!(rescued.is_ok(), "{rescued:?}");
+    assert_eq!(shop.running().await, [shop.target.local()]);
+    let tables = crate::runner::tables();
+    assert!(!tables.contains(&order.id.simple().to_string()), "{tables}");
+    let serving = if without_old { 1 } else { 2 };
+    assert_eq!(shop.serving().await, Some(serving));
+    assert_eq!(shop.policy().await, "always");
+}
+
+#[tokio::test]
+async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let mut order = shop.order(Swap::Warm).await;
+    for step in order.steps().iter().take(order.commit() - 1) {
+        let done = order.apply(step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+    }
+    let running = shop.running().await.len();
+    let collect = async |open: &[uuid::Uuid]| shop.kind.collect(open).await.expect("it collects");
+    collect(&[order.id]).await;
+    assert_eq!(shop.running().await.len(), running, "the order is open");
+    shop.scope.cli(&["stop", shop.target.local()]).await;
+    collect(&[]).await;
+    assert_eq!(shop.running().await.len(), 1, "the standby alone serves");
+    assert!(crate::runner::tables().contains(&order.id.simple().to_string()));
+    shop.scope.cli(&["start", shop.target.local()]).await;
+    collect(&[]).await;
+    shop.is_tidy(order.id, true).await;
+}
+
+#[tokio::test]
+async fn a_bridge_accepts_loopback_addresses_only_during_a_warm_restore() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let scope = Scope::new().await;
+    let network = scope.network("net", &[]).await;
+    let shop = Shop::new(&[&flags(&publish)[..], &["--network", &network]].concat()).await;
+    let id = scope
+        .cli(&["network", "inspect", "-f", "{{.Id}}", &network])
+        .await;
+    let bridge: String = id.chars().take(12).collect();
+    let setting = format!("/proc/sys/net/ipv4/conf/br-{bridge}/route_localnet");
+    let accepts = || std::fs::read_to_string(&setting).expect("the bridge is there");
+    assert_eq!(accepts().trim(), "0");
+    let order = shop.order(Swap::Warm).await;
+    for step in order.steps() {
+        // The journal hears of none of it, and the agent is started anew for each step.
+        let kind = crate::support::kind(&shop.scope);
+        let done = kind.apply(&order.context(), &step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+        if step.id == "docker.redirect" {
+            assert_eq!(accepts().trim(), "1");
+        }
+    }
+    assert_eq!(accepts().trim(), "0");
+    shop.is_tidy(order.id, true).await;
+}
