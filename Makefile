@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 DENY_VERSION := 0.20.2
 # Debug builds can be killed by tests at every append to the journal. Release builds never have that.
-FAULTS := --features sternway-agent/faults
+FAULTS := --features sternway-agent/faults,sternway-controller/faults
 TOOLS := target/tools
 # Marks what one run of the tests makes, so that it can be removed whatever happens to the run.
 export STERNWAY_TEST_RUN ?= run-$(shell echo $$PPID)

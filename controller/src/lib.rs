@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod fault;
 pub mod fleet;
 pub mod listen;
 pub mod metrics;

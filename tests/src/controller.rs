@@ -84,14 +84,21 @@ impl Controller {
     /// # Panics
     /// It does not come up.
     pub async fn start(&mut self) {
-        let mut command = self.command("run");
-        self.process = Some(Process::spawn("controller", &mut command, &self.folder));
+        self.spawn(&[]);
         let ctl = self.ctl();
         until("the controller", START, async || {
             let said = ctl.run(&["status"]).await;
             (said.code == 0).then_some(()).ok_or(said.stderr)
         })
         .await;
+    }
+
+    /// Starts it (again) with further environment variables, for instance a fault to inject, and does not
+    /// wait: it may be meant to die.
+    pub fn spawn(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.command("run");
+        command.envs(environment.iter().copied());
+        self.process = Some(Process::spawn("controller", &mut command, &self.folder));
     }
 
     /// `kill -9`.

@@ -34,17 +34,17 @@ fn plain(version: &'static str, fault: &'static str) -> Image {
     }
 }
 
-struct Ground {
-    stage: Stage,
+pub(super) struct Ground {
+    pub(super) stage: Stage,
     port: Port,
     /// Known-good, #1.
     old: String,
     /// Broken, #2.
-    new: String,
+    pub(super) new: String,
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let ground = Self {
             stage: Stage::new().await,
             port: Port::lease(),
@@ -64,7 +64,7 @@ impl Ground {
         format!("127.0.0.1:{}:8080", self.port)
     }
 
-    async fn deploy(&self, image: &str) {
+    pub(super) async fn deploy(&self, image: &str) {
         let publish = self.publish();
         let flags = [&["-p", publish.as_str()], &CHECKS[..]].concat();
         self.stage.scope.redeploy("shop", &flags, image).await;
@@ -114,7 +114,7 @@ impl Ground {
     }
 
     /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
-    async fn exactly_one(&self, version: &str, rollout: &Value, what: &str) {
+    pub(super) async fn exactly_one(&self, version: &str, rollout: &Value, what: &str) {
         let address = format!("127.0.0.1:{}", self.port);
         let settled = try_until(what, SETTLES, async || {
             let answer = http::get(&address, "/")
@@ -154,7 +154,7 @@ impl Ground {
     }
 }
 
-async fn newest_rollout(stage: &Stage) -> Value {
+pub(super) async fn newest_rollout(stage: &Stage) -> Value {
     stage.ctl.json(&["rollout", "ls"]).await["rollouts"][0].clone()
 }
 

@@ -5,6 +5,7 @@
     reason = "tests fail by panicking, in their helpers too"
 )]
 
+mod controller_crash;
 mod crash;
 mod enrolment;
 mod harness;

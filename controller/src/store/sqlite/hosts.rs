@@ -166,7 +166,7 @@ impl HostStore for Sqlite {
             let id = uuid(&order, "an order's id")?;
             effects.merge(rollouts::input(&mut tx, id, &Input::HostRevoked, now_ms).await?);
         }
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(Some((host, effects)))
     }
 
@@ -193,7 +193,7 @@ impl HostStore for Sqlite {
             body: json!({ "host_id": id, "not_after_ms": not_after_ms }),
         };
         append(&mut tx, &draft).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError> {
@@ -223,7 +223,7 @@ impl HostStore for Sqlite {
             body: json!({ "labels": token.labels, "expires_ms": token.expires_ms }),
         };
         append(&mut tx, &draft).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError> {
@@ -264,7 +264,7 @@ impl HostStore for Sqlite {
             body: json!({ "host_id": host.id, "labels": host.labels }),
         };
         append(&mut tx, &draft).await?;
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(host)
     }
 
@@ -298,7 +298,7 @@ impl HostStore for Sqlite {
                 }
             }
         }
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 }
 

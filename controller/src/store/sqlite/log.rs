@@ -98,7 +98,7 @@ impl RecordStore for Sqlite {
             body: note.body.clone(),
         };
         append(&mut tx, &draft).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn record_list(&self, before: u64, limit: u32) -> Result<Vec<Entry>, StoreError> {

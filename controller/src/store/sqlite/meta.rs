@@ -43,7 +43,7 @@ impl MetaStore for Sqlite {
     async fn cluster_set(&self, id: &str) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         write(&mut tx, "cluster_id", id).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn cluster_fetch(&self) -> Result<Option<String>, StoreError> {
@@ -62,7 +62,7 @@ impl MetaStore for Sqlite {
             body: json!({ "epoch": next, "version": env!("CARGO_PKG_VERSION") }),
         };
         append(&mut tx, &draft).await?;
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(next)
     }
 
@@ -82,7 +82,7 @@ impl MetaStore for Sqlite {
             body: json!({ "from": now, "to": next, "seen": above }),
         };
         append(&mut tx, &draft).await?;
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(next)
     }
 }

@@ -24,6 +24,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{Store, StoreError};
+use crate::fault::{self, Moment};
 
 /// How long a connection waits for another process that holds the database, and a caller for a
 /// connection.
@@ -99,6 +100,14 @@ impl Sqlite {
         metrics::histogram!(crate::metrics::STORE_WAIT).record(started.elapsed().as_secs_f64());
         tx
     }
+}
+
+/// Commits: behind this line it is acknowledged.
+async fn commit(tx: Tx<'_>) -> Result<(), sqlx::Error> {
+    fault::commit(Moment::Before);
+    tx.commit().await?;
+    fault::commit(Moment::After);
+    Ok(())
 }
 
 fn lock(data_dir: &Path) -> Result<File, StoreError> {

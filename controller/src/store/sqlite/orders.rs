@@ -355,7 +355,7 @@ impl RolloutStore for Sqlite {
             return Ok(false);
         }
         rollouts::input(&mut tx, id, &Input::Sending, now_ms).await?;
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(true)
     }
 
@@ -394,7 +394,7 @@ impl RolloutStore for Sqlite {
                 }),
             }
         }
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(appended)
     }
 
@@ -414,7 +414,7 @@ impl RolloutStore for Sqlite {
             let id = uuid(&id, "an order's id")?;
             effects.merge(rollouts::input(&mut tx, id, &Input::DeadlinePassed, now_ms).await?);
         }
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(effects)
     }
 

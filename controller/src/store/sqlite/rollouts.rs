@@ -235,7 +235,7 @@ impl Sqlite {
         .bind(plan.plan.encode_to_vec())
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     pub(super) async fn start(&self, new: &NewRollout) -> Result<Rollout, StartError> {
@@ -276,7 +276,7 @@ impl Sqlite {
         for draft in started(new, &order) {
             append(&mut tx, &draft).await?;
         }
-        tx.commit().await?;
+        super::commit(tx).await?;
         Ok(Rollout {
             id: new.id,
             state: v1::RolloutState::Running,

@@ -247,7 +247,7 @@ impl TargetStore for Sqlite {
             }),
         };
         append(&mut tx, &draft).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError> {
@@ -323,7 +323,7 @@ impl TargetStore for Sqlite {
             }),
         };
         append(&mut tx, &draft).await?;
-        Ok(tx.commit().await?)
+        Ok(super::commit(tx).await?)
     }
 
     async fn deployment_list(

@@ -1,0 +1,106 @@
+//! `kill -9` of the controller before and after every commit while an operator rolls back: the order is
+//! carried out once or not at all, nothing acknowledged is lost, and the record holds.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sternway_tests::{stage::HOST, wait::until};
+
+use super::crash::{Ground, newest_rollout};
+
+/// No rollback commits more often than that: a run in which nobody dies ends the search.
+const COMMITS: u32 = 80;
+const ROLLOUT: Duration = Duration::from_mins(1);
+
+const ROLLBACK: [&str; 7] = [
+    "rollback",
+    "--host",
+    HOST,
+    "--to",
+    "1",
+    "--yes",
+    "--swap=cold",
+];
+
+/// One rollback under a fault of the controller, which is started again when it has died of it. Answers with
+/// whether it has.
+async fn killed(ground: &mut Ground, number: u32, moment: &str) -> bool {
+    let fault = format!("commit:{number}:{moment}");
+    ground.stage.controller.kill();
+    ground.stage.controller.spawn(&[("STERNWAY_FAULT", &fault)]);
+    let ctl = ground.stage.ctl.clone();
+    let mut operator = tokio::spawn(async move {
+        // As a person: again, while the controller cannot be reached or does not know the host as online.
+        for _ in 0..40 {
+            let said = ctl.run(&ROLLBACK).await;
+            let over = said.code == 0 || said.stderr.contains("#1 is what runs");
+            if over {
+                return Ok(());
+            }
+            if !matches!(said.code, 1 | 3 | 6) && !said.stderr.contains("is restoring") {
+                return Err(format!("{said:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        Err("the operator gave up".to_owned())
+    });
+    let mut died = false;
+    let said = loop {
+        tokio::select! {
+            said = &mut operator => break said.expect("the operator does not panic"),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        if !died && ground.stage.controller.process().status().is_some() {
+            died = true;
+            ground.stage.controller.start().await;
+        }
+    };
+    assert_eq!(said, Ok(()), "killed {moment} commit {number}");
+    died
+}
+
+async fn every_commit(moment: &str) {
+    let mut ground = Ground::new().await;
+    let mut deaths = 0;
+    let mut survived = 0;
+    for number in 1..=COMMITS {
+        let what = format!("controller killed {moment} commit {number}");
+        let died = killed(&mut ground, number, moment).await;
+        let rollout: Value = until("the rollout's end", ROLLOUT, async || {
+            let newest = newest_rollout(&ground.stage).await;
+            (newest["state"] != "running")
+                .then(|| newest.clone())
+                .ok_or(newest.to_string())
+        })
+        .await;
+        assert_eq!(rollout["state"], "succeeded", "{what}: {rollout:#}");
+        ground.exactly_one("v1", &rollout, &what).await;
+        let verified = ground.stage.ctl.json(&["record", "verify"]).await;
+        assert_eq!(verified["holds"], true, "{what}");
+        // What is stored in batches varies a little: two runs without a death end the search.
+        survived = if died { 0 } else { survived + 1 };
+        if survived == 2 {
+            break;
+        }
+        deaths += u32::from(died);
+        let new = ground.new.clone();
+        ground.deploy(&new).await;
+        ground.stage.online().await;
+        ground.stage.current("shop", 2).await;
+    }
+    assert!(
+        deaths > 5,
+        "a rollback commits more often than {deaths} times"
+    );
+    assert_eq!(survived, 2, "the search came to an end");
+}
+
+#[tokio::test]
+async fn a_controller_killed_before_each_commit_loses_nothing() {
+    every_commit("before").await;
+}
+
+#[tokio::test]
+async fn a_controller_killed_after_each_commit_loses_nothing() {
+    every_commit("after").await;
+}
