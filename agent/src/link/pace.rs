@@ -10,7 +10,7 @@ const BASE: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_secs(30);
 
 /// A session that lived for this long was a good one: the next dial begins anew.
-pub(super) const GOOD: Duration = Duration::from_secs(30);
+pub(super) const GOOD: Duration = Duration::from_secs(10);
 
 /// Full jitter: anything between nothing and an upper bound that doubles with each failure.
 pub(super) fn back_off(failures: u32, random: f64) -> Duration {
