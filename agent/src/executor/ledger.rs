@@ -338,3 +338,6 @@ fn forget_old(done: &Path, now_ms: i64) -> Result<(), LedgerError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

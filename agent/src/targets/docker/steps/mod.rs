@@ -119,25 +119,19 @@ fn job(step: &Step) -> Result<Job, StepError> {
             format!(
                 "the payload of {} cannot be read by this version ({})",
                 step.id,
-                error.classify_name()
+                class(&error)
             ),
         )
     })
 }
 
 /// A short word for what is wrong with JSON, without quoting any of it.
-trait ClassifyName {
-    fn classify_name(&self) -> &'static str;
-}
-
-impl ClassifyName for serde_json::Error {
-    fn classify_name(&self) -> &'static str {
-        match self.classify() {
-            serde_json::error::Category::Io => "io",
-            serde_json::error::Category::Syntax => "syntax",
-            serde_json::error::Category::Data => "data",
-            serde_json::error::Category::Eof => "cut off",
-        }
+fn class(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Io => "io",
+        serde_json::error::Category::Syntax => "syntax",
+        serde_json::error::Category::Data => "data",
+        serde_json::error::Category::Eof => "cut off",
     }
 }
 

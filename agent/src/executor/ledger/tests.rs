@@ -1,0 +1,170 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const HOST: Uuid = Uuid::from_u128(7);
+const NOW: i64 = 1_000_000;
+
+fn sealed(id: u128, target: &str, epoch: u64, sequence: u64) -> v1::SealedOrder {
+    order::seal(&v1::Order {
+        order_id: Uuid::from_u128(id).to_string(),
+        rollout_id: Uuid::from_u128(1).to_string(),
+        host_id: HOST.to_string(),
+        epoch,
+        sequence,
+        target: target.to_owned(),
+        expected_revision: String::new(),
+        revision: "a".repeat(64),
+        scope: v1::RestoreScope::Both.into(),
+        swap: v1::Swap::Unspecified.into(),
+        issued_at_ms: NOW - 1_000,
+        not_after_ms: NOW + 10_000,
+        operator: "alice".into(),
+        reason: String::new(),
+    })
+}
+
+fn opened(dir: &TempDir) -> Ledger {
+    Ledger::open(dir.path(), HOST, NOW).expect("opened").0
+}
+
+/// `accepted`, `repeated`, or the code of the refusal.
+fn arrive_at(ledger: &mut Ledger, sealed: &v1::SealedOrder, now_ms: i64) -> String {
+    match ledger
+        .arrive(sealed, now_ms, now_ms, |_| Ok(()))
+        .expect("the disk works")
+    {
+        Arrival::Accepted(..) => "accepted".to_owned(),
+        Arrival::Repeated(_) => "repeated".to_owned(),
+        Arrival::Refused(_, lines) => match &lines[0].event {
+            Event::Finished {
+                problem: Some(problem),
+                ..
+            } => problem.code.clone(),
+            other => panic!("{other:?}"),
+        },
+        Arrival::Unreadable(error) => error.code().to_owned(),
+    }
+}
+
+fn arrive(ledger: &mut Ledger, sealed: &v1::SealedOrder) -> String {
+    arrive_at(ledger, sealed, NOW)
+}
+
+#[test]
+fn never_twice_an_order_is_accepted_once_also_after_a_restart_and_when_it_is_settled() {
+    let dir = TempDir::new().expect("folder");
+    let order = sealed(10, "docker/shop", 3, 5);
+    let mut ledger = opened(&dir);
+    assert_eq!(arrive(&mut ledger, &order), "accepted");
+    for _ in 0..1_000 {
+        assert_eq!(arrive(&mut ledger, &order), "repeated");
+    }
+    let (mut ledger, found) = Ledger::open(dir.path(), HOST, NOW).expect("opened");
+    assert_eq!(found.len(), 1);
+    assert_eq!(arrive(&mut ledger, &order), "repeated");
+    ledger.settle(Uuid::from_u128(10)).expect("settled");
+    let (mut ledger, found) = Ledger::open(dir.path(), HOST, NOW).expect("opened");
+    assert!(found.is_empty());
+    assert_eq!(arrive(&mut ledger, &order), "repeated");
+    assert_eq!(ledger.lines(Uuid::from_u128(10)).expect("there").len(), 1);
+}
+
+#[test]
+fn never_stale_older_orders_epochs_and_deadlines_are_refused_also_after_a_restart() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    assert_eq!(
+        arrive(&mut ledger, &sealed(10, "docker/shop", 3, 5)),
+        "accepted"
+    );
+    drop(ledger);
+    let mut ledger = opened(&dir);
+    assert_eq!(ledger.highest_epoch(), 3);
+    for (order, code) in [
+        (sealed(11, "docker/shop", 3, 4), "order-superseded"),
+        (sealed(12, "docker/shop", 2, 9), "order-stale"),
+        (sealed(13, "docker/web", 2, 9), "order-stale"),
+        (sealed(14, "docker/web", u64::MAX, 9), "order-epoch-jump"),
+        (sealed(15, "docker/web", 3, 4), "accepted"),
+        (sealed(16, "docker/shop", 4, 1), "accepted"),
+        (sealed(17, "docker/shop", 3, 99), "order-stale"),
+    ] {
+        assert_eq!(arrive(&mut ledger, &order), code);
+    }
+    let late = sealed(20, "docker/shop", 4, 2);
+    assert_eq!(arrive_at(&mut ledger, &late, NOW + 10_000), "order-expired");
+    assert_eq!(arrive(&mut ledger, &late), "repeated", "a refusal is final");
+}
+
+#[test]
+fn what_is_no_order_leaves_nothing_behind() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    let nonsense = v1::SealedOrder {
+        order: vec![0xff; 100],
+    };
+    assert_eq!(arrive(&mut ledger, &nonsense), "order-malformed");
+    assert!(journals(&ledger.open).expect("listed").is_empty());
+}
+
+#[test]
+fn a_death_before_the_first_record_leaves_the_order_new() {
+    let dir = TempDir::new().expect("folder");
+    let order = sealed(10, "docker/shop", 3, 5);
+    let mut ledger = opened(&dir);
+    ledger
+        .raise(&order::parse(&order).expect("an order"))
+        .expect("raised");
+    fs::write(ledger.open.join(file_name(Uuid::from_u128(10))), b"STWJR").expect("written");
+    let (mut ledger, found) = Ledger::open(dir.path(), HOST, NOW).expect("opened");
+    assert!(found.is_empty());
+    assert_eq!(
+        arrive(&mut ledger, &order),
+        "accepted",
+        "its own fence does not stop it"
+    );
+}
+
+#[test]
+fn a_fence_that_cannot_be_read_stops_the_agent_rather_than_begin_anew() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    arrive(&mut ledger, &sealed(10, "docker/shop", 3, 5));
+    fs::write(dir.path().join("fence.json"), b"{").expect("damaged");
+    assert!(matches!(
+        Ledger::open(dir.path(), HOST, NOW),
+        Err(LedgerError::Fence { .. })
+    ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is delivered however often, with restarts between: no order is accepted twice, and what is
+    /// accepted for a target never goes back in epoch and sequence.
+    #[test]
+    fn acceptance_is_once_and_forward(
+        deliveries in prop::collection::vec((0u128..12, 0usize..2, 1u64..4, 1u64..6, any::<bool>()), 1..40),
+    ) {
+        let dir = TempDir::new().expect("folder");
+        let mut ledger = opened(&dir);
+        let mut accepted = BTreeSet::new();
+        let mut newest = BTreeMap::new();
+        for (id, target, epoch, sequence, restart) in deliveries {
+            if restart {
+                drop(ledger);
+                ledger = opened(&dir);
+            }
+            let target = ["docker/a", "docker/b"][target];
+            if arrive(&mut ledger, &sealed(id, target, epoch, sequence)) == "accepted" {
+                prop_assert!(accepted.insert(id), "order {id} was accepted twice");
+                let before = newest.insert(target, (epoch, sequence));
+                prop_assert!(before.is_none_or(|before| before <= (epoch, sequence)));
+            }
+        }
+    }
+}
