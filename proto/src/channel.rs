@@ -134,6 +134,14 @@ async fn dial(
 
 fn handshake_error(address: &str, source: io::Error) -> ConnectError {
     let address = address.to_owned();
+    // A server that does not accept this certificate says so, or cuts the connection after the handshake.
+    // One that goes away in the middle of it is one that stops.
+    if matches!(
+        source.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    ) {
+        return ConnectError::Unreachable { address, source };
+    }
     let ours = source
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())

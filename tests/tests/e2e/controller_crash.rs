@@ -56,6 +56,12 @@ async fn killed(ground: &mut Ground, number: u32, moment: &str) -> bool {
         }
     };
     assert_eq!(said, Ok(()), "killed {moment} commit {number}");
+    // Nobody dies later, of a fault that was not met; and an agent that saw its controller die again and
+    // again would wait longer and longer before it dials.
+    ground.stage.controller.kill();
+    ground.stage.controller.start().await;
+    ground.stage.agent.kill();
+    ground.stage.agent.start();
     died
 }
 
