@@ -128,6 +128,13 @@ impl Identity {
             .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
             .and_then(|since| i64::try_from(since.as_millis()).ok())
             .unwrap_or_default();
+        let us = credentials.peer()?.identity;
+        if us.host_id() != Some(about.host_id) || us.cluster != about.cluster {
+            return Err(damaged(
+                "it and the certificate beside it are of different hosts; join again with --again"
+                    .to_owned(),
+            ));
+        }
         Ok(Self {
             trust: tls::read_certificates(&dir.join(TRUST))?,
             dir,

@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Write as _},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -63,6 +64,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn join(settings: &Settings, arguments: &Join) -> anyhow::Result<()> {
+    let _lock = sternway_agent::run::lock(&settings.data_dir)?;
     if !arguments.again {
         Identity::check_free(&settings.data_dir).map_err(|error| match error {
             IdentityError::Joined { .. } => anyhow::Error::new(error)
@@ -158,7 +160,8 @@ fn log(settings: &Settings) -> anyhow::Result<()> {
 
 fn run(settings: Settings) -> anyhow::Result<()> {
     log(&settings)?;
-    runtime()?.block_on(async move {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async move {
         let shutdown = CancellationToken::new();
         let mut terminate =
             signal(SignalKind::terminate()).context("no signals can be received")?;
@@ -174,5 +177,8 @@ fn run(settings: Settings) -> anyhow::Result<()> {
             asked.cancel();
         });
         sternway_agent::run::run(settings, shutdown).await
-    })
+    });
+    // A look-up or a write that hangs does not hold the end up.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    ended
 }

@@ -34,7 +34,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let docker: Arc<dyn Kind> = Arc::new(DockerKind::new(settings.docker.clone())?);
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);
     let (to_link, reports) = mpsc::channel(boundary::REPORTS);
-    let executor = Executor::start(
+    let mut executor = Executor::start(
         executor::settings::Settings {
             state_dir: settings.data_dir.clone(),
             host_id: identity.host_id,
@@ -56,21 +56,40 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let watchdog = tokio::spawn(watchdog(shutdown.clone()));
     let link = Link::new(identity, to_executor, reports, shutdown.clone())
         .context("the identity of this host cannot be used")?;
-    let link = tokio::spawn(link.keep());
-    shutdown.cancelled().await;
+    let mut link = tokio::spawn(link.keep());
+    let died = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        () = executor.ended() => Some("executor"),
+        _ = &mut link => Some("link"),
+    };
     notify(&[NotifyState::Stopping]);
-    if timeout(STOP_TIMEOUT, executor.stopped()).await.is_err() {
+    shutdown.cancel();
+    let stopped = async {
+        if died != Some("executor") {
+            executor.stopped().await;
+        }
+    };
+    if timeout(STOP_TIMEOUT, stopped).await.is_err() {
         tracing::warn!(
             "the executor did not stop in time; what it was doing is gone on with at the next start"
         );
     }
     link.abort();
     watchdog.abort();
-    Ok(())
+    match died {
+        None => Ok(()),
+        // The service manager starts the agent again, and it goes on where it was.
+        Some(part) => anyhow::bail!("the {part} ended by itself: see the log above"),
+    }
 }
 
-/// One agent a folder: two would both act on an order.
-fn lock(dir: &Path) -> anyhow::Result<File> {
+/// One process a folder: two agents would both act on an order, and a join would exchange the identity
+/// under a running one. Held until the file is dropped.
+///
+/// # Errors
+/// Another process holds it, or the folder cannot be used.
+pub fn lock(dir: &Path) -> anyhow::Result<File> {
     files::make_dir(dir)?;
     let path = dir.join("lock");
     let file = File::options()

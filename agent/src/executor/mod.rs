@@ -115,6 +115,14 @@ impl Executor {
         Ok(Self { task })
     }
 
+    /// Waits until it ends, which before its shutdown it only does by a bug. Cancel safe. Not to be waited
+    /// for again.
+    pub async fn ended(&mut self) {
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!("the executor failed: {error}");
+        }
+    }
+
     /// Waits until it has stopped after its shutdown was asked for.
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {

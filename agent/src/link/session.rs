@@ -131,15 +131,18 @@ impl Link {
                         facts: Some(self.host.facts.clone()),
                     }));
                     open.heartbeat_at = now + pace::jittered(open.interval, rand::random());
-                } else if open.renew_at <= now && open.renewing.is_none() {
+                } else if open.renew_at <= now {
                     open.waiting = open.renewal_request();
                 }
             }
-            let next = open
-                .heartbeat_at
-                .min(open.heard + silence)
-                .min(open.renew_at.max(now + SHORTEST));
             let can_send = open.waiting.is_some();
+            let silent_at = open.heard + silence;
+            // With a message that waits for its place there is nothing else to be woken for.
+            let next = if can_send {
+                silent_at
+            } else {
+                silent_at.min(open.heartbeat_at).min(open.renew_at)
+            };
             let outgoing = open.outgoing.clone();
             tokio::select! {
                 biased;
@@ -252,6 +255,8 @@ impl Link {
 
 impl Open {
     fn renewal_request(&mut self) -> Option<Up> {
+        // An answer that does not come is not waited for: the next request takes its place.
+        self.renew_at = Instant::now() + RENEW_AGAIN;
         match enrol::new_key_and_request() {
             Ok((key, csr_der)) => {
                 self.renewing = Some(key);
@@ -259,7 +264,6 @@ impl Open {
             }
             Err(error) => {
                 tracing::error!("no key for a renewal could be made: {error}");
-                self.renew_at = Instant::now() + RENEW_AGAIN;
                 None
             }
         }
