@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 const CLUSTER: Uuid = Uuid::from_u128(0x0a);
 const HOST: Uuid = Uuid::from_u128(0x0b);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Ca {
     der: CertificateDer<'static>,

@@ -10,7 +10,7 @@ use std::{
 use crate::{binary, ctl::Ctl, engine::Scope, port::Port, process::Process, wait::until};
 
 /// From its start to its first answer, also on a busy machine.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(90);
 
 /// A controller; killed with its owner, its data gone with the scope.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use crate::binary;
 
 /// No command of a test takes longer; one that does hangs.
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(150);
 
 /// `ctl` with one operator's credentials.
 #[derive(Debug, Clone)]

@@ -131,7 +131,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo hello; exec sleep 60"]);
         let process = Process::spawn("greeter", &mut command, folder.path());
-        until("its greeting", Duration::from_secs(5), async || {
+        until("its greeting", Duration::from_mins(1), async || {
             let log = process.log();
             log.contains("hello").then_some(()).ok_or(log)
         })

@@ -48,7 +48,7 @@ impl Registry {
         let address = self.address();
         until(
             "the registry",
-            Duration::from_secs(15),
+            Duration::from_mins(1),
             async || match http::get(&address, "/v2/").await {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 Ok(answer) => Err(format!("status {}", answer.status)),

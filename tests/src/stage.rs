@@ -10,7 +10,7 @@ use crate::{agent::Agent, controller::Controller, ctl::Ctl, engine::Scope, wait:
 pub const HOST: &str = "web-1";
 
 /// What has been caused is seen within this time, also on a busy machine.
-pub const SETTLES: Duration = Duration::from_secs(30);
+pub const SETTLES: Duration = Duration::from_secs(90);
 
 /// A controller, an agent and an operator. Fields end in this order: first what acts, then the scope.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What is seen of containers: a revision a deployment, none for a restart; events; names of all sorts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sternway_agent::targets::{Changed, Observed};
 use sternway_proto::{name::TargetName, v1::TargetState};
@@ -99,7 +99,7 @@ async fn events_tell_what_changed() {
     let watched = kind(&scope);
     let (sender, mut told) = mpsc::channel(16);
     let watching = tokio::spawn(async move { watched.watch(sender).await });
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_mins(1);
     let first = timeout(patience, told.recv()).await.expect("in time");
     assert_eq!(first, Some(Changed::All));
     let image = Image::good("1").shared().await;
@@ -112,22 +112,4 @@ async fn events_tell_what_changed() {
     .await
     .expect("told of the deployment");
     watching.abort();
-}
-
-#[tokio::test]
-async fn looking_at_a_target_is_quick() {
-    let scope = Scope::new().await;
-    let kind = kind(&scope);
-    let target: TargetName = scope.target("web").parse().expect("a target");
-    let image = Image::good("1").shared().await;
-    scope.run("web", &[], &image).await;
-    let mut took: Vec<Duration> = Vec::new();
-    for _ in 0..100 {
-        let started = Instant::now();
-        kind.observe(&target).await.expect("seen");
-        took.push(started.elapsed());
-    }
-    took.sort();
-    println!("observe: p50 {:?}, p99 {:?}", took[49], took[98]);
-    assert!(took[49] < Duration::from_secs(1), "{:?}", took[49]);
 }

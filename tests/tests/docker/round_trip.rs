@@ -360,7 +360,7 @@ async fn settings_of_the_old_image_are_not_pinned_on_the_new_one() {
     let first = kind.inspected(&scope.named("web")).await.expect("recorded");
     scope.redeploy("web", &["-e", "MINE=2"], &new).await;
     let second = kind.inspected(&scope.named("web")).await.expect("recorded");
-    scope.healthy("web", Duration::from_secs(20)).await;
+    scope.healthy("web", Duration::from_secs(90)).await;
     let mixed = sternway_agent::targets::docker::discover::Inspected {
         record: compose(Some(&second.record), &first.record, RestoreScope::Image),
         hints: first.hints.clone(),

@@ -10,7 +10,7 @@ use super::crash::{Ground, newest_rollout};
 
 /// No rollback commits more often than that: a run in which nobody dies ends the search.
 const COMMITS: u32 = 80;
-const ROLLOUT: Duration = Duration::from_mins(1);
+const ROLLOUT: Duration = Duration::from_mins(3);
 
 const ROLLBACK: [&str; 7] = [
     "rollback",

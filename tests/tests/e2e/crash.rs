@@ -14,7 +14,7 @@ use sternway_tests::{
 
 /// No order appends more often than that: a run that is never killed ends the search.
 const APPENDS: u32 = 60;
-const ROLLOUT: Duration = Duration::from_mins(1);
+const ROLLOUT: Duration = Duration::from_mins(3);
 
 /// Quick to pass and quick to fail: each test restores some thirty times.
 const CHECKS: [&str; 6] = [

@@ -13,7 +13,7 @@ use sternway_tests::{
     wait::until,
 };
 
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn a_shop_is_deployed_and_redeployed_by_plain_docker_commands() {
