@@ -3,6 +3,9 @@
 
 use sternway_proto::v1::{self, Mark, Problem};
 
+/// From so many characters on digits alone may be the beginning of an id: no target has ten million revisions.
+const LONGER_THAN_A_NUMBER: usize = 8;
+
 /// A revision that was chosen, and why that one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen<'a> {
@@ -97,7 +100,9 @@ impl<'a> History<'a> {
         {
             return found(revision, "named by its number");
         }
-        if word.starts_with('#') {
+        // A number that is not there (any more) must not mean a revision whose id happens to begin with it.
+        let number_like = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if word.starts_with('#') || (number_like && word.len() < LONGER_THAN_A_NUMBER) {
             return Err(self.unknown(word));
         }
         let mut matching = self.revisions.iter().filter(|r| r.id.starts_with(word));
@@ -358,7 +363,8 @@ mod tests {
             ("", Ok(1)),
             ("1", Ok(1)),
             ("#2", Ok(2)),
-            ("20", Ok(2)),
+            ("20", not("revision-unknown")),
+            ("20000000", Ok(2)),
             ("3", not("revision-bad")),
             ("4", not("already-current")),
             ("current", not("already-current")),
