@@ -14,9 +14,12 @@ use super::{
     DockerKind,
     client::EngineError,
     discover::{labels_of, name_of},
+    drain,
     labels::{self, NAME_PREFIX, Role},
+    localnet::Mark,
     normalise::{short, text},
     redirect::{self, RedirectError},
+    steps::takes_connections,
 };
 use crate::targets::KindError;
 
@@ -68,6 +71,13 @@ fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
         && !open.iter().any(|order| name.contains(&tail(*order)))
 }
 
+fn failed(error: RedirectError) -> KindError {
+    KindError::Failed {
+        what: error.what.to_owned(),
+        reason: error.reason,
+    }
+}
+
 impl DockerKind {
     /// Removes what is to be removed.
     ///
@@ -97,35 +107,46 @@ impl DockerKind {
             };
             if fate(&inspect, open, now, dwell) == Fate::Goes {
                 self.remove(id, &inspect).await?;
-            } else if forgotten(&inspect, open) && self.runs_now(target).await? {
-                self.engine.stop_container(id, None).await?;
+            } else if forgotten(&inspect, open) && self.serves_now(target).await? {
+                self.retire(id, &inspect).await?;
                 self.remove(id, &inspect).await?;
             }
         }
         self.end_redirects(open).await
     }
 
+    /// Stops a standby, once nothing leads to it and what it was asked is answered.
+    async fn retire(&self, id: &str, inspect: &Value) -> Result<(), KindError> {
+        let order = text(&inspect["Config"]["Labels"], labels::ORDER);
+        if let Ok(order) = order.parse::<Uuid>() {
+            redirect::release(order).await.map_err(failed)?;
+            let said = self.drain(id, None, drain::BUDGET).await;
+            redirect::end(order).await.map_err(failed)?;
+            info!("ended the redirect that order {order} left: {said}");
+        }
+        self.engine.stop_container(id, None).await?;
+        Ok(())
+    }
+
     /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves.
     async fn end_redirects(&self, open: &[Uuid]) -> Result<(), KindError> {
-        let failed = |error: RedirectError| KindError::Failed {
-            what: error.what.to_owned(),
-            reason: error.reason,
-        };
-        for order in redirect::present().await.map_err(failed)? {
-            if open.contains(&order) || !self.is_over(order).await? {
+        for mark in redirect::present().await.map_err(failed)? {
+            let order = mark.order;
+            if open.contains(&order) || !self.is_over(&mark).await? {
                 continue;
             }
-            let _one_at_a_time = self.redirecting.lock().await;
             redirect::end(order).await.map_err(failed)?;
             info!("ended the redirect that order {order} left");
         }
         Ok(())
     }
 
-    /// Whether what that order made tells that it was one of ours, and no standby of it runs.
-    async fn is_over(&self, order: Uuid) -> Result<bool, EngineError> {
-        let label = format!("{}={order}", labels::ORDER);
-        let mut ours = false;
+    /// Whether the redirect tells that it is one of ours, or what its order made does, and no standby of
+    /// it runs.
+    async fn is_over(&self, mark: &Mark) -> Result<bool, EngineError> {
+        let owner = mark.owner.as_deref();
+        let mut ours = owner.is_some_and(|owner| self.names.cover(owner));
+        let label = format!("{}={}", labels::ORDER, mark.order);
         for listed in self.engine.containers(&[label]).await? {
             let labels = &listed["Labels"];
             let serves = text(labels, labels::ROLE) == Role::Standby.as_str()
@@ -139,11 +160,10 @@ impl DockerKind {
         Ok(ours)
     }
 
-    async fn runs_now(&self, name: &str) -> Result<bool, EngineError> {
+    /// Whether the target is there and takes connections again.
+    async fn serves_now(&self, name: &str) -> Result<bool, EngineError> {
         match self.engine.container(name).await {
-            Ok(inspect) => Ok(
-                name_of(&inspect) == name && inspect["State"]["Running"].as_bool() == Some(true)
-            ),
+            Ok(inspect) => Ok(name_of(&inspect) == name && takes_connections(&inspect).await),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }

@@ -19,7 +19,6 @@ use super::{
     plan::{self, Facts},
     record::{ContainerRecord, Hints, compose},
     recreate::volumes_to_carry,
-    redirect,
 };
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
@@ -88,7 +87,7 @@ impl Kind for DockerKind {
             },
             old,
             swap: input.swap,
-            redirect: redirect::available(),
+            redirect: self.redirectable(&result).await?,
             has_health_check: self.has_health_check(&result).await,
         });
         let mut blockers = decision.blockers;

@@ -1,6 +1,9 @@
 //! Which bridges we let accept loopback addresses, and what they did before. It is written down in the
 //! kernel, as an empty chain in the table of each redirect: so it outlives this process, and ends with the
-//! next boot as the setting itself does. The last redirect of a bridge puts it back.
+//! next boot as the setting itself does. The last redirect of a bridge puts it back. Further empty chains say
+//! whose the redirect is and how far it got.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -13,6 +16,23 @@ pub(super) struct Mark {
     pub(super) bridge: String,
     /// What the bridge did before any redirect.
     pub(super) before: bool,
+    /// The target's own name. None: an earlier version did not write it down.
+    pub(super) owner: Option<String>,
+    /// New connections are not redirected any more; those that were made are still to end.
+    pub(super) over: bool,
+}
+
+/// The chain of a redirect that is over.
+pub(super) const OVER: &str = "over";
+
+/// The kernel takes no longer name.
+const CHAIN_BYTES: usize = 127;
+
+/// The name of the chain that says whose the redirect is. None: the name does not fit.
+pub(super) fn owner_chain(local: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let chain = format!("of_{local}");
+    (chain.len() <= CHAIN_BYTES && local.bytes().all(plain)).then_some(chain)
 }
 
 /// The name of the chain that says so.
@@ -23,7 +43,9 @@ pub(super) fn chain(bridge: &str, before: bool) -> String {
 /// All marks in what `nft list chains ip` prints.
 pub(super) fn marks(listed: &str) -> Vec<Mark> {
     let mut order = None;
-    let mut marks = Vec::new();
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut owners = BTreeMap::new();
+    let mut over = BTreeSet::new();
     for line in listed.lines() {
         let line = line.trim();
         if let Some(table) = line.strip_prefix("table ip ") {
@@ -32,16 +54,32 @@ pub(super) fn marks(listed: &str) -> Vec<Mark> {
             order = id.and_then(Result::ok);
             continue;
         }
-        let mark = line
-            .strip_prefix("chain localnet_")
-            .and_then(|rest| rest.split(' ').next()?.split_once('_'));
-        if let (Some(order), Some((before, bridge))) = (order, mark) {
+        let chain = line
+            .strip_prefix("chain ")
+            .and_then(|rest| rest.split(' ').next());
+        let (Some(order), Some(chain)) = (order, chain) else {
+            continue;
+        };
+        let mark = chain
+            .strip_prefix("localnet_")
+            .and_then(|rest| rest.split_once('_'));
+        if let Some((before, bridge)) = mark {
             marks.push(Mark {
                 order,
                 bridge: bridge.to_owned(),
                 before: before == "1",
+                owner: None,
+                over: false,
             });
+        } else if let Some(owner) = chain.strip_prefix("of_") {
+            owners.insert(order, owner.to_owned());
+        } else if chain == OVER {
+            over.insert(order);
         }
+    }
+    for mark in &mut marks {
+        mark.owner = owners.get(&mark.order).cloned();
+        mark.over = over.contains(&mark.order);
     }
     marks
 }
@@ -77,14 +115,20 @@ mod tests {
         let listed = format!(
             "table ip nat {{\n\tchain DOCKER {{\n\t}}\n\tchain localnet_0_other {{\n\t}}\n}}\n\
              table ip {PREFIX}{} {{\n\tchain {} {{\n\t}}\n\tchain output {{\n\t\ttype nat\n\t}}\n}}\n\
-             table ip {PREFIX}{} {{\n\tchain {} {{\n\t}}\n}}\n",
+             table ip {PREFIX}{} {{\n\tchain {} {{\n\t}}\n\tchain {} {{\n\t}}\n\tchain {OVER} {{\n\t}}\n}}\n",
             one.simple(),
             chain("br-0a1b", false),
             two.simple(),
             chain("br-0a1b", false),
+            owner_chain("my-shop.1").expect("it fits"),
         );
         let both = marks(&listed);
         assert_eq!(both.len(), 2, "{both:?}");
+        assert_eq!((both[0].owner.as_deref(), both[0].over), (None, false));
+        assert_eq!(both[1].owner.as_deref(), Some("my-shop.1"));
+        assert!(both[1].over);
+        assert_eq!(owner_chain(&"x".repeat(200)), None);
+        assert_eq!(owner_chain("a b"), None);
         assert_eq!(before(&both, "br-0a1b"), Some(false));
         assert_eq!(before(&both, "docker0"), None);
         assert_eq!(put_back(&both, one), Vec::<String>::new());

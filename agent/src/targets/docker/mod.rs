@@ -1,10 +1,13 @@
 //! Plain Docker containers. What a person asked for when a container was created is its revision; a
 //! restore creates it again.
 
+mod alone;
 pub mod checks;
 pub mod client;
 mod collect;
+mod connections;
 pub mod discover;
+mod drain;
 pub mod fields;
 pub mod images;
 pub mod keep;
@@ -14,11 +17,13 @@ mod localnet;
 pub mod normalise;
 mod plan;
 mod ports;
+mod reach;
 pub mod readiness;
 pub mod record;
 pub mod recreate;
 mod redirect;
 mod registry;
+mod serving;
 pub mod settings;
 mod steps;
 mod warm;
@@ -45,8 +50,6 @@ pub struct DockerKind {
     keeping: tokio::sync::Mutex<()>,
     /// Containers that were told of once in the log.
     told: Mutex<BTreeSet<String>>,
-    /// A redirect begins and ends with a look at all the others: one at a time.
-    redirecting: tokio::sync::Mutex<()>,
 }
 
 impl DockerKind {
@@ -64,7 +67,6 @@ impl DockerKind {
             images: ImageCache::default(),
             keeping: tokio::sync::Mutex::new(()),
             told: Mutex::new(BTreeSet::new()),
-            redirecting: tokio::sync::Mutex::new(()),
             settings,
         })
     }

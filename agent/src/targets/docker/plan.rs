@@ -11,6 +11,7 @@ use sternway_proto::{
 
 use super::{
     checks::Checks,
+    drain,
     normalise::short,
     record::{ContainerRecord, Hints, ImageRef},
     warm::{self, Published},
@@ -36,6 +37,11 @@ pub(super) enum Job {
     },
     DrainOld {
         wait: Duration,
+        /// None: planned by an earlier version, which waited without looking.
+        #[serde(default)]
+        old: Option<Old>,
+        #[serde(default)]
+        ports: Vec<Published>,
     },
     CreateNew {
         record: Box<ContainerRecord>,
@@ -72,6 +78,9 @@ pub(super) struct Old {
     pub(super) id: String,
     /// It ran (or tried to) when the plan was made: an undo starts it again.
     pub(super) ran: bool,
+    /// It was paused then: it served nobody.
+    #[serde(default)]
+    pub(super) paused: bool,
     /// Its restart policy, as the engine writes it.
     pub(super) policy: Value,
 }
@@ -110,9 +119,8 @@ const QUICK: Duration = Duration::from_secs(90);
 const FETCH: Duration = Duration::from_mins(15);
 /// A container's own grace may be long; the engine kills it behind that.
 const STOP: Duration = Duration::from_mins(12);
-
-/// How long connections that were made before the redirect may take to end.
-const DRAIN: Duration = Duration::from_millis(500);
+/// For a container to take connections, and for another's to end.
+const HANDOVER: Duration = Duration::from_mins(3);
 
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
@@ -206,7 +214,7 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
     );
     let ports = warm::published(facts.result);
     if warm {
-        let wait = DRAIN;
+        let wait = drain::BUDGET;
         add(
             "start-standby",
             format!("start a standby of revision #{to} beside it"),
@@ -225,7 +233,7 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
                 "send new connections for {} to the standby",
                 warm::named(&ports)
             ),
-            QUICK,
+            HANDOVER,
             &Job::Redirect {
                 ports: ports.clone(),
             },
@@ -233,8 +241,12 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
         add(
             "drain-old",
             format!("let {name} finish what it has begun"),
-            QUICK,
-            &Job::DrainOld { wait },
+            HANDOVER,
+            &Job::DrainOld {
+                wait,
+                old: facts.old.clone(),
+                ports: ports.clone(),
+            },
         );
     }
     add(
@@ -291,8 +303,11 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
                 "send new connections for {} to {name} again",
                 warm::named(&ports)
             ),
-            QUICK,
-            &Job::EndRedirect { ports, wait: DRAIN },
+            HANDOVER,
+            &Job::EndRedirect {
+                ports,
+                wait: drain::BUDGET,
+            },
         );
     }
     add(

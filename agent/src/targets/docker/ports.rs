@@ -51,8 +51,13 @@ pub(super) async fn taken(
         .collect()
 }
 
-/// Ports that the record binds. A port left to the engine to choose is never taken.
+/// Ports that the record binds. A port left to the engine to choose is never taken. In the network of the
+/// host, of another container, or in none, nothing is published: the engine ignores what was asked for.
 fn published(record: &ContainerRecord) -> BTreeSet<Port> {
+    let mode = record.network_mode();
+    if matches!(mode, "host" | "none") || mode.starts_with("container:") {
+        return BTreeSet::new();
+    }
     let bindings = record.host.get("PortBindings").and_then(Value::as_object);
     bindings
         .into_iter()
@@ -114,9 +119,14 @@ fn listeners(table: &str, protocol: &str) -> BTreeSet<Port> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
-    use super::*;
+    use super::{
+        super::record::{ImageRef, SCHEMA},
+        *,
+    };
 
     #[test]
     fn listening_sockets_are_read_from_the_kernels_table() {
@@ -126,6 +136,31 @@ mod tests {
         let found: Vec<Port> = listeners(table, "tcp").into_iter().collect();
         assert_eq!(found, [(8080, "tcp".to_owned())]);
         assert!(listeners("nonsense\n:\n x y z w", "tcp").is_empty());
+    }
+
+    #[test]
+    fn a_container_in_the_network_of_the_host_publishes_nothing() {
+        let publishes = |mode: &str| {
+            let host = json!({
+                "NetworkMode": mode,
+                "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "80"}]},
+            });
+            let record = ContainerRecord {
+                schema: SCHEMA,
+                image: ImageRef {
+                    reference: String::new(),
+                    id: String::new(),
+                },
+                config: BTreeMap::new(),
+                host: serde_json::from_value(host).expect("an object"),
+                networks: BTreeMap::new(),
+            };
+            published(&record).len()
+        };
+        for mode in ["host", "none", "container:db"] {
+            assert_eq!(publishes(mode), 0, "{mode}");
+        }
+        assert_eq!((publishes("default"), publishes("shop-net")), (1, 1));
     }
 
     #[test]

@@ -4,15 +4,25 @@
 //! Loopback clients come through the `output` hook; for the answers to come back the bridge must accept
 //! loopback addresses (`route_localnet`), and the standby must see an address of the bridge
 //! (`masquerade`).
+//!
+//! A redirect ends in two moves. First it is *over*: new connections take the engine's way again, in one
+//! transaction; the table stays, without rules, and so does `route_localnet`, because the answers of the
+//! connections that the standby still has come through the bridge. Once those have ended, all of it goes.
 
-use std::{fmt::Write as _, net::Ipv4Addr, path::Path, process::Stdio, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use sternway_proto::name::clean_text;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 use uuid::Uuid;
 
-use super::{localnet, warm::Published};
+use super::{alone::alone, localnet, warm::Published};
 
 /// How long `nft` may take: it talks to the kernel alone.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,15 +58,68 @@ pub(super) fn table(order: Uuid) -> String {
     format!("{PREFIX}{}", order.simple())
 }
 
-/// The whole ruleset of a redirect. It replaces a table of that name in one transaction.
-fn ruleset(table: &str, mark: &str, standby: Ipv4Addr, ports: &[Published]) -> String {
+/// A redirect.
+pub(super) struct Redirect<'a> {
+    pub(super) order: Uuid,
+    /// The target's own name.
+    pub(super) owner: &'a str,
+    /// The interface of the standby's network.
+    pub(super) bridge: &'a str,
+    pub(super) standby: Ipv4Addr,
+    pub(super) ports: &'a [Published],
+    /// Connections of ours that are not redirected, by where they come from: they try the engine's way while
+    /// everybody else is still redirected.
+    pub(super) spared: &'a [SocketAddrV4],
+}
+
+/// How far the redirect of an order got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// New connections go to the standby.
+    Leads,
+    /// New connections take the engine's way; those with the standby are still to end.
+    Over,
+}
+
+/// What stands in the table of an order beside its rules: what its bridge did before, and whose it is.
+fn notes(bridge: &str, before: bool, owner: Option<&str>) -> Vec<String> {
+    let mut chains = vec![localnet::chain(bridge, before)];
+    chains.extend(owner.and_then(localnet::owner_chain));
+    chains
+}
+
+/// Replaces a table of that name in one transaction.
+fn replaced(table: &str, notes: &[String], rules: &str) -> String {
+    let mut chains = String::new();
+    for note in notes {
+        // Writing into a String cannot fail.
+        let _ = writeln!(chains, "  chain {note} {{\n  }}");
+    }
+    format!(
+        "add table ip {table}\n\
+         delete table ip {table}\n\
+         table ip {table} {{\n{chains}{rules}}}\n"
+    )
+}
+
+/// The chains of a redirect that leads to the standby.
+fn leading(redirect: &Redirect<'_>) -> String {
+    let standby = redirect.standby;
+    let mut spared = String::new();
+    for from in redirect.spared {
+        let _ = writeln!(
+            spared,
+            "    ip saddr {} tcp sport {} return",
+            from.ip(),
+            from.port()
+        );
+    }
     let mut rules = String::new();
-    for port in ports {
+    for port in redirect.ports {
         let bound = match port.address {
             Some(address) => format!("ip daddr {address} "),
             None => "fib daddr type local ".to_owned(),
         };
-        // Writing into a String cannot fail.
         let _ = writeln!(
             rules,
             "    {bound}tcp dport {} dnat to {standby}:{}",
@@ -64,60 +127,85 @@ fn ruleset(table: &str, mark: &str, standby: Ipv4Addr, ports: &[Published]) -> S
         );
     }
     format!(
-        "add table ip {table}\n\
-         delete table ip {table}\n\
-         table ip {table} {{\n  \
-           chain {mark} {{\n  }}\n  \
-           chain prerouting {{\n    type nat hook prerouting priority -110; policy accept;\n{rules}  }}\n  \
-           chain output {{\n    type nat hook output priority -110; policy accept;\n{rules}  }}\n  \
+        "  chain prerouting {{\n    type nat hook prerouting priority -110; policy accept;\n{rules}  }}\n  \
+           chain output {{\n    type nat hook output priority -110; policy accept;\n{spared}{rules}  }}\n  \
            chain postrouting {{\n    type nat hook postrouting priority 90; policy accept;\n    \
-           ct status dnat ip daddr {standby} masquerade\n  }}\n\
-         }}\n"
+           ct status dnat ip daddr {standby} masquerade\n  }}\n"
     )
 }
 
-/// Redirects the ports to the standby, which is on that bridge.
-pub(super) async fn begin(
-    order: Uuid,
-    bridge: &str,
-    standby: Ipv4Addr,
-    ports: &[Published],
-) -> Result<(), RedirectError> {
+/// The chains of a redirect that is over. The hook keeps the kernel translating what was redirected, also
+/// where nothing else on this host does.
+fn leading_nowhere() -> String {
+    format!(
+        "  chain {} {{\n  }}\n  \
+           chain output {{\n    type nat hook output priority -110; policy accept;\n  }}\n",
+        localnet::OVER
+    )
+}
+
+/// Leads new connections for the ports to the standby.
+pub(super) async fn begin(redirect: &Redirect<'_>) -> Result<(), RedirectError> {
+    let _alone = alone().await;
+    let bridge = redirect.bridge;
     let before = match localnet::before(&marks().await?, bridge) {
         Some(before) => before,
         None => accepts_loopback(bridge)?,
     };
-    let (table, mark) = (table(order), localnet::chain(bridge, before));
+    let table = table(redirect.order);
+    let notes = notes(bridge, before, Some(redirect.owner));
     // What the bridge did is written down before it is changed, and the bridge is ready before the first
     // connection comes.
-    let marked = format!("add table ip {table}\nadd chain ip {table} {mark}\n");
+    let mut marked = format!("add table ip {table}\n");
+    for note in &notes {
+        let _ = writeln!(marked, "add chain ip {table} {note}");
+    }
     nft(&["-f", "-"], &marked).await?;
     accept_loopback(bridge, true)?;
-    let rules = ruleset(&table, &mark, standby, ports);
+    let rules = replaced(&table, &notes, &leading(redirect));
     nft(&["-f", "-"], &rules).await.map(drop)
 }
 
-/// Ends the redirect. That there is none is as good.
+/// New connections take the engine's way again. That there is no redirect is as good.
+pub(super) async fn release(order: Uuid) -> Result<(), RedirectError> {
+    let _alone = alone().await;
+    let marks = marks().await?;
+    let Some(own) = marks.iter().find(|mark| mark.order == order) else {
+        return Ok(());
+    };
+    let notes = notes(&own.bridge, own.before, own.owner.as_deref());
+    let rules = replaced(&table(order), &notes, &leading_nowhere());
+    nft(&["-f", "-"], &rules).await.map(drop)
+}
+
+/// Takes away all that is left of a redirect. That there is none is as good.
 pub(super) async fn end(order: Uuid) -> Result<(), RedirectError> {
-    let back = localnet::put_back(&marks().await?, order);
-    let table = table(order);
-    let text = format!("add table ip {table}\ndelete table ip {table}\n");
-    nft(&["-f", "-"], &text).await?;
-    for bridge in back {
-        // A bridge that is gone needs nothing put back.
+    let _alone = alone().await;
+    for bridge in localnet::put_back(&marks().await?, order) {
+        // A bridge that is gone needs nothing put back. The note goes last: a death in between leaves it
+        // to be found.
         if accepts_loopback(&bridge).is_ok() {
             accept_loopback(&bridge, false)?;
         }
     }
-    Ok(())
+    let table = table(order);
+    let text = format!("add table ip {table}\ndelete table ip {table}\n");
+    nft(&["-f", "-"], &text).await.map(drop)
 }
 
-/// The orders that redirect at this moment.
-pub(super) async fn present() -> Result<Vec<Uuid>, RedirectError> {
+/// How far the redirect of this order got. None: there is none.
+pub(super) async fn phase(order: Uuid) -> Result<Option<Phase>, RedirectError> {
+    let all = present().await?;
+    let own = all.iter().find(|mark| mark.order == order);
+    Ok(own.map(|mark| if mark.over { Phase::Over } else { Phase::Leads }))
+}
+
+/// The redirects there are.
+pub(super) async fn present() -> Result<Vec<localnet::Mark>, RedirectError> {
     if program().is_none() {
         return Ok(Vec::new());
     }
-    Ok(marks().await?.into_iter().map(|mark| mark.order).collect())
+    marks().await
 }
 
 async fn marks() -> Result<Vec<localnet::Mark>, RedirectError> {
@@ -207,11 +295,23 @@ mod tests {
             inside: 8080,
             address,
         };
-        let text = ruleset(
-            "sternway_x",
-            "localnet_0_docker0",
-            Ipv4Addr::new(172, 17, 0, 3),
-            &[port(80, None), port(81, Some(Ipv4Addr::LOCALHOST))],
+        let spared = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4711)];
+        let redirect = Redirect {
+            order: Uuid::nil(),
+            owner: "shop",
+            bridge: "docker0",
+            standby: Ipv4Addr::new(172, 17, 0, 3),
+            ports: &[port(80, None), port(81, Some(Ipv4Addr::LOCALHOST))],
+            spared: &spared,
+        };
+        let notes = notes("docker0", false, Some("shop"));
+        let text = replaced("sternway_x", &notes, &leading(&redirect));
+        assert!(text.contains("chain localnet_0_docker0 {"), "{text}");
+        assert!(text.contains("chain of_shop {"), "{text}");
+        assert_eq!(
+            text.matches("ip saddr 127.0.0.1 tcp sport 4711 return")
+                .count(),
+            1
         );
         assert_eq!(
             text.matches("fib daddr type local tcp dport 80 dnat to 172.17.0.3:8080")
@@ -224,6 +324,8 @@ mod tests {
             2
         );
         assert!(text.contains("ct status dnat ip daddr 172.17.0.3 masquerade"));
+        let over = replaced("sternway_x", &notes, &leading_nowhere());
+        assert!(!over.contains("dport") && over.contains("localnet_0_docker0"));
     }
 
     #[test]

@@ -55,6 +55,7 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
     match &facts.old {
         None => return Some("nothing runs that could be replaced".to_owned()),
         Some(old) if !old.ran => return Some("it does not run now".to_owned()),
+        Some(old) if old.paused => return Some("it is paused now".to_owned()),
         Some(_) => {}
     }
     if record
@@ -208,6 +209,15 @@ mod tests {
     }
 
     fn chosen(record: &ContainerRecord, swap: Swap, redirect: Result<(), String>) -> String {
+        chosen_beside(record, swap, redirect, false)
+    }
+
+    fn chosen_beside(
+        record: &ContainerRecord,
+        swap: Swap,
+        redirect: Result<(), String>,
+        paused: bool,
+    ) -> String {
         let target = "docker/shop".parse().expect("valid");
         let facts = Facts {
             target: &target,
@@ -220,6 +230,7 @@ mod tests {
             old: Some(Old {
                 id: "old".into(),
                 ran: true,
+                paused,
                 policy: json!({"Name": "no"}),
             }),
             dependants: Vec::new(),
@@ -304,6 +315,9 @@ mod tests {
         );
         assert!(chosen(&cold, Swap::Unspecified, Ok(())).contains("label"));
         assert_eq!(chosen(&cold, Swap::Warm, Ok(())), "warm");
+        let paused = |swap| chosen_beside(&plain, swap, Ok(()), true);
+        assert!(paused(Swap::Unspecified).contains("paused"));
+        assert_eq!(paused(Swap::Warm), "warm-impossible");
         let exclusive = record(
             &json!({"PortBindings": ports()}),
             &json!({"sternway.exclusive": "true"}),

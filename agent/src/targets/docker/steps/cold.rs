@@ -8,7 +8,7 @@ use sternway_proto::{
     v1::{Evidence, Verdict},
 };
 
-use super::{name_of, refused, runs, short};
+use super::{is_up, name_of, refused, runs, short};
 use crate::{
     engine::step::{Done, StepContext, StepError},
     targets::docker::{
@@ -152,13 +152,13 @@ impl DockerKind {
         let Some(inspect) = self.found(id).await? else {
             return Ok(Done::said(format!("container {} is gone", short(id))));
         };
-        if inspect["State"]["Paused"].as_bool() == Some(true) {
+        if is_paused(&inspect) {
             // A paused process cannot hear a signal.
             self.engine.unpause_container(id).await?;
         }
         self.engine.stop_container(id, None).await?;
         match self.found(id).await? {
-            Some(inspect) if runs(&inspect) => Err(StepError {
+            Some(inspect) if is_up(&inspect) => Err(StepError {
                 transient: true,
                 ..refused(
                     "still-running",
@@ -218,7 +218,16 @@ impl DockerKind {
         Ok(())
     }
 
+    /// Lets a paused container go on. That it is not paused, or gone, is as good.
+    pub(super) async fn wake(&self, id: &str) -> Result<(), StepError> {
+        if self.found(id).await?.is_some_and(|found| is_paused(&found)) {
+            self.engine.unpause_container(id).await?;
+        }
+        Ok(())
+    }
+
     async fn start(&self, id: &str) -> Result<Done, StepError> {
+        self.wake(id).await?;
         self.engine.start_container(id).await?;
         match self.found(id).await? {
             Some(_) => Ok(Done::said(format!("container {} is started", short(id)))),
@@ -322,7 +331,14 @@ impl DockerKind {
     pub(super) async fn stop_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
         match self.of_order(context.order_id, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
-            Some((id, _)) => self.stop(&id).await,
+            Some((id, _)) => {
+                let drained = self.drain_new(context, &id).await?;
+                let mut done = self.stop(&id).await?;
+                if let Some(drained) = drained {
+                    done.message = format!("{}; {drained}", done.message);
+                }
+                Ok(done)
+            }
         }
     }
 
@@ -459,12 +475,11 @@ impl DockerKind {
         if name_of(&inspect) != name {
             return Ok(None);
         }
-        let state = &inspect["State"];
-        let ran = runs(&inspect) || state["Restarting"].as_bool() == Some(true);
         let policy = inspect["HostConfig"]["RestartPolicy"].clone();
         Ok(Some(Old {
             id: normalise::text(&inspect, "Id").to_owned(),
-            ran,
+            ran: is_up(&inspect),
+            paused: is_paused(&inspect),
             policy: if normalise::text(&policy, "Name").is_empty() {
                 json!({"Name": "no"})
             } else {
@@ -485,8 +500,12 @@ impl DockerKind {
     }
 }
 
+fn is_paused(inspect: &Value) -> bool {
+    inspect["State"]["Paused"].as_bool() == Some(true)
+}
+
 /// Whether a container runs, is not starting, and accepts on what it publishes in TCP.
-async fn takes_connections(inspect: &Value) -> bool {
+pub(in crate::targets::docker) async fn takes_connections(inspect: &Value) -> bool {
     if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
         return false;
     }

@@ -5,6 +5,9 @@ mod cold;
 mod rescue;
 mod warm;
 
+pub(super) use cold::takes_connections;
+pub(super) use warm::bridge_of;
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -28,7 +31,9 @@ impl DockerKind {
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
             Job::Redirect { ports } => self.redirect(context, &ports).await,
-            Job::DrainOld { wait } => Ok(drain(wait).await),
+            Job::DrainOld { wait, old, ports } => {
+                Ok(self.drain_old(old.as_ref(), &ports, wait).await)
+            }
             Job::CreateNew { record, volumes } => self.create_new(context, &record, &volumes).await,
             Job::DisarmOld { old } => self.disarm_old(&old).await,
             Job::StopOld { old } => self.stop_old(context, &old).await,
@@ -36,7 +41,7 @@ impl DockerKind {
             Job::StartNew => self.start_new(context).await,
             Job::Verify { record, revision } => self.verify(context, &record, &revision).await,
             Job::Commit { policy } => self.commit(context, &policy).await,
-            Job::EndRedirect { wait, .. } => self.end_redirect(context, wait).await,
+            Job::EndRedirect { ports, wait } => self.end_redirect(context, &ports, wait).await,
             Job::StopStandby => self.stop_standby(context).await,
         }
     }
@@ -145,13 +150,16 @@ fn refused(code: &str, message: String) -> StepError {
     }
 }
 
-async fn drain(wait: std::time::Duration) -> Done {
-    tokio::time::sleep(wait).await;
-    Done::said(format!("waited {} ms", wait.as_millis()))
+/// Whether it does its work: a paused one does not, and one that is restarting is not there to do it.
+pub(super) fn runs(inspect: &Value) -> bool {
+    let is = |state: &str| inspect["State"][state].as_bool() == Some(true);
+    is("Running") && !is("Paused") && !is("Restarting")
 }
 
-fn runs(inspect: &Value) -> bool {
+/// Whether the engine does not count it as stopped: also paused, or between two attempts.
+fn is_up(inspect: &Value) -> bool {
     inspect["State"]["Running"].as_bool() == Some(true)
+        || inspect["State"]["Restarting"].as_bool() == Some(true)
 }
 
 fn name_of(inspect: &Value) -> &str {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{job, refused, runs, short};
+use super::{is_up, job, refused, runs, short};
 use crate::{
     engine::step::{Done, Step, StepContext, StepError},
     targets::docker::{
@@ -26,7 +26,8 @@ impl DockerKind {
     ) -> Result<Done, StepError> {
         let (old, record) = parties(steps);
         let new = self.of_order(context.order_id, Role::Replacement).await?;
-        let new_runs = new.as_ref().is_some_and(|(_, inspect)| runs(inspect));
+        // Also a paused one, and one that is restarting, would be the second.
+        let new_runs = new.as_ref().is_some_and(|(_, inspect)| is_up(inspect));
         if let Some(old) = &old {
             if let Some(said) = self.taken_over(context, old).await? {
                 self.stop_new(context).await?;
@@ -35,6 +36,7 @@ impl DockerKind {
             }
             if self.revive(&old.id, new_runs).await? {
                 if new_runs && let Some((id, _)) = &new {
+                    self.wake(id).await?;
                     self.engine.stop_container(id, None).await?;
                 }
                 self.arm(&old.id, None, Some(old)).await;
@@ -67,9 +69,10 @@ impl DockerKind {
         }
     }
 
-    /// Whether it runs, started if need be and if nothing else does.
+    /// Whether it runs, or tries to: started if need be and if nothing else does.
     async fn revive(&self, id: &str, another_runs: bool) -> Result<bool, StepError> {
-        let running = |inspect: Option<Value>| inspect.is_some_and(|inspect| runs(&inspect));
+        let running = |inspect: Option<Value>| inspect.is_some_and(|inspect| is_up(&inspect));
+        self.wake(id).await?;
         if running(self.found(id).await?) {
             return Ok(true);
         }

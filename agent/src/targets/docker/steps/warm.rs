@@ -1,19 +1,30 @@
 //! The standby and the redirect around an exchange.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddrV4},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::{Done, StepContext, StepError, drain, refused, runs, short};
+use super::{Done, StepContext, StepError, refused, runs, short};
 use crate::targets::docker::{
-    DockerKind,
+    DockerKind, drain,
     labels::{Role, own_name},
     normalise::text,
+    plan::Old,
     record::ContainerRecord,
     recreate::{CreateOptions, create},
-    redirect::{self, RedirectError},
+    redirect::{self, Phase, Redirect, RedirectError},
+    serving::{self, place},
     warm::Published,
 };
+
+/// How long what passed its checks may take until it also takes connections.
+const SERVES: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl DockerKind {
     pub(super) async fn start_standby(
@@ -64,26 +75,55 @@ impl DockerKind {
             })
     }
 
+    /// New connections go to the standby, which takes them wherever the container does that they went to
+    /// before.
     pub(super) async fn redirect(
         &self,
         context: &StepContext<'_>,
         ports: &[Published],
     ) -> Result<Done, StepError> {
-        let (_, inspect) = self.standby(context).await?;
-        let (address, network) = place(&inspect).ok_or_else(|| {
+        let (_, standby) = self.standby(context).await?;
+        if let Some(present) = self.found(context.target.local()).await? {
+            let wanted = taken(&present, &inside(ports)).await;
+            let end = Instant::now() + SERVES;
+            while !taken(&standby, &wanted).await.is_superset(&wanted) {
+                if Instant::now() >= end {
+                    return Err(not_serving("the standby", &wanted));
+                }
+                sleep(PAUSE).await;
+            }
+        }
+        let address = self.lead(context, &standby, ports, &[]).await?;
+        Ok(Done::said(format!(
+            "new connections go to the standby at {address}"
+        )))
+    }
+
+    async fn lead(
+        &self,
+        context: &StepContext<'_>,
+        standby: &Value,
+        ports: &[Published],
+        spared: &[SocketAddrV4],
+    ) -> Result<IpAddr, StepError> {
+        let (address, network) = place(standby).ok_or_else(|| {
             refused(
                 "no-address",
                 "the standby has no address on a bridge".to_owned(),
             )
         })?;
-        let bridge = self.bridge_of(&network).await?;
-        let _one_at_a_time = self.redirecting.lock().await;
-        redirect::begin(context.order_id, &bridge, address, ports)
-            .await
-            .map_err(|error| failed(&error))?;
-        Ok(Done::said(format!(
-            "new connections go to the standby at {address}"
-        )))
+        let bridge = bridge_of(&self.engine.network(&network).await?);
+        redirect::begin(&Redirect {
+            order: context.order_id,
+            owner: context.target.local(),
+            bridge: &bridge,
+            standby: address,
+            ports,
+            spared,
+        })
+        .await
+        .map_err(|error| failed(&error))?;
+        Ok(address.into())
     }
 
     pub(super) async fn redirect_again(
@@ -91,8 +131,14 @@ impl DockerKind {
         context: &StepContext<'_>,
         ports: &[Published],
     ) -> Result<Done, StepError> {
-        match self.redirect(context, ports).await {
-            Ok(done) => Ok(done),
+        let again = async {
+            let (_, standby) = self.standby(context).await?;
+            self.lead(context, &standby, ports, &[]).await
+        };
+        match again.await {
+            Ok(address) => Ok(Done::said(format!(
+                "new connections go to the standby at {address}"
+            ))),
             // Without a standby there is nothing to redirect to; what comes back serves by itself.
             Err(error) if matches!(error.code.as_str(), "standby-gone" | "no-address") => {
                 Ok(Done::said("there is no standby any more"))
@@ -101,21 +147,123 @@ impl DockerKind {
         }
     }
 
+    /// Lets what was begun with the old container end, now that nothing new goes there.
+    pub(super) async fn drain_old(
+        &self,
+        old: Option<&Old>,
+        ports: &[Published],
+        wait: Duration,
+    ) -> Done {
+        let Some(old) = old else {
+            // Planned by an earlier version, which did not write it down.
+            sleep(wait).await;
+            return Done::said(format!("waited {} ms", wait.as_millis()));
+        };
+        let outside = ports.iter().map(|port| port.port).collect();
+        Done::said(self.drain(&old.id, Some(&outside), wait).await)
+    }
+
+    /// The new container takes connections at its published ports, provably; then they lead there again,
+    /// and what the standby has yet to answer ends.
     pub(super) async fn end_redirect(
+        &self,
+        context: &StepContext<'_>,
+        ports: &[Published],
+        wait: Duration,
+    ) -> Result<Done, StepError> {
+        if self.phase(context).await? == Some(Phase::Leads) {
+            self.proven(context, ports).await?;
+        }
+        self.take_redirect_away(context, wait).await
+    }
+
+    pub(super) async fn undo_redirect(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        self.take_redirect_away(context, drain::BUDGET).await
+    }
+
+    async fn take_redirect_away(
         &self,
         context: &StepContext<'_>,
         wait: Duration,
     ) -> Result<Done, StepError> {
-        self.undo_redirect(context).await?;
-        Ok(drain(wait).await)
+        if self.phase(context).await?.is_none() {
+            return Ok(Done::said("there is no redirect any more"));
+        }
+        let order = context.order_id;
+        let failed = |error: RedirectError| failed(&error);
+        redirect::release(order).await.map_err(failed)?;
+        let said = match self.of_order(order, Role::Standby).await? {
+            Some((id, _)) => self.drain(&id, None, wait).await,
+            None => "there is no standby".to_owned(),
+        };
+        redirect::end(order).await.map_err(failed)?;
+        Ok(Done::said(format!(
+            "new connections go to the published port again; standby: {said}"
+        )))
     }
 
-    pub(super) async fn undo_redirect(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        let _one_at_a_time = self.redirecting.lock().await;
-        redirect::end(context.order_id)
+    /// Lets what was begun with the new container end where it may have begun something: its connections
+    /// go to the standby again.
+    pub(super) async fn drain_new(
+        &self,
+        context: &StepContext<'_>,
+        id: &str,
+    ) -> Result<Option<String>, StepError> {
+        match self.phase(context).await? {
+            Some(Phase::Leads) => Ok(Some(self.drain(id, None, drain::BUDGET).await)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn phase(&self, context: &StepContext<'_>) -> Result<Option<Phase>, StepError> {
+        redirect::phase(context.order_id)
             .await
-            .map_err(|error| failed(&error))?;
-        Ok(Done::said("new connections go to the published port again"))
+            .map_err(|error| failed(&error))
+    }
+
+    /// Waits until the replacement takes connections wherever the standby does, which is of the same
+    /// revision: at its own address and at the published ports, tried past the redirect.
+    async fn proven(
+        &self,
+        context: &StepContext<'_>,
+        ports: &[Published],
+    ) -> Result<(), StepError> {
+        let Ok((_, standby)) = self.standby(context).await else {
+            // It serves nobody: the sooner its redirect ends the better.
+            return Ok(());
+        };
+        let wanted = taken(&standby, &inside(ports)).await;
+        let gateway = place(&standby).and_then(|(_, network)| {
+            let network = &standby["NetworkSettings"]["Networks"][network];
+            text(network, "Gateway").parse().ok()
+        });
+        let no_ways = |error: std::io::Error| StepError {
+            transient: true,
+            ..refused(
+                "no-ways",
+                format!("cannot try the published ports: {error}"),
+            )
+        };
+        let ways = serving::ways(ports, &wanted, gateway)
+            .await
+            .map_err(no_ways)?;
+        let spared: Vec<SocketAddrV4> = ways.iter().map(|way| way.from).collect();
+        self.lead(context, &standby, ports, &spared).await?;
+        let end = Instant::now() + SERVES;
+        loop {
+            let (_, new) = self.replacement(context).await?;
+            let mut leads = taken(&new, &wanted).await.is_superset(&wanted);
+            for way in &ways {
+                leads = leads && way.leads().await;
+            }
+            if leads {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(not_serving("the new container", &wanted));
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     pub(super) async fn stop_standby(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
@@ -128,16 +276,37 @@ impl DockerKind {
             }
         }
     }
+}
 
-    /// The interface of a bridge network.
-    async fn bridge_of(&self, network: &str) -> Result<String, StepError> {
-        let inspect = self.engine.network(network).await?;
-        let named = text(&inspect["Options"], "com.docker.network.bridge.name");
-        if !named.is_empty() {
-            return Ok(named.to_owned());
-        }
-        let id: String = text(&inspect, "Id").chars().take(12).collect();
-        Ok(format!("br-{id}"))
+/// The interface of a bridge network.
+pub(in crate::targets::docker) fn bridge_of(network: &Value) -> String {
+    let named = text(&network["Options"], "com.docker.network.bridge.name");
+    if !named.is_empty() {
+        return named.to_owned();
+    }
+    let id: String = text(network, "Id").chars().take(12).collect();
+    format!("br-{id}")
+}
+
+fn inside(ports: &[Published]) -> BTreeSet<u16> {
+    ports.iter().map(|port| port.inside).collect()
+}
+
+/// Those of the ports at which the container takes connections.
+async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u16> {
+    match place(inspect) {
+        Some((address, _)) if runs(inspect) => serving::taking(address.into(), inside).await,
+        _ => BTreeSet::new(),
+    }
+}
+
+fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
+    StepError {
+        next_step: "see its log; with --swap cold nothing has to answer beforehand".to_owned(),
+        ..refused(
+            "port-not-answering",
+            format!("{who} does not take connections at all of its ports {wanted:?}"),
+        )
     }
 }
 
@@ -156,13 +325,6 @@ fn with_alias(record: &ContainerRecord, name: &str) -> ContainerRecord {
         }
     }
     record
-}
-
-fn place(inspect: &Value) -> Option<(Ipv4Addr, String)> {
-    inspect["NetworkSettings"]["Networks"]
-        .as_object()?
-        .iter()
-        .find_map(|(name, network)| Some((text(network, "IPAddress").parse().ok()?, name.clone())))
 }
 
 fn failed(error: &RedirectError) -> StepError {
