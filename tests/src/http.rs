@@ -28,9 +28,23 @@ pub struct Answer {
 /// # Errors
 /// No connection or no whole answer in time.
 pub async fn get(address: &str, path: &str) -> io::Result<Answer> {
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+    get_within(address, path, CONNECT_TIMEOUT, ANSWER_TIMEOUT).await
+}
+
+/// As [`get`], with timeouts of the caller's choice.
+///
+/// # Errors
+/// No connection or no whole answer in time.
+pub async fn get_within(
+    address: &str,
+    path: &str,
+    connecting: Duration,
+    answering: Duration,
+) -> io::Result<Answer> {
+    let mut stream = timeout(connecting, TcpStream::connect(address))
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting timed out"))??;
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting timed out"))?
+        .map_err(|error| io::Error::new(error.kind(), format!("connecting: {error}")))?;
     let exchange = async {
         stream.set_nodelay(true)?;
         let request =
@@ -43,7 +57,7 @@ pub async fn get(address: &str, path: &str) -> io::Result<Answer> {
             .await?;
         parse(&String::from_utf8_lossy(&bytes))
     };
-    timeout(ANSWER_TIMEOUT, exchange)
+    timeout(answering, exchange)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the answer timed out"))?
 }

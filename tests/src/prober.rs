@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::process::Signal;
@@ -30,13 +30,25 @@ pub struct Summary {
     pub answers: BTreeMap<String, u64>,
     /// Lost requests by reason.
     pub reasons: BTreeMap<String, u64>,
+    /// When the first lost requests were sent, milliseconds since the epoch.
+    pub lost_at_ms: Vec<u64>,
 }
 
 /// One finished request.
 #[derive(Debug)]
 struct Seen {
     at: Instant,
+    sent: SystemTime,
     outcome: Result<String, String>,
+}
+
+/// Of so many lost requests it is told when they were sent.
+const LOST_KEPT: usize = 20;
+
+/// Milliseconds since the epoch.
+pub fn since_epoch(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 impl Summary {
@@ -52,14 +64,57 @@ impl Summary {
             Err(reason) => {
                 self.lost += 1;
                 *self.reasons.entry(reason).or_default() += 1;
+                if self.lost_at_ms.len() < LOST_KEPT {
+                    self.lost_at_ms.push(since_epoch(seen.sent));
+                }
             }
+        }
+    }
+}
+
+/// How long a request may take before it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A connection must be there at once: measures how long an outage is.
+    Short,
+    /// As people have it: a machine that is slow at the moment loses nothing.
+    Long,
+}
+
+impl Patience {
+    /// The word on the command line of `bin/prober`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "long",
+        }
+    }
+
+    /// From that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Short, Self::Long]
+            .into_iter()
+            .find(|patience| patience.word() == word)
+    }
+
+    async fn get(self, address: &str) -> std::io::Result<http::Answer> {
+        /// Long enough for any machine, and shorter than a prober may take to end.
+        const LONG: Duration = Duration::from_secs(20);
+        match self {
+            Self::Short => http::get(address, "/").await,
+            Self::Long => http::get_within(address, "/", LONG, LONG).await,
         }
     }
 }
 
 /// Probes `http://ADDRESS/` so many times a second until `stop` rises: an open loop, so that a slow server gets
 /// as many requests as a quick one.
-pub async fn probe(address: &str, per_second: u32, mut stop: watch::Receiver<bool>) -> Summary {
+pub async fn probe(
+    address: &str,
+    per_second: u32,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) -> Summary {
     let (sender, mut seen) = mpsc::channel(4096);
     let mut ticks = interval(Duration::from_secs(1) / per_second.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -78,12 +133,13 @@ pub async fn probe(address: &str, per_second: u32, mut stop: watch::Receiver<boo
             _ = ticks.tick() => {
                 let (sender, address) = (sender.clone(), address.to_owned());
                 tokio::spawn(async move {
-                    let outcome = match http::get(&address, "/").await {
+                    let sent = SystemTime::now();
+                    let outcome = match patience.get(&address).await {
                         Ok(answer) if answer.status == 200 => Ok(answer.body),
                         Ok(answer) => Err(format!("status {}", answer.status)),
-                        Err(error) => Err(error.kind().to_string()),
+                        Err(error) => Err(format!("{}: {error}", error.kind())),
                     };
-                    let _ = sender.send(Seen { at: Instant::now(), outcome }).await;
+                    let _ = sender.send(Seen { at: Instant::now(), sent, outcome }).await;
                 });
             }
         }
@@ -102,21 +158,35 @@ pub struct Prober {
 impl Prober {
     /// Probes from this machine, for instance `127.0.0.1:8080` or this machine's own address.
     pub async fn start(name: &str, address: &str, per_second: u32, folder: &Path) -> Self {
-        Self::launch(
-            name,
-            Command::new(binary::find("prober")),
-            address,
-            per_second,
-            folder,
-        )
-        .await
+        let command = Command::new(binary::find("prober"));
+        Self::launch(name, command, address, per_second, Patience::Short, folder).await
+    }
+
+    /// As [`Prober::start`], with long patience.
+    pub async fn start_patient(name: &str, address: &str, per_second: u32, folder: &Path) -> Self {
+        let command = Command::new(binary::find("prober"));
+        Self::launch(name, command, address, per_second, Patience::Long, folder).await
+    }
+
+    /// As [`Prober::start_in`], with long patience.
+    pub async fn start_patient_in(
+        netns: &Netns,
+        port: u16,
+        per_second: u32,
+        folder: &Path,
+    ) -> Self {
+        let address = format!("{}:{port}", netns.host_address());
+        let command = netns.command(&binary::find("prober"));
+        let name = "prober-netns";
+        Self::launch(name, command, &address, per_second, Patience::Long, folder).await
     }
 
     /// Probes this machine's port from another network namespace.
     pub async fn start_in(netns: &Netns, port: u16, per_second: u32, folder: &Path) -> Self {
         let address = format!("{}:{port}", netns.host_address());
         let command = netns.command(&binary::find("prober"));
-        Self::launch("prober-netns", command, &address, per_second, folder).await
+        let name = "prober-netns";
+        Self::launch(name, command, &address, per_second, Patience::Short, folder).await
     }
 
     async fn launch(
@@ -124,15 +194,17 @@ impl Prober {
         mut command: Command,
         address: &str,
         per_second: u32,
+        patience: Patience,
         folder: &Path,
     ) -> Self {
         let result = folder.join(format!("{name}.json"));
         command
             .arg(address)
             .arg(per_second.to_string())
+            .arg(patience.word())
             .arg(&result);
         let process = Process::spawn(name, &mut command, folder);
-        until(name, Duration::from_secs(10), async || {
+        until(name, Duration::from_secs(60), async || {
             let log = process.log();
             log.contains("probing").then_some(()).ok_or(log)
         })
@@ -146,7 +218,7 @@ impl Prober {
     /// It does not end, or has no result.
     pub async fn stop(mut self) -> Summary {
         self.process.signal(Signal::TERM);
-        self.process.ended(Duration::from_secs(15)).await;
+        self.process.ended(Duration::from_secs(60)).await;
         let text = fs::read(&self.result).expect("the prober wrote its result");
         serde_json::from_slice(&text).expect("the prober's result is readable")
     }
@@ -187,7 +259,8 @@ mod tests {
                 Err("refused".to_owned())
             };
             let at = start + Duration::from_millis(ms);
-            summary.add(Seen { at, outcome }, &mut last);
+            let sent = SystemTime::UNIX_EPOCH;
+            summary.add(Seen { at, sent, outcome }, &mut last);
         }
         assert_eq!((summary.requests, summary.lost), (5, 2));
         assert_eq!(summary.longest_gap_ms, 200);

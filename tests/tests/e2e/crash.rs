@@ -37,6 +37,9 @@ fn plain(version: &'static str, fault: &'static str) -> Image {
 pub(super) struct Ground {
     pub(super) stage: Stage,
     port: Port,
+    /// Of this test alone: nobody else changes its bridge.
+    network: String,
+    bridge: String,
     /// Known-good, #1.
     old: String,
     /// Broken, #2.
@@ -45,14 +48,20 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) async fn new() -> Self {
+        let stage = Stage::new().await;
+        let network = stage.scope.network("net", &[]).await;
+        let inspect = ["network", "inspect", "-f", "{{.Id}}", &network];
+        let id = stage.scope.cli(&inspect).await;
         let ground = Self {
-            stage: Stage::new().await,
+            stage,
             port: Port::lease(),
+            bridge: format!("br-{}", id.chars().take(12).collect::<String>()),
+            network,
             old: plain("v1", "").shared().await,
             new: plain("v2", "health").shared().await,
         };
         let publish = ground.publish();
-        let flags = [&["-p", publish.as_str()], &CHECKS[..]].concat();
+        let flags = ground.flags(&publish);
         ground.stage.scope.run("shop", &flags, &ground.old).await;
         ground.stage.known_good("shop", 1).await;
         ground.deploy(&ground.new).await;
@@ -64,9 +73,14 @@ impl Ground {
         format!("127.0.0.1:{}:8080", self.port)
     }
 
+    fn flags<'a>(&'a self, publish: &'a str) -> Vec<&'a str> {
+        let own = ["-p", publish, "--network", &self.network];
+        [&own[..], &CHECKS[..]].concat()
+    }
+
     pub(super) async fn deploy(&self, image: &str) {
         let publish = self.publish();
-        let flags = [&["-p", publish.as_str()], &CHECKS[..]].concat();
+        let flags = self.flags(&publish);
         self.stage.scope.redeploy("shop", &flags, image).await;
     }
 
@@ -151,6 +165,9 @@ impl Ground {
             .filter_map(|line| line.trim().strip_prefix("table ip sternway_"))
             .find(|order| ours.contains(order));
         assert_eq!(left, None, "{what}");
+        let setting = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.bridge);
+        let accepts = std::fs::read_to_string(setting).expect("the bridge is there");
+        assert_eq!(accepts.trim(), "0", "{what}: loopback on the bridge");
     }
 }
 
