@@ -1,8 +1,15 @@
-//! Where a test may kill the agent: compiled in only with the feature `faults`, which no release has.
+//! Where a test may kill the agent, or take its disk away: compiled in only with the feature `faults`, which no
+//! release has (and into unit tests).
 //!
-//! `STERNWAY_FAULT=journal:N:before|in|after` kills the process (SIGKILL, nothing is unwound or flushed)
-//! before the N-th append to any order's journal, after it was written and before it was synced, or after it
-//! was synced. N counts from 1 over the life of the process.
+//! - `STERNWAY_FAULT=journal:N:before|in|after` kills the process (SIGKILL, nothing is unwound or flushed)
+//!   before the N-th append to any order's journal, after it was written and before it was synced, or after it
+//!   was synced.
+//! - `STERNWAY_FAULT=journal:N:fail:FILE` makes appends fail as on a full disk from the N-th on, for as long as
+//!   `FILE` exists. Half of the record is written first.
+//!
+//! N counts from 1 over the life of the process.
+
+use std::{io, path::Path};
 
 /// A moment in an append to a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,25 +30,65 @@ pub fn journal(moment: Moment) {
     armed::journal(moment);
 }
 
+/// Why this journal cannot be written, if a test wants that.
+///
+/// # Errors
+/// A test wants it.
+#[cfg(not(any(test, feature = "faults")))]
+#[inline]
+pub fn disk(_journal: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Why this journal cannot be written, if a test wants that.
+///
+/// # Errors
+/// A test wants it.
+#[cfg(any(test, feature = "faults"))]
+pub fn disk(journal: &Path) -> io::Result<()> {
+    #[cfg(feature = "faults")]
+    armed::disk()?;
+    #[cfg(test)]
+    full::disk(journal)?;
+    let _ = journal;
+    Ok(())
+}
+
+/// No space is left on the device.
+#[cfg(any(test, feature = "faults"))]
+fn no_space() -> io::Error {
+    io::Error::from(rustix::io::Errno::NOSPC)
+}
+
 #[cfg(feature = "faults")]
 mod armed {
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
+    use std::{
+        io,
+        path::PathBuf,
+        sync::{
+            LazyLock,
+            atomic::{AtomicU64, Ordering},
+        },
     };
 
     use super::Moment;
 
-    static ARMED: LazyLock<Option<(u64, Moment)>> = LazyLock::new(|| {
+    #[derive(Debug, PartialEq)]
+    enum Fault {
+        Dies(Moment),
+        Fails(PathBuf),
+    }
+
+    static ARMED: LazyLock<Option<(u64, Fault)>> = LazyLock::new(|| {
         let text = std::env::var("STERNWAY_FAULT").ok()?;
-        let (number, moment) = text.strip_prefix("journal:")?.split_once(':')?;
-        let moment = match moment {
-            "before" => Moment::Before,
-            "in" => Moment::In,
-            "after" => Moment::After,
-            _ => return None,
+        let (number, what) = text.strip_prefix("journal:")?.split_once(':')?;
+        let fault = match what {
+            "before" => Fault::Dies(Moment::Before),
+            "in" => Fault::Dies(Moment::In),
+            "after" => Fault::Dies(Moment::After),
+            _ => Fault::Fails(what.strip_prefix("fail:")?.into()),
         };
-        Some((number.parse().ok()?, moment))
+        Some((number.parse().ok()?, fault))
     });
     static APPENDS: AtomicU64 = AtomicU64::new(0);
 
@@ -50,11 +97,62 @@ mod armed {
             Moment::Before => APPENDS.fetch_add(1, Ordering::SeqCst) + 1,
             Moment::In | Moment::After => APPENDS.load(Ordering::SeqCst),
         };
-        if *ARMED == Some((number, moment)) {
+        if *ARMED == Some((number, Fault::Dies(moment))) {
             let _ = rustix::process::kill_process(
                 rustix::process::getpid(),
                 rustix::process::Signal::KILL,
             );
+        }
+    }
+
+    pub(super) fn disk() -> io::Result<()> {
+        match &*ARMED {
+            Some((number, Fault::Fails(file)))
+                if APPENDS.load(Ordering::SeqCst) >= *number && file.exists() =>
+            {
+                Err(super::no_space())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Disks that are full, for unit tests: every journal below a folder.
+#[cfg(test)]
+pub(crate) mod full {
+    use std::{
+        collections::BTreeMap,
+        io,
+        path::{Path, PathBuf},
+        sync::{Mutex, PoisonError},
+    };
+
+    /// Folders, and how many appends there still succeed.
+    static FULL: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
+
+    /// Appends to journals below that folder fail, but for the next `spared`.
+    pub(crate) fn after(dir: &Path, spared: u32) {
+        FULL.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(dir.to_owned(), spared);
+    }
+
+    /// There is room again.
+    pub(crate) fn no_longer(dir: &Path) {
+        FULL.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(dir);
+    }
+
+    pub(super) fn disk(journal: &Path) -> io::Result<()> {
+        let mut full = FULL.lock().unwrap_or_else(PoisonError::into_inner);
+        match full.iter_mut().find(|(dir, _)| journal.starts_with(dir)) {
+            Some((_, 0)) => Err(super::no_space()),
+            Some((_, spared)) => {
+                *spared -= 1;
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 }

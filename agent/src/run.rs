@@ -43,6 +43,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             order_timeout: settings.order_timeout,
             check_interval: settings.check_interval,
             readiness_interval: settings.readiness_interval,
+            forget_after: settings.forget_after,
         },
         Registry::new([docker]),
         requests,

@@ -39,7 +39,7 @@ pub struct Settings {
     pub keep: usize,
     /// What the artifacts may take on the disk, MiB.
     pub disk_budget_mib: u64,
-    /// A restore that takes longer is undone.
+    /// A restore that takes longer is undone; the time that its checks may take comes on top.
     #[serde(with = "duration")]
     pub order_timeout: Duration,
     /// How often the checks of each target run although nothing changed.
@@ -48,6 +48,9 @@ pub struct Settings {
     /// How often readiness is looked at, and leftovers are collected, although nothing changed.
     #[serde(with = "duration")]
     pub readiness_interval: Duration,
+    /// A target that was seen gone for that long is forgotten with its revisions.
+    #[serde(with = "duration")]
+    pub forget_after: Duration,
     pub docker: DockerSettings,
 }
 
@@ -62,6 +65,7 @@ impl Default for Settings {
             order_timeout: Duration::from_mins(10),
             check_interval: Duration::from_mins(1),
             readiness_interval: Duration::from_mins(5),
+            forget_after: Duration::from_hours(168),
             docker: DockerSettings::default(),
         }
     }
@@ -177,6 +181,7 @@ impl Settings {
             ("order_timeout", self.order_timeout),
             ("check_interval", self.check_interval),
             ("readiness_interval", self.readiness_interval),
+            ("forget_after", self.forget_after),
         ] {
             if duration < Duration::from_millis(100) {
                 return invalid(key, "it is shorter than 100 ms");

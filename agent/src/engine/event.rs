@@ -75,6 +75,23 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// It tells what happened, and cannot be found out again. Everything else announces or decides, and is
+    /// decided anew when it could not be written.
+    #[must_use]
+    pub fn is_fact(&self) -> bool {
+        matches!(
+            self,
+            Self::StepSucceeded { .. }
+                | Self::StepFailed { .. }
+                | Self::Undone { .. }
+                | Self::UndoFailed { .. }
+                | Self::Evidence { .. }
+                | Self::Recovered
+        )
+    }
+}
+
 /// How an order ends: [`v1::Outcome`] without the unset value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -49,8 +49,9 @@ pub enum JournalError {
     /// It was created and the agent died before its first record was on disk: nothing was acknowledged.
     #[error("journal {} holds nothing yet", path.display())]
     Unborn { path: PathBuf },
-    /// An earlier write failed in a way that leaves unknown what is on disk. Never retried: the kernel
+    /// An earlier write failed in a way that leaves unknown what is on disk. Never synced again: the kernel
     /// may have dropped the dirty pages, and a second fsync would then report success for nothing.
+    /// [`Journal::mend`] writes anew behind what was acknowledged.
     #[error("journal {} is closed after a failed write", path.display())]
     Poisoned { path: PathBuf },
     #[error("an event of {bytes} bytes is too long for journal {}", path.display())]
@@ -58,6 +59,15 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Why, without where.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// There is no room on the disk (or in the quota).
     #[must_use]
     pub fn is_no_space(&self) -> bool {
@@ -70,6 +80,7 @@ impl JournalError {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    order_id: Uuid,
     file: File,
     length: u64,
     chain: [u8; 32],
@@ -108,6 +119,7 @@ impl Journal {
             .map_err(io("create"))?;
         let mut journal = Self {
             path: path.clone(),
+            order_id,
             file,
             length: 0,
             chain: Sha256::digest(order_id.as_bytes()).into(),
@@ -162,6 +174,7 @@ impl Journal {
         }
         let mut journal = Self {
             path: path.clone(),
+            order_id,
             file,
             length: read.length as u64,
             chain: read.chain,
@@ -199,7 +212,7 @@ impl Journal {
         let chain = link(&self.chain, &payload);
         let record = frame(&chain, &payload);
         fault::journal(Moment::Before);
-        if let Err(source) = self.file.write_all(&record) {
+        if let Err(source) = self.write(&record) {
             self.poisoned = self.cut().is_err();
             return Err(self.io("write", source));
         }
@@ -217,6 +230,62 @@ impl Journal {
         }
         self.lines.push(line);
         Ok(self.lines.len() as u64)
+    }
+
+    /// Makes the journal writable again after an append has failed. What was not acknowledged is cut off, and
+    /// what was is read back: the journal goes on behind exactly those lines. Through a handle of its own,
+    /// because the one that failed may know no more of what is on disk.
+    ///
+    /// # Errors
+    /// The disk still fails, or somebody changed what had been acknowledged; then it may be tried again.
+    pub fn mend(&mut self) -> Result<(), JournalError> {
+        self.poisoned = true;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(|source| self.io("open", source))?;
+        let damaged = |(offset, reason)| JournalError::Damaged {
+            path: self.path.clone(),
+            offset,
+            reason,
+        };
+        let gone = "what was acknowledged is there no more";
+        match file.metadata() {
+            // A cut to more than there is would fill up with zeros.
+            Ok(found) if found.len() < self.length => return Err(damaged((0, gone))),
+            Ok(_) => {}
+            Err(source) => return Err(self.io("look at", source)),
+        }
+        file.set_len(self.length)
+            .and_then(|()| file.sync_all())
+            .map_err(|source| self.io("truncate", source))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|source| self.io("read", source))?;
+        let read = read_lines(&bytes, self.order_id).map_err(damaged)?;
+        if read.length as u64 != self.length || read.chain != self.chain {
+            return Err(damaged((read.length, gone)));
+        }
+        // The cut gave back what was set aside. Without it appends are checked all the same.
+        let _ = set_aside(&file);
+        self.file = file;
+        self.poisoned = false;
+        Ok(())
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
+        if let Err(full) = fault::disk(&self.path) {
+            self.file.write_all(&record[..record.len() / 2])?;
+            return Err(full);
+        }
+        self.file.write_all(record)
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Every line so far.
@@ -242,6 +311,18 @@ impl Journal {
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+/// The first line of a journal of which the rest may be damaged.
+#[must_use]
+pub fn first_line(dir: &Path, order_id: Uuid) -> Option<Line> {
+    let bytes = std::fs::read(dir.join(file_name(order_id))).ok()?;
+    let rest = bytes.strip_prefix(&HEADER)?;
+    let chain = Sha256::digest(order_id.as_bytes()).into();
+    match read_record(rest, &chain) {
+        Record::Whole { line, .. } => Some(*line),
+        Record::Torn | Record::Damaged(_) => None,
     }
 }
 

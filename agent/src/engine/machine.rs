@@ -462,6 +462,26 @@ impl Run {
         }
     }
 
+    /// It goes forward and can still be undone.
+    #[must_use]
+    pub fn may_turn_back(&self) -> bool {
+        self.phase == Phase::Forward && !self.committed()
+    }
+
+    /// A step was begun: the host may have been changed.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.progress
+            .iter()
+            .any(|progress| progress.status != Status::Pending)
+    }
+
+    /// It is being undone.
+    #[must_use]
+    pub fn is_undoing(&self) -> bool {
+        matches!(self.phase, Phase::Backward { .. })
+    }
+
     /// The steps; empty before the plan.
     #[must_use]
     pub fn steps(&self) -> &[Step] {

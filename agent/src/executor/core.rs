@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{ledger::Ledger, outbox::Outbox, settings::Settings};
 use crate::{
-    store::revisions::Revisions,
+    store::{gone::Gone, revisions::Revisions},
     targets::{Observed, Registry},
 };
 
@@ -35,8 +35,22 @@ pub(super) struct Core {
     active: Mutex<BTreeMap<TargetName, Active>>,
     /// The controller's clock minus the host's, milliseconds.
     clock_offset_ms: AtomicI64,
-    /// Orders whose journals cannot be read: what they did to which target is not known.
-    pub(super) damaged: Mutex<BTreeSet<Uuid>>,
+    /// Orders that are open and cannot be gone on with.
+    lost: Mutex<BTreeMap<Uuid, Lost>>,
+    /// Targets whose order cannot go on at this moment, and why: told as a problem of their readiness.
+    stuck: Mutex<BTreeMap<TargetName, v1::Problem>>,
+    /// How long targets were seen gone.
+    gone: Mutex<Gone>,
+    /// Targets to be forgotten when they are tended next.
+    due: Mutex<BTreeSet<TargetName>>,
+}
+
+/// An order that is open and cannot be gone on with: what it did is not known.
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
+    /// None: not even that is known, so that no target is safe.
+    pub(super) target: Option<TargetName>,
+    pub(super) problem: v1::Problem,
 }
 
 /// What is known of a target beside its revisions; found anew after a restart.
@@ -71,6 +85,7 @@ impl Core {
         ledger: Ledger,
         shutdown: CancellationToken,
     ) -> Self {
+        let gone = Gone::open(&settings.state_dir);
         Self {
             settings,
             registry,
@@ -81,7 +96,10 @@ impl Core {
             live: Mutex::default(),
             active: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
-            damaged: Mutex::default(),
+            lost: Mutex::default(),
+            due: Mutex::default(),
+            gone: Mutex::new(gone),
+            stuck: Mutex::default(),
         }
     }
 
@@ -101,9 +119,53 @@ impl Core {
         lock(&self.active)
     }
 
-    /// An order whose journal cannot be read, if there is one.
-    pub(super) fn damaged_order(&self) -> Option<Uuid> {
-        lock(&self.damaged).first().copied()
+    pub(super) fn gone(&self) -> MutexGuard<'_, Gone> {
+        lock(&self.gone)
+    }
+
+    pub(super) fn due(&self) -> MutexGuard<'_, BTreeSet<TargetName>> {
+        lock(&self.due)
+    }
+
+    /// An open order cannot be gone on with: its target is blocked, and so is every target where it is not known.
+    pub(super) fn lose(&self, order: Uuid, lost: Lost) {
+        match &lost.target {
+            Some(target) => self.outbox.target(target),
+            None => self.outbox.all(),
+        }
+        lock(&self.lost).insert(order, lost);
+    }
+
+    /// What stands in the way of every order for that target.
+    pub(super) fn lost(&self, target: &TargetName) -> Option<v1::Problem> {
+        lock(&self.lost)
+            .values()
+            .find(|lost| lost.target.as_ref().is_none_or(|one| one == target))
+            .map(|lost| lost.problem.clone())
+    }
+
+    /// Orders whose things on the host are not to be touched.
+    pub(super) fn open_orders(&self) -> Vec<Uuid> {
+        let mut open: Vec<Uuid> = lock(&self.lost).keys().copied().collect();
+        open.extend(self.active().values().map(|active| active.order));
+        open
+    }
+
+    /// The target's order cannot go on, and why; `None`: it goes on.
+    pub(super) fn set_stuck(&self, target: &TargetName, problem: Option<v1::Problem>) {
+        let mut stuck = lock(&self.stuck);
+        match problem {
+            Some(problem) => stuck.insert(target.clone(), problem),
+            None => stuck.remove(target),
+        };
+        drop(stuck);
+        self.outbox.target(target);
+    }
+
+    /// Why the target's order cannot go on, if it cannot.
+    pub(super) fn stuck(&self, target: &TargetName) -> Option<v1::Problem> {
+        let stuck = lock(&self.stuck).get(target).cloned();
+        stuck.or_else(|| self.lost(target))
     }
 
     pub(super) fn set_clock_offset(&self, offset_ms: i64) {
@@ -134,7 +196,12 @@ impl Core {
         if live.is_none() && history.is_none() && blocked.is_none() {
             return None;
         }
-        let live = live.unwrap_or_default();
+        let mut live = live.unwrap_or_default();
+        if let Some(problem) = self.stuck(target) {
+            let readiness = live.readiness.get_or_insert_default();
+            readiness.verdict = v1::ReadinessVerdict::NotReady.into();
+            readiness.problems.insert(0, problem);
+        }
         let mut entries: Vec<v1::Revision> = history
             .iter()
             .flat_map(|history| history.entries())

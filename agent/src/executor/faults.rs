@@ -23,17 +23,23 @@ use super::{Executor, settings::Settings};
 use crate::{
     boundary::{Report, Request},
     engine::{
-        journal::file_name,
+        event::Event,
+        journal::{Journal, file_name},
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
+    fault,
     targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded, Registry},
 };
 
 const HOST: Uuid = Uuid::from_u128(7);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What runs, and how it misbehaves.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a way to misbehave of its own"
+)]
 struct World {
     running: Option<&'static str>,
     instance: u32,
@@ -43,6 +49,18 @@ struct World {
     undo_loses: bool,
     /// The scope puts together what runs already.
     result_is_running: bool,
+    /// As an exchange is: one step stops what runs, the next starts the other.
+    in_two_steps: bool,
+    rescues: u32,
+    /// Steps that panic before one does not.
+    panics: u32,
+    checks_panic: bool,
+    /// It ends, against its contract.
+    watch_ends: bool,
+    /// How long its checks may take.
+    checking: Duration,
+    /// Orders whose things were spared at the last collection.
+    spared: Vec<Uuid>,
 }
 
 #[derive(Clone, Default)]
@@ -109,7 +127,7 @@ impl Kind for Scripted {
 
     async fn watch(&self, changed: mpsc::Sender<Changed>) {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
-        while changed.send(Changed::All).await.is_ok() {
+        while !self.world().watch_ends && changed.send(Changed::All).await.is_ok() {
             tick.tick().await;
         }
     }
@@ -121,27 +139,42 @@ impl Kind for Scripted {
             Some(running) if world.result_is_running => running.to_owned(),
             _ => to,
         };
+        let step = |id: &str| Step {
+            id: format!("scripted.{id}"),
+            description: id.into(),
+            payload: Value::Null,
+            timeout: Duration::from_secs(2),
+            commits: false,
+        };
         Ok(Draft {
-            steps: vec![Step {
-                id: "scripted.switch".into(),
-                description: "switch".into(),
-                payload: Value::Null,
-                timeout: Duration::from_secs(2),
-                commits: false,
-            }],
+            steps: if world.in_two_steps {
+                vec![step("stop"), step("switch")]
+            } else {
+                vec![step("switch")]
+            },
             result: content(&result),
             swap: v1::Swap::Cold,
             swap_reason: String::new(),
             checks: Vec::new(),
             soak: Duration::ZERO,
+            checking: world.checking,
             warnings: Vec::new(),
             blockers: Vec::new(),
             expected_outage: String::new(),
         })
     }
 
-    async fn apply(&self, _context: &StepContext<'_>, _step: &Step) -> Result<Done, StepError> {
+    async fn apply(&self, _context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         let mut world = self.world();
+        if world.panics > 0 {
+            world.panics -= 1;
+            drop(world);
+            panic!("on purpose");
+        }
+        if step.id == "scripted.stop" {
+            world.running = None;
+            return Ok(Done::said("stopped"));
+        }
         world.switches += 1;
         if world.apply_fails {
             return Err(StepError {
@@ -163,7 +196,10 @@ impl Kind for Scripted {
     }
 
     async fn rescue(&self, _: &StepContext<'_>, _: &[Step]) -> Result<Done, StepError> {
-        Ok(Done::said("nothing to do"))
+        let mut world = self.world();
+        world.rescues += 1;
+        world.running.get_or_insert("v2");
+        Ok(Done::said("what ran before runs"))
     }
 
     async fn check(
@@ -173,6 +209,7 @@ impl Kind for Scripted {
         _evidence: &EvidenceSink,
     ) -> Result<v1::Verdict, KindError> {
         let world = self.world();
+        assert!(!world.checks_panic, "on purpose");
         let runs = world.running.map(id) == Some(recorded.id.clone());
         Ok(if runs || world.result_is_running {
             v1::Verdict::Passed
@@ -189,7 +226,8 @@ impl Kind for Scripted {
         Ok(())
     }
 
-    async fn collect(&self, _: &[Uuid]) -> Result<(), KindError> {
+    async fn collect(&self, open: &[Uuid]) -> Result<(), KindError> {
+        self.world().spared = open.to_vec();
         Ok(())
     }
 }
@@ -214,6 +252,7 @@ impl Agent {
             order_timeout: Duration::from_mins(1),
             check_interval: Duration::from_mins(10),
             readiness_interval: Duration::from_mins(10),
+            forget_after: Duration::from_hours(1),
         };
         let kinds: [Arc<dyn Kind>; 1] = [Arc::new(kind.clone())];
         let executor = Executor::start(
@@ -278,12 +317,45 @@ impl Agent {
         .ok()
     }
 
+    /// Waits until the order stands still for that reason (true) or is over (false).
+    async fn stands_still(&mut self, order: Uuid, code: &str) -> bool {
+        timeout(SOON, async {
+            loop {
+                match self.reports.recv().await.expect("running") {
+                    Report::Target(target) if has_problem(&target, code) => return true,
+                    Report::Inventory(all)
+                        if all.targets.iter().any(|target| has_problem(target, code)) =>
+                    {
+                        return true;
+                    }
+                    Report::OrderEvent(event)
+                        if event.order_id == order.to_string()
+                            && matches!(event.event, Some(v1::order_event::Event::Finished(_))) =>
+                    {
+                        return false;
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await
+        .expect("either in time")
+    }
+
     async fn stop(self) {
         self.shutdown.cancel();
         timeout(SOON, self.executor.stopped())
             .await
             .expect("in time");
     }
+}
+
+fn has_problem(target: &v1::Target, code: &str) -> bool {
+    target
+        .readiness
+        .iter()
+        .flat_map(|readiness| &readiness.problems)
+        .any(|problem| problem.code == code && !problem.next_step.is_empty())
 }
 
 fn order(number: u128) -> v1::Order {
@@ -390,4 +462,204 @@ async fn an_order_that_was_told_refused_is_not_carried_out_when_it_comes_again()
         (v1::Outcome::Refused, 0)
     );
     agent.stop().await;
+}
+
+/// The disk is full from the N-th append on, for every N; then there is room again.
+async fn full_in_mid_order(apply_fails: bool) {
+    for spared in 1.. {
+        assert!(spared < 30, "the search comes to an end");
+        let (dir, kind, mut agent) = deployed().await;
+        {
+            let mut world = kind.world();
+            world.in_two_steps = true;
+            world.apply_fails = apply_fails;
+        }
+        fault::full::after(dir.path(), spared);
+        let id = Uuid::from_u128(1);
+        agent.send(Request::Order(seal(&order(1)))).await;
+        let stood_still = agent.stands_still(id, "journal-failed").await;
+        // Never none, also while nothing can be written down.
+        timeout(SOON, async {
+            while kind.world().running.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("nothing runs, full after {spared}"));
+        fault::full::no_longer(dir.path());
+        if !stood_still {
+            agent.stop().await;
+            return;
+        }
+        let end = agent.end(id).await.expect("told");
+        let (rescues, running) = {
+            let world = kind.world();
+            (world.rescues, world.running)
+        };
+        let expected = if apply_fails || rescues > 0 {
+            (v1::Outcome::Undone, Some("v2"))
+        } else {
+            (v1::Outcome::Restored, Some("v1"))
+        };
+        assert_eq!(
+            (end.outcome(), running),
+            expected,
+            "after {spared}: {end:?}"
+        );
+        // The next order finds nothing in its way, and the journal tells one story.
+        agent.stop().await;
+        let mut agent = Agent::start(dir.path(), &kind).await;
+        let again = agent.end(id).await.expect("told again");
+        assert_eq!(again, end);
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn never_none_an_order_goes_on_by_itself_when_its_journal_can_be_written_again() {
+    full_in_mid_order(false).await;
+}
+
+#[tokio::test]
+async fn never_none_an_undo_goes_on_by_itself_when_its_journal_can_be_written_again() {
+    full_in_mid_order(true).await;
+}
+
+#[tokio::test]
+async fn an_order_found_open_goes_on_by_itself_when_its_journal_can_be_written() {
+    let (dir, kind, mut agent) = deployed().await;
+    kind.world().in_two_steps = true;
+    fault::full::after(dir.path(), 4);
+    let id = Uuid::from_u128(1);
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.stands_still(id, "journal-failed").await);
+    agent.stop().await;
+    let mut agent = Agent::start(dir.path(), &kind).await;
+    assert!(agent.stands_still(id, "journal-failed").await);
+    fault::full::no_longer(dir.path());
+    let end = agent.end(id).await.expect("told");
+    let running = match end.outcome() {
+        v1::Outcome::Restored => "v1",
+        v1::Outcome::Undone => "v2",
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind.world().running, Some(running));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_task_panics_is_gone_on_with_as_after_a_crash() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().panics = 2;
+    let id = Uuid::from_u128(1);
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let end = agent.end(id).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
+    // One that panics again and again is undone, and the target is free.
+    kind.run("v2");
+    agent.sees("v2").await;
+    kind.world().panics = u32::MAX;
+    agent.send(Request::Order(seal(&order(2)))).await;
+    let end = agent.end(Uuid::from_u128(2)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Undone, "{end:?}");
+    kind.world().panics = 0;
+    agent.send(Request::Order(seal(&order(3)))).await;
+    let end = agent.end(Uuid::from_u128(3)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn checks_that_panic_leave_the_agent_alive() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().checks_panic = true;
+    kind.run("v3");
+    agent.sees("v3").await;
+    kind.run("v2");
+    agent.sees("v2").await;
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn never_silent_without_its_watcher_the_executor_ends() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().watch_ends = true;
+    timeout(SOON, agent.executor.ended()).await.expect("ended");
+}
+
+#[tokio::test]
+async fn the_time_of_checks_comes_on_top_of_the_limit() {
+    let (dir, kind, mut agent) = deployed().await;
+    kind.world().checking = Duration::from_hours(1);
+    let id = Uuid::from_u128(1);
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.end(id).await.is_some());
+    agent.stop().await;
+    let journal = Journal::open(&dir.path().join("orders/open"), id).expect("there");
+    let limit_ms = journal.lines().iter().find_map(|line| match &line.event {
+        Event::Planned { until_ms, .. } => Some(until_ms - line.at_ms),
+        _ => None,
+    });
+    // The minute of these settings, and the hour; the line was made a moment after the limit was.
+    let limit_ms = limit_ms.expect("planned");
+    assert!((3_600_000..=3_660_000).contains(&limit_ms), "{limit_ms}");
+}
+
+/// An agent that was stopped in the middle of an order, and whose journal is then changed.
+async fn cannot_resume(change: impl FnOnce(&mut Vec<u8>)) -> (v1::OrderFinished, Vec<Uuid>) {
+    let (dir, kind, mut agent) = deployed().await;
+    fault::full::after(dir.path(), 4);
+    let id = Uuid::from_u128(1);
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.stands_still(id, "journal-failed").await);
+    agent.stop().await;
+    fault::full::no_longer(dir.path());
+    let path = dir.path().join("orders/open").join(file_name(id));
+    let mut bytes = fs::read(&path).expect("there");
+    change(&mut bytes);
+    fs::write(&path, &bytes).expect("changed");
+    let mut agent = Agent::start(dir.path(), &kind).await;
+    assert!(agent.stands_still(id, "cannot-resume").await);
+    let mut next = order(2);
+    next.expected_revision = id_of_running(&kind).to_string();
+    agent.send(Request::Order(seal(&next))).await;
+    let end = agent.end(Uuid::from_u128(2)).await.expect("told");
+    let spared = timeout(SOON, async {
+        while kind.world().spared.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        kind.world().spared.clone()
+    })
+    .await
+    .expect("collected");
+    assert_eq!(fs::read(&path).expect("there"), bytes, "it is left alone");
+    agent.stop().await;
+    (end, spared)
+}
+
+fn id_of_running(kind: &Scripted) -> RevisionId {
+    id(kind.world().running.expect("runs"))
+}
+
+#[tokio::test]
+async fn an_open_order_that_cannot_be_read_blocks_its_target_and_is_spared() {
+    let last = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+    };
+    let newer = |bytes: &mut Vec<u8>| bytes[7] = b'2';
+    for (what, (end, spared)) in [
+        ("damaged", cannot_resume(last).await),
+        ("of a newer version", cannot_resume(newer).await),
+    ] {
+        assert_eq!(end.outcome(), v1::Outcome::Refused, "{what}: {end:?}");
+        let problem = end.problem.unwrap_or_default();
+        assert_eq!(problem.code, "cannot-resume", "{what}");
+        let file = file_name(Uuid::from_u128(1));
+        assert!(problem.next_step.contains(&file), "{what}: {problem:?}");
+        assert_eq!(spared, [Uuid::from_u128(1)], "{what}");
+    }
 }

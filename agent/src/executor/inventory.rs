@@ -2,9 +2,9 @@
 //! its checks, looks whether a rollback would work), and collects what orders left behind.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sternway_proto::{
@@ -13,7 +13,7 @@ use sternway_proto::{
 };
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -30,8 +30,9 @@ use crate::{
 /// How long a look at the host may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the checks of one target may take: their own deadline and soak, with room.
-const CHECK_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long the checks of one target may take: the longest deadline and soak that labels may ask for, with room.
+/// They end by themselves; this is for a hang.
+const CHECK_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// How long keeping the artifacts of one target may take.
 const KEEP_TIMEOUT: Duration = Duration::from_mins(2);
@@ -74,10 +75,16 @@ fn meaning(history: Option<&History>, observed: &Observed) -> Meaning {
 pub(super) struct Inventory {
     core: Arc<Core>,
     changes: mpsc::Receiver<Changed>,
-    tending: JoinSet<TargetName>,
+    tending: JoinSet<()>,
     /// Targets that are tended now; true: once more afterwards.
     tended: BTreeMap<TargetName, bool>,
+    /// Whose task that is: one that panics cannot say so any more.
+    tasks: HashMap<task::Id, TargetName>,
     turns: Arc<Semaphore>,
+    /// Targets whose present revision could not be written down: looked at again until it is.
+    unrecorded: BTreeSet<TargetName>,
+    /// When the upkeep was done last.
+    upkept: Option<Instant>,
 }
 
 /// Where to say that something may have changed.
@@ -91,7 +98,10 @@ impl Inventory {
             changes,
             tending: JoinSet::new(),
             tended: BTreeMap::new(),
+            tasks: HashMap::new(),
             turns: Arc::new(Semaphore::new(TENDED)),
+            unrecorded: BTreeSet::new(),
+            upkept: None,
         };
         (inventory, sender)
     }
@@ -111,24 +121,42 @@ impl Inventory {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(what) = self.changes.recv() => match what {
-                    Changed::All => self.look_at_all().await,
+                    Changed::All => drop(self.look_at_all().await),
                     Changed::Target(target) => self.look_at(&target).await,
                 },
-                Some(ended) = self.tending.join_next() => self.tended(ended),
-                _ = checks.tick() => self.tend_all(),
+                Some(ended) = watchers.join_next() => {
+                    // By its contract it never ends: without it the agent would be blind.
+                    match ended {
+                        Ok(()) => tracing::error!("a watcher ended by itself"),
+                        Err(error) => tracing::error!("a watcher failed: {error}"),
+                    }
+                    return;
+                }
+                Some(ended) = self.tending.join_next_with_id() => self.tended(ended),
+                _ = checks.tick() => {
+                    for target in std::mem::take(&mut self.unrecorded) {
+                        self.look_at(&target).await;
+                    }
+                    self.tend_all();
+                }
                 _ = upkeep.tick() => self.upkeep().await,
             }
         }
     }
 
-    async fn look_at_all(&mut self) {
+    /// Answers with the kinds that could be looked at.
+    async fn look_at_all(&mut self) -> Vec<&'static str> {
+        let mut answered = Vec::new();
         self.core
             .outbox
             .facts(facts::gather(&self.core.registry).await);
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
             match timeout(LOOK_TIMEOUT, kind.discover()).await {
-                Ok(Ok(all)) => self.discovered(&kind, &all),
+                Ok(Ok(all)) => {
+                    self.discovered(&kind, &all);
+                    answered.push(kind.label());
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(
                         kind = kind.label(),
@@ -146,6 +174,7 @@ impl Inventory {
             }
         }
         self.core.outbox.looked();
+        answered
     }
 
     fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed]) {
@@ -194,7 +223,7 @@ impl Inventory {
         }
     }
 
-    fn deployed(&self, observed: &Observed, id: &RevisionId) {
+    fn deployed(&mut self, observed: &Observed, id: &RevisionId) {
         let (Some(content), target) = (&observed.content, &observed.target) else {
             return;
         };
@@ -217,6 +246,7 @@ impl Inventory {
                 }
             }
             Err(error) => {
+                self.unrecorded.insert(target.clone());
                 // Loud and without consequence for what runs: this deployment cannot be undone, and the
                 // target's readiness says so.
                 tracing::error!(%target, "the revision of {target} could not be taken up: {error}");
@@ -257,41 +287,66 @@ impl Inventory {
             return;
         };
         self.tended.insert(target.clone(), false);
-        let (core, target, turns) = (self.core.clone(), target.clone(), self.turns.clone());
-        self.tending.spawn(async move {
+        let (core, turns) = (self.core.clone(), self.turns.clone());
+        let tended = target.clone();
+        let task = self.tending.spawn(async move {
             let turn = turns.acquire_owned().await;
-            tend(&core, kind.as_ref(), &target).await;
+            tend(&core, kind.as_ref(), &tended).await;
             drop(turn);
-            target
         });
+        self.tasks.insert(task.id(), target.clone());
     }
 
-    fn tended(&mut self, ended: Result<TargetName, tokio::task::JoinError>) {
-        match ended {
-            Ok(target) => {
-                if self.tended.remove(&target) == Some(true) {
+    fn tended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let (id, again) = match ended {
+            Ok((id, ())) => (id, true),
+            Err(error) => {
+                // A bug in a kind. Tended again with all the others, not at once.
+                tracing::error!("looking after a target failed: {error}");
+                (error.id(), false)
+            }
+        };
+        let Some(target) = self.tasks.remove(&id) else {
+            return;
+        };
+        if self.tended.remove(&target) == Some(true) && again {
+            self.tend(&target);
+        }
+    }
+
+    /// Counts for how long targets are gone, and has those forgotten that are for too long.
+    fn gone(&mut self, answered: &[&'static str]) {
+        let since = self.upkept.replace(Instant::now());
+        // Between two looks at which the target was gone it may have been anything; but not for long.
+        let since = since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+            .min(self.core.settings.readiness_interval * 2);
+        let (mut gone, mut unseen) = (BTreeSet::new(), BTreeSet::new());
+        for target in self.core.targets() {
+            let state = self.core.live().get(&target).map(|live| live.state);
+            if !answered.contains(&target.kind()) {
+                unseen.insert(target);
+            } else if state == Some(v1::TargetState::Gone) {
+                gone.insert(target);
+            }
+        }
+        let after = self.core.settings.forget_after;
+        let due = self.core.gone().look(&gone, &unseen, since, after);
+        match due {
+            Ok(due) => {
+                for target in due {
+                    self.core.due().insert(target.clone());
                     self.tend(&target);
                 }
             }
-            Err(error) => {
-                // A bug in a kind. Its target is not known here: let all be tended again.
-                tracing::error!("looking after a target failed: {error}");
-                self.tended.clear();
-                self.tending.abort_all();
-            }
+            Err(error) => tracing::warn!("cannot note which targets are gone: {error}"),
         }
     }
 
     async fn upkeep(&mut self) {
-        self.core
-            .outbox
-            .facts(facts::gather(&self.core.registry).await);
-        let open: Vec<_> = self
-            .core
-            .active()
-            .values()
-            .map(|active| active.order)
-            .collect();
+        let answered = self.look_at_all().await;
+        self.gone(&answered);
+        let open = self.core.open_orders();
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
             match timeout(LOOK_TIMEOUT, kind.collect(&open)).await {
@@ -322,6 +377,9 @@ fn gone(target: &TargetName) -> Observed {
 
 /// Keeps what a rollback needs, runs the checks, and looks whether a rollback would work.
 async fn tend(core: &Core, kind: &dyn Kind, target: &TargetName) {
+    if core.due().remove(target) && forget(core, kind, target).await {
+        return;
+    }
     let before = core.describe(target);
     keep(core, kind, target).await;
     readiness(core, kind, target).await;
@@ -351,6 +409,46 @@ fn without_times(target: &v1::Target) -> v1::Target {
         evidence.attempts = 0;
     }
     target
+}
+
+/// Forgets a target that is gone, with what is kept for it. Only ever from its own task, which is also the one
+/// that keeps: nothing is kept again behind this. False: it is not gone, or cannot be forgotten now.
+async fn forget(core: &Core, kind: &dyn Kind, target: &TargetName) -> bool {
+    let gone = || {
+        let gone = core
+            .live()
+            .get(target)
+            .is_some_and(|live| live.state == v1::TargetState::Gone);
+        gone && !core.active().contains_key(target) && core.stuck(target).is_none()
+    };
+    if !gone() {
+        return false;
+    }
+    match timeout(KEEP_TIMEOUT, kind.keep(target, &[])).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%target, "cannot let go of what is kept for {target}: {error}");
+            return false;
+        }
+        Err(_) => {
+            tracing::warn!(%target, "letting go of what is kept for {target} took too long");
+            return false;
+        }
+    }
+    let mut revisions = core.revisions();
+    // It may have come back meanwhile; then all is kept again.
+    if !gone() {
+        return false;
+    }
+    if let Err(error) = revisions.forget(target) {
+        tracing::warn!(%target, "cannot forget {target}: {error}");
+        return false;
+    }
+    core.live().remove(target);
+    drop(revisions);
+    tracing::info!(%target, "{target} was gone for long: it is forgotten, with its revisions");
+    core.outbox.target(target);
+    true
 }
 
 async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     engine::{
         event::{Event, Finish, Line},
-        journal::{Journal, JournalError, file_name},
+        journal::{self, Journal, JournalError, file_name},
         machine::{Illegal, Run},
     },
     store::files::{self, FileError},
@@ -98,6 +98,8 @@ pub struct Ledger {
 #[derive(Debug)]
 pub struct Found {
     pub order: Uuid,
+    /// What it is for; where the journal cannot be read, as far as its beginning tells.
+    pub target: Option<TargetName>,
     pub journal: Result<Journal, LedgerError>,
 }
 
@@ -123,7 +125,7 @@ impl Ledger {
             match read(&open, order) {
                 // Never acknowledged: the order comes again, and is then new.
                 Err(LedgerError::Journal(JournalError::Unborn { path })) => files::remove(&path)?,
-                journal => found.push(Found { order, journal }),
+                journal => found.push(found_open(&open, order, journal)),
             }
         }
         let mut known: BTreeSet<Uuid> = found.iter().map(|found| found.order).collect();
@@ -242,6 +244,18 @@ impl Ledger {
         Ok(())
     }
 
+    /// Where the journal of an order lies that is open.
+    #[must_use]
+    pub fn path(&self, order: Uuid) -> PathBuf {
+        self.open.join(file_name(order))
+    }
+
+    /// An order that is open, read from its journal anew.
+    #[must_use]
+    pub fn find(&self, order: Uuid) -> Found {
+        found_open(&self.open, order, read(&self.open, order))
+    }
+
     /// The lines of an order that came before, wherever its journal stands.
     ///
     /// # Errors
@@ -302,6 +316,25 @@ fn read(dir: &Path, order: Uuid) -> Result<Journal, LedgerError> {
     let journal = Journal::open(dir, order)?;
     Run::replay(journal.events()).map_err(|source| LedgerError::Story { order, source })?;
     Ok(journal)
+}
+
+fn found_open(dir: &Path, order: Uuid, journal: Result<Journal, LedgerError>) -> Found {
+    let first = match &journal {
+        Ok(journal) => journal.lines().first().cloned(),
+        Err(_) => journal::first_line(dir, order),
+    };
+    let target = first.and_then(|line| match line.event {
+        Event::Accepted { order, .. } => {
+            let order = order::parse(&v1::SealedOrder { order }).ok()?;
+            Some(order.target().clone())
+        }
+        _ => None,
+    });
+    Found {
+        order,
+        target,
+        journal,
+    }
 }
 
 fn journals(dir: &Path) -> Result<Vec<Uuid>, LedgerError> {

@@ -10,6 +10,7 @@ mod core;
 mod facts;
 #[cfg(test)]
 mod faults;
+mod hold;
 mod inventory;
 pub mod ledger;
 pub mod outbox;
@@ -18,8 +19,8 @@ mod run;
 pub mod settings;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,13 +29,13 @@ use sternway_proto::{limits, name::TargetName, order::VerifiedOrder, v1};
 use thiserror::Error;
 use tokio::{
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{self, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
-    core::{Active, Core, now_ms},
+    core::{Active, Core, Lost, now_ms},
     inventory::{Changes, Inventory},
     ledger::{Arrival, Found, Ledger, LedgerError},
     outbox::Next,
@@ -55,6 +56,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Refusals that are remembered in memory because the disk takes nothing.
 const NOT_TAKEN: usize = 1_000;
+
+/// Panics of one order after which it is no longer gone on with. Its journal has a budget of its own.
+const PANICS: u32 = 10;
 
 /// Plans made at the same time.
 const PLANS: usize = 8;
@@ -100,17 +104,29 @@ impl Executor {
             changes: changes.clone(),
             courses: JoinSet::new(),
             plans: JoinSet::new(),
+            tasks: HashMap::new(),
             not_taken: BTreeMap::new(),
         };
         for found in found {
-            office.resume(found);
+            office.resume(found, 0);
         }
         let task = tokio::spawn(async move {
-            let teller = tokio::spawn(tell(core.clone(), reports));
-            let follower = tokio::spawn(inventory.follow(changes));
-            office.work(requests).await;
-            teller.abort();
-            follower.abort();
+            let mut helpers = JoinSet::new();
+            helpers.spawn(tell(core.clone(), reports));
+            helpers.spawn(inventory.follow(changes));
+            tokio::select! {
+                biased;
+                () = office.work(requests) => {}
+                // Without either the executor is blind or dumb: the agent ends, and is started again.
+                Some(ended) = helpers.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("a part of the executor failed: {error}");
+                    }
+                    if core.shutdown.is_cancelled() {
+                        office.close().await;
+                    }
+                }
+            }
         });
         Ok(Self { task })
     }
@@ -131,12 +147,22 @@ impl Executor {
     }
 }
 
+/// The task of an order.
+#[derive(Debug, Clone)]
+struct Task {
+    order: Uuid,
+    target: TargetName,
+    panics: u32,
+}
+
 /// Takes requests in.
 struct Office {
     core: Arc<Core>,
     changes: Changes,
-    courses: JoinSet<TargetName>,
+    courses: JoinSet<()>,
     plans: JoinSet<()>,
+    /// Whose task that is, and how often it panicked: one that panics cannot say so any more.
+    tasks: HashMap<task::Id, Task>,
     /// Orders that were refused because the disk failed: what was said of them stands.
     not_taken: BTreeMap<Uuid, Vec<v1::OrderEvent>>,
 }
@@ -148,14 +174,23 @@ impl Office {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(ended) = self.courses.join_next() => self.ended(ended).await,
-                Some(_) = self.plans.join_next() => {}
+                Some(ended) = self.courses.join_next_with_id() => self.ended(ended).await,
+                Some(ended) = self.plans.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("planning failed: {error}");
+                    }
+                }
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
                     None => break,
                 },
             }
         }
+        self.close().await;
+    }
+
+    /// Lets the orders that are on their way get to their next line, at most.
+    async fn close(&mut self) {
         let _ = tokio::time::timeout(STOP_TIMEOUT, async {
             while self.courses.join_next().await.is_some() {}
         })
@@ -208,7 +243,7 @@ impl Office {
             Ok(Arrival::Accepted(order, journal)) => {
                 tracing::info!(order.id = %order.id(), target = %order.target(), "order {} accepted", order.id());
                 self.core.outbox.epoch(self.core.ledger().highest_epoch());
-                self.begin(*order, journal, false);
+                self.begin(*order, journal, None);
             }
             Ok(Arrival::Repeated(id)) => self.repeat(id),
             Ok(Arrival::Refused(id, lines)) => {
@@ -267,10 +302,12 @@ impl Office {
         }
     }
 
-    fn begin(&mut self, order: VerifiedOrder, journal: Journal, recovered: bool) {
+    /// `recovered`: it was found open, after so many panics of it in this process.
+    fn begin(&mut self, order: VerifiedOrder, journal: Journal, recovered: Option<u32>) {
         let (id, target) = (order.id(), order.target().clone());
         let Some(kind) = self.core.registry.of(&target).cloned() else {
-            tracing::error!(order.id = %id, "order {id} is for {target}, and no kind looks after it any more");
+            let reason = format!("no kind looks after {target} any more");
+            self.lose(id, Some(target), &reason);
             return;
         };
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
@@ -279,38 +316,38 @@ impl Office {
             .active()
             .insert(target.clone(), Active { order: id, needs });
         let course = Course::new(self.core.clone(), kind, order, journal);
-        self.courses.spawn(async move {
+        let (core, stuck) = (self.core.clone(), target.clone());
+        let task = self.courses.spawn(async move {
             let end = match course {
-                Err(illegal) => Err(illegal.into()),
-                Ok(mut course) => {
+                Err(illegal) => Err(illegal),
+                Ok(course) => {
                     course.tell();
-                    let noted = if recovered { course.recovered() } else { Ok(()) };
-                    match noted {
-                        Ok(()) => course.finish().await,
-                        Err(stalled) => Err(stalled),
-                    }
+                    course.finish(recovered.is_some()).await
                 }
             };
-            if let Err(stalled) = end {
-                tracing::error!(order.id = %id, "order {id} stands still until the agent is started again: {stalled}");
+            if let Err(illegal) = end {
+                let reason = format!("its course is impossible: {illegal}");
+                core.lose(id, lost(&core, id, Some(stuck), &reason));
                 // Busy until then: nobody may begin another restore over a half-done one.
                 std::future::pending::<()>().await;
             }
-            target
         });
+        self.tasks.insert(
+            task.id(),
+            Task {
+                order: id,
+                target,
+                panics: recovered.unwrap_or_default(),
+            },
+        );
     }
 
-    fn resume(&mut self, found: Found) {
+    fn resume(&mut self, found: Found, panics: u32) {
         let id = found.order;
         let journal = match found.journal {
             Ok(journal) => journal,
             Err(error) => {
-                tracing::error!(order.id = %id, "the journal of order {id} cannot be gone on with: {error}; what runs is left as it is, and new orders are refused");
-                self.core
-                    .damaged
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(id);
+                self.lose(id, found.target, &chain(&error));
                 return;
             }
         };
@@ -321,33 +358,52 @@ impl Office {
             self.core.outbox.order(id, event::wire(id, journal.lines()));
             return;
         }
-        let order = journal.events().find_map(|event| match event {
-            event::Event::Accepted { order, .. } => {
-                let sealed = v1::SealedOrder {
-                    order: order.clone(),
-                };
-                sternway_proto::order::parse(&sealed).ok()
+        match ordered(journal.lines()) {
+            Some(order) => {
+                tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
+                self.begin(order, journal, Some(panics));
             }
-            _ => None,
-        });
-        let Some(order) = order else {
-            tracing::error!(order.id = %id, "the journal of order {id} holds no order");
-            return;
-        };
-        tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
-        self.begin(order, journal, true);
+            None => self.lose(id, None, "it holds no order that this version can read"),
+        }
     }
 
-    async fn ended(&mut self, ended: Result<TargetName, tokio::task::JoinError>) {
-        match ended {
-            Ok(target) => {
-                self.core.active().remove(&target);
-                self.core.outbox.target(&target);
-                // The inventory only ends with the executor.
-                let _ = self.changes.send(Changed::Target(target)).await;
-            }
-            Err(error) => tracing::error!("an order's task failed: {error}"),
+    fn lose(&self, order: Uuid, target: Option<TargetName>, reason: &str) {
+        self.core
+            .lose(order, lost(&self.core, order, target, reason));
+    }
+
+    async fn ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(task) = self.tasks.remove(&id) else {
+            return;
+        };
+        if let Err(error) = ended {
+            self.panicked(task, &error);
+            return;
         }
+        self.core.active().remove(&task.target);
+        self.core.outbox.target(&task.target);
+        // The inventory only ends with the executor.
+        let _ = self.changes.send(Changed::Target(task.target)).await;
+    }
+
+    /// A bug. What it left is what a crash leaves, and is gone on with in the same way: the journal says where.
+    fn panicked(&mut self, task: Task, error: &task::JoinError) {
+        let id = task.order;
+        tracing::error!(order.id = %id, "the task of order {id} failed: {error}");
+        if task.panics >= PANICS {
+            self.lose(
+                id,
+                Some(task.target),
+                "it made the agent fail again and again",
+            );
+            return;
+        }
+        let found = self.core.ledger().find(id);
+        self.resume(found, task.panics + 1);
     }
 
     fn stored(&self, stored: &v1::EventsStored) {
@@ -387,6 +443,50 @@ impl Office {
     }
 }
 
+/// An open order that cannot be gone on with, as it is told.
+fn lost(core: &Core, order: Uuid, target: Option<TargetName>, reason: &str) -> Lost {
+    let path = core.ledger().path(order);
+    let what = target
+        .as_ref()
+        .map_or("this host".to_owned(), ToString::to_string);
+    tracing::error!(order.id = %order, path = %path.display(), "order {order} cannot be gone on with: {reason}; what runs on {what} is left as it is, and new orders for it are refused");
+    let problem = v1::Problem::new(
+        "cannot-resume",
+        format!(
+            "order {order} is open and cannot be gone on with: {reason}; what it did to {what} is not known"
+        ),
+        format!(
+            "see what runs on the host (`docker ps -a --filter label=sternway.order={order}`) and set it right; then move              {} out of its folder and start the agent again",
+            path.display()
+        ),
+    );
+    Lost { target, problem }
+}
+
+/// The order that a journal is of.
+fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
+    lines.iter().find_map(|line| match &line.event {
+        event::Event::Accepted { order, .. } => {
+            let sealed = v1::SealedOrder {
+                order: order.clone(),
+            };
+            sternway_proto::order::parse(&sealed).ok()
+        }
+        _ => None,
+    })
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
 async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {
     let malformed = |reason: String| v1::Problem::new("request-malformed", reason, "");
     let target = request
@@ -416,14 +516,8 @@ fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
             "see `ctl target ls`",
         ));
     }
-    if let Some(damaged) = core.damaged_order() {
-        return Err(v1::Problem::new(
-            "journal-damaged",
-            format!(
-                "the journal of order {damaged} on this host cannot be read: what it did is not known"
-            ),
-            "look at the host's containers; then move that journal out of the agent's orders/open and start the agent again",
-        ));
+    if let Some(problem) = core.lost(target) {
+        return Err(problem);
     }
     if let Some(active) = core.active().get(target) {
         return Err(v1::Problem::new(

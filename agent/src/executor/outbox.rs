@@ -125,6 +125,12 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Something changed that concerns every target.
+    pub fn all(&self) {
+        self.state().inventory_due = true;
+        self.wake.notify_one();
+    }
+
     /// The answer to a request for a plan.
     pub fn reply(&self, reply: v1::PlanReply) {
         let mut state = self.state();

@@ -212,6 +212,13 @@ pub(super) fn kind_problem(error: &KindError) -> v1::Problem {
 }
 
 pub(super) fn store_problem(error: &RevisionError) -> v1::Problem {
+    if error.is_no_space() {
+        return v1::Problem::new(
+            "no-disk-space",
+            error.to_string(),
+            "make room on the host's disk, then start the rollback again",
+        );
+    }
     let code = match error {
         RevisionError::Unknown { .. } => "revision-unknown",
         RevisionError::Blocked { .. } | RevisionError::Damaged { .. } => "history-damaged",

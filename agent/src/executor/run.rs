@@ -1,7 +1,7 @@
 //! Carries one order out: asks the machine, writes the journal, calls the kind. Everything it does can be
 //! cut off at any instant and gone on with by the next agent on the same folder.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use sternway_proto::{
     name::{RevisionId, TargetName},
@@ -9,14 +9,12 @@ use sternway_proto::{
     v1,
 };
 use thiserror::Error;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{
     core::{Core, now_ms},
+    hold::Hold,
     plan::{self, Wanted},
 };
 use crate::{
@@ -27,7 +25,7 @@ use crate::{
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
     store::history::Origin,
-    targets::Kind,
+    targets::{Kind, Observed},
 };
 
 /// Between attempts: doubled each time, so that three attempts ride out an engine's restart.
@@ -46,10 +44,14 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last resort may take.
 const RESCUE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long the checks of an order that changes nothing may take.
-const UNCHANGED_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long the checks of an order that changes nothing may take: the longest deadline and soak that labels may
+/// ask for, with room. They end by themselves; this is for a hang.
+const UNCHANGED_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// Why an order stands still. Nothing is lost: its journal is gone on with at the next start.
+/// What happened and is remembered while the journal cannot be written: the evidence of one step, and its end.
+const UNWRITTEN: usize = 256;
+
+/// Why an order does not go on.
 #[derive(Debug, Error)]
 pub(super) enum Stalled {
     #[error(transparent)]
@@ -60,11 +62,17 @@ pub(super) enum Stalled {
 
 /// One order on its way.
 pub(super) struct Course {
-    core: Arc<Core>,
-    kind: Arc<dyn Kind>,
-    order: VerifiedOrder,
-    journal: Journal,
-    run: Run,
+    pub(super) core: Arc<Core>,
+    pub(super) kind: Arc<dyn Kind>,
+    pub(super) order: VerifiedOrder,
+    pub(super) journal: Journal,
+    pub(super) run: Run,
+    /// What happened and could not be written yet, in its order. Not empty only while the journal fails.
+    pub(super) unwritten: VecDeque<Event>,
+    /// The journal cannot be written at this moment.
+    pub(super) held: Option<Hold>,
+    /// The last resort was asked for during a hold.
+    pub(super) rescued: bool,
 }
 
 impl Course {
@@ -81,19 +89,42 @@ impl Course {
             order,
             journal,
             run,
+            unwritten: VecDeque::new(),
+            held: None,
+            rescued: false,
         })
     }
 
-    fn id(&self) -> Uuid {
+    pub(super) fn id(&self) -> Uuid {
         self.order.id()
     }
 
-    fn target(&self) -> &TargetName {
+    pub(super) fn target(&self) -> &TargetName {
         self.order.target()
     }
 
-    /// Writes an event to disk, then into the fold and the outbox.
+    /// Writes an event to disk, then into the fold and the outbox. What happened is remembered where it cannot
+    /// be written: the journal gets it when it can be written again.
     fn write(&mut self, event: Event) -> Result<(), Stalled> {
+        let remembered = event.is_fact().then(|| event.clone());
+        // Nothing gets before what happened first.
+        let result = if self.unwritten.is_empty() {
+            self.append(event)
+        } else {
+            Err(JournalError::Poisoned {
+                path: self.journal.path().to_owned(),
+            }
+            .into())
+        };
+        if let (Err(Stalled::Journal(_)), Some(event)) = (&result, remembered)
+            && self.unwritten.len() < UNWRITTEN
+        {
+            self.unwritten.push_back(event);
+        }
+        result
+    }
+
+    pub(super) fn append(&mut self, event: Event) -> Result<(), Stalled> {
         // Folded first on a copy: an impossible event never reaches the disk.
         let mut run = self.run.clone();
         run.record(&event)?;
@@ -102,6 +133,7 @@ impl Course {
             event,
         })?;
         self.run = run;
+        self.released();
         self.tell();
         Ok(())
     }
@@ -114,41 +146,66 @@ impl Course {
             .order(id, event::wire(id, self.journal.lines()));
     }
 
-    /// Notes that the order was found open.
-    pub(super) fn recovered(&mut self) -> Result<(), Stalled> {
-        self.write(Event::Recovered)
+    /// Carries the order on to its end. `recovered`: it was found open, which is noted first. While the
+    /// journal cannot be written nothing is changed on the host; the order goes on when it can.
+    ///
+    /// # Errors
+    /// The course of the order is impossible.
+    pub(super) async fn finish(mut self, recovered: bool) -> Result<(), Illegal> {
+        let mut noted = if recovered {
+            self.write(Event::Recovered)
+        } else {
+            Ok(())
+        };
+        loop {
+            match noted {
+                Ok(()) => {}
+                Err(Stalled::Illegal(illegal)) => return Err(illegal),
+                Err(Stalled::Journal(error)) => {
+                    if !self.hold(error).await? {
+                        return Ok(());
+                    }
+                }
+            }
+            let action = match self.next_after_rescue().await {
+                Some(action) => action,
+                None => self.run.next(now_ms()),
+            };
+            if action == Action::Nothing {
+                return Ok(());
+            }
+            noted = self.act(action).await;
+        }
     }
 
-    /// Carries the order on to its end.
-    pub(super) async fn finish(mut self) -> Result<(), Stalled> {
-        loop {
-            match self.run.next(now_ms()) {
-                Action::Plan => self.plan().await?,
-                Action::Apply { index, attempt } => self.apply(index, attempt).await?,
-                Action::TurnBack { reason } => {
-                    tracing::warn!(order.id = %self.id(), "order {} turns back: {}", self.id(), reason.message);
-                    self.write(Event::TurnedBack { reason })?;
-                }
-                Action::Undo { index, attempt } => self.undo(index, attempt).await?,
-                Action::Confirm => {
-                    let (message, as_before) = self.confirm().await?;
-                    self.write(Event::Confirmed { message, as_before })?;
-                }
-                Action::Rescue => {
-                    let result = self.rescue().await;
-                    self.write(Event::Rescued { result })?;
-                }
-                Action::Finish { outcome, problem } => {
-                    let running = self.running().await;
-                    tracing::info!(order.id = %self.id(), ?outcome, "order {} is over", self.id());
-                    self.write(Event::Finished {
-                        outcome,
-                        problem,
-                        running,
-                    })?;
-                }
-                Action::Nothing => return Ok(()),
+    async fn act(&mut self, action: Action) -> Result<(), Stalled> {
+        match action {
+            Action::Plan => self.plan().await,
+            Action::Apply { index, attempt } => self.apply(index, attempt).await,
+            Action::TurnBack { reason } => {
+                tracing::warn!(order.id = %self.id(), "order {} turns back: {}", self.id(), reason.message);
+                self.write(Event::TurnedBack { reason })
             }
+            Action::Undo { index, attempt } => self.undo(index, attempt).await,
+            Action::Confirm => {
+                let (message, as_before) = self.confirm().await?;
+                self.write(Event::Confirmed { message, as_before })
+            }
+            Action::Rescue => {
+                let result = self.rescue().await;
+                self.write(Event::Rescued { result })
+            }
+            Action::Finish { outcome, problem } => {
+                let running = self.running().await;
+                self.write(Event::Finished {
+                    outcome,
+                    problem,
+                    running,
+                })?;
+                tracing::info!(order.id = %self.id(), ?outcome, "order {} is over", self.id());
+                Ok(())
+            }
+            Action::Nothing => Ok(()),
         }
     }
 
@@ -196,13 +253,30 @@ impl Course {
         if let Some(active) = self.core.active().get_mut(&target) {
             active.needs.insert(result.clone());
         }
-        let limit = i64::try_from(self.core.settings.order_timeout.as_millis());
-        self.write(Event::Planned {
+        // A container that is to be watched for long must not be out of time for it.
+        let limit = self
+            .core
+            .settings
+            .order_timeout
+            .saturating_add(planned.draft.checking);
+        let limit = i64::try_from(limit.as_millis());
+        let written = self.write(Event::Planned {
             plan: planned.plan,
             steps: planned.steps,
             result,
             until_ms: now_ms().saturating_add(limit.unwrap_or(i64::MAX)),
-        })
+        });
+        match written {
+            // Also with all the room there is.
+            Err(Stalled::Journal(error @ JournalError::TooLong { .. })) => {
+                self.refuse(v1::Problem::new(
+                    "plan-too-long",
+                    format!("the plan cannot be written down: {error}"),
+                    "choose another revision with `ctl history`, or restore it by hand",
+                ))
+            }
+            written => written,
+        }
     }
 
     fn refuse(&mut self, problem: v1::Problem) -> Result<(), Stalled> {
@@ -347,7 +421,7 @@ impl Course {
         Ok((message.to_owned(), true))
     }
 
-    async fn rescue(&mut self) -> Result<Done, StepError> {
+    pub(super) async fn rescue(&mut self) -> Result<Done, StepError> {
         let (sink, _ignored) = EvidenceSink::channel();
         let target = self.target().clone();
         let context = StepContext {
@@ -374,14 +448,21 @@ impl Course {
     }
 
     /// The revision that bears the target's name now.
-    async fn observed(&self) -> Result<Option<RevisionId>, ()> {
-        match timeout(OBSERVE_TIMEOUT, self.kind.observe(self.order.target())).await {
-            Ok(Ok(observed)) => Ok(observed.content.map(|content| content.id())),
-            _ => Err(()),
-        }
+    pub(super) async fn observed(&self) -> Result<Option<RevisionId>, ()> {
+        let observed = self.look().await.ok_or(())?;
+        Ok(observed.content.map(|content| content.id()))
     }
 
-    /// Runs something that yields evidence, which is journaled as it comes. `None`: it took too long.
+    /// The target as it is. None: nobody can say.
+    pub(super) async fn look(&self) -> Option<Observed> {
+        timeout(OBSERVE_TIMEOUT, self.kind.observe(self.order.target()))
+            .await
+            .ok()?
+            .ok()
+    }
+
+    /// Runs something that yields evidence, which is journaled as it comes, and remembered where the journal
+    /// fails: work is cut off by its deadline only. `None`: it took too long.
     async fn with_evidence<T>(
         &mut self,
         limit: Duration,
@@ -392,19 +473,21 @@ impl Course {
         let result = loop {
             tokio::select! {
                 biased;
-                Some(evidence) = seen.recv() => self.write(Event::Evidence { evidence })?,
+                Some(evidence) = seen.recv() => self.evidence(evidence)?,
                 result = &mut work => break result.ok(),
             }
         };
-        self.drain(&mut seen)?;
+        while let Ok(evidence) = seen.try_recv() {
+            self.evidence(evidence)?;
+        }
         Ok(result)
     }
 
-    fn drain(&mut self, seen: &mut mpsc::Receiver<v1::Evidence>) -> Result<(), Stalled> {
-        while let Ok(evidence) = seen.try_recv() {
-            self.write(Event::Evidence { evidence })?;
+    fn evidence(&mut self, evidence: v1::Evidence) -> Result<(), Stalled> {
+        match self.write(Event::Evidence { evidence }) {
+            Err(Stalled::Journal(_)) => Ok(()),
+            written => written,
         }
-        Ok(())
     }
 }
 

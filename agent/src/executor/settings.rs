@@ -15,10 +15,12 @@ pub struct Settings {
     pub keep: usize,
     /// Bytes that the artifacts may take.
     pub disk_budget: u64,
-    /// A restore that takes longer is undone.
+    /// A restore that takes longer is undone; the time that its checks may take comes on top.
     pub order_timeout: Duration,
     /// How often each target's checks run although nothing changed.
     pub check_interval: Duration,
     /// How often readiness is looked at, and leftovers are collected, although nothing changed.
     pub readiness_interval: Duration,
+    /// How long a target must have been seen gone before it is forgotten with its revisions.
+    pub forget_after: Duration,
 }

@@ -3,5 +3,6 @@
 
 pub mod artifacts;
 pub mod files;
+pub mod gone;
 pub mod history;
 pub mod revisions;

@@ -244,6 +244,11 @@ impl Revisions {
             return Ok(());
         }
         self.save(history)?;
+        self.sweep()
+    }
+
+    /// Removes artifacts that no revision needs.
+    fn sweep(&self) -> Result<(), RevisionError> {
         if !self.blocked.is_empty() {
             // What a damaged history needs is not known: keep everything.
             return Ok(());
@@ -291,7 +296,8 @@ impl Revisions {
             })
     }
 
-    /// Forgets a target: its container is gone for good, and so is the wish to restore it.
+    /// Forgets a target with its revisions and what only they need: its container is gone for good, and so is the
+    /// wish to restore it.
     ///
     /// # Errors
     /// Its files cannot be removed.
@@ -299,7 +305,7 @@ impl Revisions {
         let path = self.file(target);
         files::remove(&path)?;
         self.histories.remove(target);
-        Ok(())
+        self.sweep()
     }
 
     /// What people said about revisions; replaces what they said before.
@@ -544,6 +550,31 @@ mod tests {
         for kept in [v2, v3] {
             assert!(store.recorded(&shop(), &kept).is_ok());
         }
+    }
+
+    #[test]
+    fn a_forgotten_target_leaves_nothing_and_takes_nothing_of_others_along() {
+        let dir = TempDir::new().expect("folder");
+        let mut store = Revisions::open(dir.path(), 10_000).expect("opened");
+        let v1 = deploy(&mut store, "v1", 1);
+        let shared = content("shared");
+        let job: TargetName = "docker/job".parse().expect("valid");
+        for target in [&shop(), &job] {
+            store
+                .record(target, &shared, Origin::Deployment, None, 2)
+                .expect("recorded");
+        }
+        let own = content("own");
+        store
+            .record(&job, &own, Origin::Deployment, None, 3)
+            .expect("recorded");
+        store.forget(&job).expect("forgotten");
+        assert!(store.artifacts.get(&own.id()).is_err());
+        for kept in [v1, shared.id()] {
+            assert!(store.recorded(&shop(), &kept).is_ok());
+        }
+        let again = Revisions::open(dir.path(), 10_000).expect("opened");
+        assert_eq!(again.targets().collect::<Vec<_>>(), [&shop()]);
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub struct Draft {
     pub swap_reason: String,
     pub checks: Vec<String>,
     pub soak: std::time::Duration,
+    /// How long the checks of all steps together may take, soak and all: not the restore's own time.
+    pub checking: std::time::Duration,
     pub warnings: Vec<v1::Problem>,
     /// Non-empty: the restore must be refused, nothing changed.
     pub blockers: Vec<v1::Problem>,

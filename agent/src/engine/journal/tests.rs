@@ -116,3 +116,64 @@ fn an_order_has_one_journal_that_only_its_owner_reads() {
     assert_eq!(mode & 0o777, 0o600);
     assert!(Journal::create(dir.path(), ORDER, line(1)).is_err());
 }
+
+#[test]
+fn a_journal_on_a_full_disk_holds_what_it_held_and_goes_on_when_there_is_room() {
+    let dir = TempDir::new().expect("folder");
+    let mut journal = Journal::create(dir.path(), ORDER, line(1)).expect("created");
+    journal.append(line(2)).expect("appended");
+    fault::full::after(dir.path(), 0);
+    for _ in 0..3 {
+        let error = journal.append(line(3)).expect_err("full");
+        assert!(error.is_no_space(), "{error:?}");
+        journal.mend().expect("a cut needs no room");
+        assert_eq!(journal.lines().len(), 2);
+    }
+    fault::full::no_longer(dir.path());
+    assert_eq!(journal.append(line(4)).expect("appended"), 3);
+    let again = Journal::open(dir.path(), ORDER).expect("opened");
+    assert_eq!(again.lines(), [line(1), line(2), line(4)]);
+}
+
+#[test]
+fn a_record_of_which_nobody_knows_whether_it_is_on_disk_is_cut_off_and_written_anew() {
+    let (dir, bytes) = written(2);
+    let mut journal = Journal::open(dir.path(), ORDER).expect("opened");
+    // As after a failed sync: the record is in the file, and was not acknowledged.
+    let whole = written(3).1;
+    let path = dir.path().join(file_name(ORDER));
+    for tail in [
+        &whole[bytes.len()..],
+        &whole[bytes.len()..whole.len() - 7],
+        &[0; 99],
+    ] {
+        fs::write(&path, [&bytes, tail].concat()).expect("written");
+        journal.poisoned = true;
+        assert!(matches!(
+            journal.append(line(4)),
+            Err(JournalError::Poisoned { .. })
+        ));
+        journal.mend().expect("mended");
+        assert_eq!(fs::read(&path).expect("read"), bytes);
+    }
+    journal.append(line(4)).expect("appended");
+    let again = Journal::open(dir.path(), ORDER).expect("opened");
+    assert_eq!(again.lines(), [line(1), line(2), line(4)]);
+}
+
+#[test]
+fn a_journal_that_somebody_changed_is_not_gone_on_with() {
+    let (dir, bytes) = written(3);
+    let path = dir.path().join(file_name(ORDER));
+    let mut journal = Journal::open(dir.path(), ORDER).expect("opened");
+    for broken in [&bytes[..bytes.len() - 1], &[], &vec![7; bytes.len()]] {
+        fs::write(&path, broken).expect("written");
+        assert!(matches!(journal.mend(), Err(JournalError::Damaged { .. })));
+        assert!(matches!(
+            journal.append(line(4)),
+            Err(JournalError::Poisoned { .. })
+        ));
+    }
+    fs::remove_file(&path).expect("removed");
+    assert!(matches!(journal.mend(), Err(JournalError::Io { .. })));
+}

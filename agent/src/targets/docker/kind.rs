@@ -99,6 +99,7 @@ impl Kind for DockerKind {
             swap_reason: decision.swap_reason,
             checks: decision.checks,
             soak: decision.soak,
+            checking: decision.checking,
             warnings: decision.warnings,
             blockers,
             expected_outage: decision.expected_outage,

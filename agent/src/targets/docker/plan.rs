@@ -112,6 +112,8 @@ pub(super) struct Decision {
     pub(super) warnings: Vec<Problem>,
     pub(super) checks: Vec<String>,
     pub(super) soak: Duration,
+    /// How long all of its checks may take.
+    pub(super) checking: Duration,
     pub(super) expected_outage: String,
 }
 
@@ -165,6 +167,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         warnings,
         checks: checks.describe(facts.has_health_check),
         soak: checks.soak,
+        // A warm swap checks the standby first.
+        checking: verify * if warm { 2 } else { 1 },
         expected_outage: match (&facts.old, warm) {
             (_, true) => "none: new connections go to a standby meanwhile".to_owned(),
             (Some(old), false) if old.ran => {

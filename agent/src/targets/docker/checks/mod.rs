@@ -12,6 +12,7 @@
 //!
 //! Several of a kind: `sternway.check.http.1`, `.2`, … each with its own `.status` or `.max`.
 
+mod private;
 mod probe;
 pub mod run;
 

@@ -8,7 +8,10 @@ use hyper_util::rt::TokioIo;
 use sternway_proto::name::clean_text;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::Check;
+use super::{
+    Check,
+    private::{LOOKED_AT, Private},
+};
 use crate::targets::docker::client::Engine;
 
 /// How long one attempt may take.
@@ -49,6 +52,8 @@ pub(super) struct Place {
     pub(super) address: Option<IpAddr>,
     /// Unix seconds.
     pub(super) started: i64,
+    /// What it must not be quoted with.
+    pub(super) private: Private,
 }
 
 /// One attempt. `now`: Unix seconds.
@@ -61,7 +66,7 @@ pub(super) async fn attempt(engine: &Engine, check: &Check, place: &Place, now: 
     };
     let seen = match check {
         Check::Http { port, path, status } => {
-            timeout(ATTEMPT, http(address, *port, path, *status)).await
+            timeout(ATTEMPT, http(place, address, *port, path, *status)).await
         }
         Check::Tcp { port } => timeout(ATTEMPT, tcp(address, *port)).await,
         _ => return inside(engine, check, place, now).await,
@@ -71,7 +76,7 @@ pub(super) async fn attempt(engine: &Engine, check: &Check, place: &Place, now: 
 
 async fn inside(engine: &Engine, check: &Check, place: &Place, now: i64) -> Seen {
     match check {
-        Check::Command { argv } => command(engine, &place.id, argv).await,
+        Check::Command { argv } => command(engine, place, argv).await,
         Check::Log { text, max } => log(engine, place, text, *max, now).await,
         Check::Http { .. } | Check::Tcp { .. } => bad("the container has no address"),
     }
@@ -84,9 +89,10 @@ async fn tcp(address: IpAddr, port: u16) -> Seen {
     }
 }
 
-async fn http(address: IpAddr, port: u16, path: &str, status: Option<u16>) -> Seen {
+async fn http(place: &Place, address: IpAddr, port: u16, path: &str, status: Option<u16>) -> Seen {
     match request(address, port, path).await {
         Ok((found, body)) => {
+            let body = place.private.blank(&body, SHOWN);
             let fits = match status {
                 Some(wanted) => found == wanted,
                 None => (200..400).contains(&found),
@@ -103,7 +109,7 @@ async fn http(address: IpAddr, port: u16, path: &str, status: Option<u16>) -> Se
     }
 }
 
-async fn request(address: IpAddr, port: u16, path: &str) -> Result<(u16, String), String> {
+async fn request(address: IpAddr, port: u16, path: &str) -> Result<(u16, Vec<u8>), String> {
     let tcp = TcpStream::connect((address, port))
         .await
         .map_err(|error| error.to_string())?;
@@ -124,14 +130,10 @@ async fn request(address: IpAddr, port: u16, path: &str) -> Result<(u16, String)
         let status = answer.status().as_u16();
         // A long body is no failure; it is only not shown.
         let body = Limited::new(answer.into_body(), 64 * 1024).collect().await;
-        let text = body.map_or(String::new(), |body| {
-            String::from_utf8_lossy(&body.to_bytes())
-                .trim()
-                .chars()
-                .take(SHOWN)
-                .collect()
-        });
-        Ok((status, text))
+        Ok((
+            status,
+            body.map_or(Vec::new(), |body| body.to_bytes().to_vec()),
+        ))
     };
     let mut connection = std::pin::pin!(connection);
     let mut exchange = std::pin::pin!(exchange);
@@ -146,14 +148,10 @@ async fn request(address: IpAddr, port: u16, path: &str) -> Result<(u16, String)
     }
 }
 
-async fn command(engine: &Engine, id: &str, argv: &[String]) -> Seen {
-    match engine.exec(id, argv, SHOWN, ATTEMPT * 2).await {
+async fn command(engine: &Engine, place: &Place, argv: &[String]) -> Seen {
+    match engine.exec(&place.id, argv, LOOKED_AT, ATTEMPT * 2).await {
         Ok(outcome) => {
-            let said: String = String::from_utf8_lossy(&outcome.output)
-                .trim()
-                .chars()
-                .take(SHOWN)
-                .collect();
+            let said = place.private.blank(&outcome.output, SHOWN);
             match outcome.exit_code {
                 Some(0) => good("exits with 0"),
                 Some(code) if said.is_empty() => bad(format!("exits with {code}")),
@@ -161,7 +159,8 @@ async fn command(engine: &Engine, id: &str, argv: &[String]) -> Seen {
                 None => bad("its end is not known"),
             }
         }
-        Err(error) => bad(error.message),
+        // An engine may quote what it could not start.
+        Err(error) => bad(place.private.blank(error.message.as_bytes(), SHOWN)),
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::{
     Check, Checks,
+    private::Private,
     probe::{self, Place, Seen},
 };
 use crate::{
@@ -62,6 +63,7 @@ struct Standing {
     shares_network_with: Option<String>,
     pid: i64,
     health_patience: Duration,
+    private: Private,
 }
 
 impl Subject<'_> {
@@ -266,6 +268,7 @@ impl Subject<'_> {
             id: self.id.to_owned(),
             address,
             started: unix_of(&up.started_at),
+            private: up.private.clone(),
         })
     }
 
@@ -374,6 +377,7 @@ fn describe(standing: &Standing) -> String {
 }
 
 fn read(inspect: &Value) -> Standing {
+    let private = Private::of(inspect);
     let state = &inspect["State"];
     let health = state["Health"]["Status"]
         .as_str()
@@ -397,7 +401,7 @@ fn read(inspect: &Value) -> Standing {
         exit_code: state["ExitCode"].as_i64().unwrap_or_default(),
         started_at: text(state, "StartedAt").to_owned(),
         restarts: inspect["RestartCount"].as_i64().unwrap_or_default(),
-        health_says: last_health_output(state),
+        health_says: last_health_output(state, &private),
         health_patience: if health.is_some() {
             health_patience(&inspect["Config"]["Healthcheck"])
         } else {
@@ -407,6 +411,7 @@ fn read(inspect: &Value) -> Standing {
         address,
         shares_network_with: mode.strip_prefix("container:").map(str::to_owned),
         pid: state["Pid"].as_i64().unwrap_or_default(),
+        private,
     }
 }
 
@@ -420,9 +425,9 @@ fn health_patience(health: &Value) -> Duration {
     (interval + Duration::from_nanos(nanos("StartPeriod"))).min(Duration::from_mins(5))
 }
 
-fn last_health_output(state: &Value) -> String {
+fn last_health_output(state: &Value, private: &Private) -> String {
     let last = state["Health"]["Log"].as_array().and_then(|log| log.last());
-    last.map(|entry| text(entry, "Output").trim().chars().take(200).collect())
+    last.map(|entry| private.blank(text(entry, "Output").as_bytes(), 200))
         .unwrap_or_default()
 }
 

@@ -40,8 +40,8 @@ impl Engine {
             .map(|event| event.map_err(|error| translate("follow the engine's events", &error))))
     }
 
-    /// What a container wrote since then (Unix seconds): at most the last `lines` lines and `limit`
-    /// bytes.
+    /// What a container wrote since then (Unix seconds): at most the last `lines` lines, and of these the last
+    /// `limit` bytes.
     ///
     /// # Errors
     /// `NotFound`; `Refused`: its log driver cannot be read; `Timeout`.
@@ -60,7 +60,7 @@ impl Engine {
             .since(i32::try_from(since).unwrap_or(i32::MAX))
             .tail(&lines.to_string())
             .build();
-        let read = gather(docker.logs(id, Some(options)), &what, limit);
+        let read = gather_newest(docker.logs(id, Some(options)), &what, limit);
         within(&what, QUICK, read).await
     }
 
@@ -151,6 +151,25 @@ async fn gather(
     Ok(gathered)
 }
 
+/// The newest bytes: memory holds twice the limit at most.
+async fn gather_newest(
+    output: impl Stream<Item = Result<LogOutput, bollard::errors::Error>>,
+    what: &str,
+    limit: usize,
+) -> Result<Vec<u8>, EngineError> {
+    tokio::pin!(output);
+    let mut gathered = Vec::new();
+    while let Some(piece) = output.next().await {
+        let piece = piece.map_err(|error| translate(what, &error))?.into_bytes();
+        gathered.extend_from_slice(&piece);
+        if gathered.len() > limit.saturating_mul(2) {
+            gathered.drain(..gathered.len() - limit);
+        }
+    }
+    gathered.drain(..gathered.len().saturating_sub(limit));
+    Ok(gathered)
+}
+
 async fn within<T>(
     what: &str,
     deadline: Duration,
@@ -187,6 +206,16 @@ fn translate(what: &str, error: &bollard::errors::Error) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn of_a_long_log_the_newest_bytes_are_kept() {
+        let pieces = (0..100u32).map(|number| {
+            let message = format!("line {number:03}\n").into();
+            Ok(LogOutput::StdOut { message })
+        });
+        let kept = gather_newest(futures_util::stream::iter(pieces), "read", 18).await;
+        assert_eq!(kept.expect("read"), b"line 098\nline 099\n");
+    }
 
     #[test]
     fn every_path_gets_the_agreed_version_in_front() {

@@ -181,6 +181,8 @@ impl DockerKind {
         if let Some(said) = self.taken_over(context, old).await? {
             return Ok(said);
         }
+        // Stopped already, unless a last resort that the journal knows nothing of started it: two would run.
+        self.stop_new(context).await?;
         // Its policy goes first: one that crashes at once is restarted, as it was before.
         self.set_policy(&old.id, &old.policy).await?;
         let done = self.start(&old.id).await?;
@@ -278,6 +280,16 @@ impl DockerKind {
         let name = context.target.local();
         self.nobody_else(context, old).await?;
         if let Some(old) = old {
+            // Started since it was stopped, by a person or by a last resort that the journal knows nothing of.
+            if self.found(&old.id).await?.is_some_and(|old| runs(&old)) {
+                return Err(refused(
+                    "runs-again",
+                    format!(
+                        "container {} was stopped and runs again: two would run",
+                        short(&old.id)
+                    ),
+                ));
+            }
             let aside = own_name(Role::Previous, context.order_id, context.target);
             self.rename(&old.id, &aside).await?;
         }
@@ -324,7 +336,14 @@ impl DockerKind {
     }
 
     pub(super) async fn start_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        let (id, _) = self.replacement(context).await?;
+        let (id, inspect) = self.replacement(context).await?;
+        // Without the name it is not its turn: what bears the name may run.
+        if name_of(&inspect) != context.target.local() {
+            return Err(refused(
+                "changed-by-another",
+                format!("container {} was renamed meanwhile", short(&id)),
+            ));
+        }
         self.start(&id).await
     }
 
