@@ -105,6 +105,7 @@ fn log(settings: &Settings) -> anyhow::Result<()> {
 #[tokio::main]
 async fn run(settings: Settings) -> anyhow::Result<()> {
     log(&settings)?;
+    sternway_controller::listen::raise_limit();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("no signals can be received")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals can be received")?;

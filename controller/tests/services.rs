@@ -207,8 +207,13 @@ impl Agent {
             event: Some(event),
         };
         self.say(Up::OrderEvent(event)).await;
-        let Down::EventsStored(stored) = self.hear().await else {
-            panic!("not stored");
+        let stored = loop {
+            match self.hear().await {
+                Down::EventsStored(stored) => break stored,
+                // Not answered fast enough on a busy machine: it was sent again.
+                Down::Order(_) => {}
+                other => panic!("not stored: {other:?}"),
+            }
         };
         assert_eq!(stored.up_to, number);
     }

@@ -51,6 +51,9 @@ pub struct Settings {
     /// The longest deadline an operator may ask for.
     #[serde(with = "duration")]
     pub order_deadline_at_most: Duration,
+    /// How long past its deadline, and past the last sign of its host, an order that was sent stays open.
+    #[serde(with = "duration")]
+    pub order_lost_after: Duration,
     /// For an agent's answer to a plan request.
     #[serde(with = "duration")]
     pub plan_timeout: Duration,
@@ -83,6 +86,7 @@ impl Default for Settings {
             heartbeat_interval: Duration::from_secs(10),
             order_deadline: minutes(10),
             order_deadline_at_most: minutes(7 * 24 * 60),
+            order_lost_after: minutes(60),
             plan_timeout: Duration::from_secs(20),
             plan_lifetime: minutes(10),
             token_lifetime: minutes(60),
@@ -211,6 +215,7 @@ impl Settings {
         for (key, duration, least) in [
             ("heartbeat_interval", self.heartbeat_interval, 100),
             ("order_deadline", self.order_deadline, 1000),
+            ("order_lost_after", self.order_lost_after, 1000),
             ("plan_timeout", self.plan_timeout, 100),
             ("plan_lifetime", self.plan_lifetime, 1000),
             ("token_lifetime", self.token_lifetime, 1000),

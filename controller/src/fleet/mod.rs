@@ -5,12 +5,12 @@ mod observer;
 mod serve;
 pub mod session;
 pub mod validate;
-mod watch;
+pub mod watch;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,15 +23,15 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
 use self::{
-    session::{End, Session},
-    watch::Watchers,
+    session::{End, Sent, Session},
+    watch::{Watch, Watchers},
 };
 use crate::{
-    clock::now_ms,
+    clock::{millis, now_ms},
     metrics::{ORDER_ACCEPTED_SECONDS, ORDERS_FINISHED, SESSIONS, SESSIONS_ENDED},
     store::{
         SharedStore, StoreError,
-        types::{Effects, Host, Observation},
+        types::{Certified, Effects, Host, Observation},
     },
 };
 
@@ -40,10 +40,14 @@ use crate::{
 /// the epoch so far that other agents refuse the jump.
 const EPOCH_FOLLOWS: u64 = 4096;
 
+/// How long the revisions of a removed target are remembered, and how often that is looked at.
+const REMEMBERED: Duration = Duration::from_hours(24 * 90);
+const PRUNE: Duration = Duration::from_mins(1);
+
 /// Issues a new certificate to a host that has one.
 #[async_trait]
 pub trait Renew: Send + Sync + 'static {
-    /// The certificate, and until when it is valid, Unix milliseconds.
+    /// The certificate, and what is kept of it.
     ///
     /// # Errors
     /// The request is not acceptable, or the certificate cannot be made: a reason for the agent.
@@ -51,7 +55,7 @@ pub trait Renew: Send + Sync + 'static {
         &self,
         host: &Host,
         csr_der: &[u8],
-    ) -> Result<(v1::RenewedCertificate, i64), v1::Problem>;
+    ) -> Result<(v1::RenewedCertificate, Certified), v1::Problem>;
 }
 
 /// What a session needs to know.
@@ -60,6 +64,8 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// For the answer to a plan request.
     pub plan: Duration,
+    /// How long past its deadline, and past the last sign of its host, an order that was sent stays open.
+    pub lost: Duration,
 }
 
 /// Why an agent gave no plan.
@@ -85,6 +91,8 @@ pub struct Fleet {
     store: SharedStore,
     renew: Arc<dyn Renew>,
     timing: Timing,
+    /// When this controller began to listen: hosts could not be heard before.
+    started_ms: i64,
     epoch: AtomicU64,
     /// The epoch may follow agents up to here.
     epoch_limit: u64,
@@ -92,7 +100,7 @@ pub struct Fleet {
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     observations: Mutex<Option<mpsc::Sender<Observation>>>,
     observer: Mutex<Option<JoinHandle<()>>>,
-    watchers: Watchers,
+    watchers: Arc<Watchers>,
     stopping: tokio_util::sync::CancellationToken,
     tasks: tokio_util::task::TaskTracker,
 }
@@ -102,20 +110,30 @@ impl Fleet {
     #[must_use]
     pub fn new(store: SharedStore, renew: Arc<dyn Renew>, timing: Timing, epoch: u64) -> Arc<Self> {
         let (sender, receiver) = mpsc::channel(observer::QUEUE);
-        let observer = tokio::spawn(observer::run(Arc::clone(&store), receiver));
-        Arc::new(Self {
-            store,
-            renew,
-            timing,
-            epoch: AtomicU64::new(epoch),
-            epoch_limit: epoch.saturating_add(EPOCH_FOLLOWS),
-            numbers: AtomicU64::new(1),
-            sessions: Mutex::default(),
-            observations: Mutex::new(Some(sender)),
-            observer: Mutex::new(Some(observer)),
-            watchers: Watchers::default(),
-            stopping: tokio_util::sync::CancellationToken::new(),
-            tasks: tokio_util::task::TaskTracker::new(),
+        Arc::new_cyclic(|fleet: &Weak<Self>| {
+            let fleet = fleet.clone();
+            // A session whose observations are lost ends: its agent dials again and says everything again.
+            let lost = move |host| {
+                if let Some(fleet) = fleet.upgrade() {
+                    fleet.end(host, End::Internal);
+                }
+            };
+            let observer = tokio::spawn(observer::run(Arc::clone(&store), receiver, lost));
+            Self {
+                store,
+                renew,
+                timing,
+                started_ms: now_ms(),
+                epoch: AtomicU64::new(epoch),
+                epoch_limit: epoch.saturating_add(EPOCH_FOLLOWS),
+                numbers: AtomicU64::new(1),
+                sessions: Mutex::default(),
+                observations: Mutex::new(Some(sender)),
+                observer: Mutex::new(Some(observer)),
+                watchers: Arc::default(),
+                stopping: tokio_util::sync::CancellationToken::new(),
+                tasks: tokio_util::task::TaskTracker::new(),
+            }
         })
     }
 
@@ -140,10 +158,10 @@ impl Fleet {
         })
     }
 
-    /// Sees every change of a rollout from now on.
+    /// Sees every change of a rollout from now on. None: this watcher has too many of them open.
     #[must_use]
-    pub fn watch(&self, rollout: Uuid) -> tokio::sync::watch::Receiver<()> {
-        self.watchers.subscribe(rollout)
+    pub fn watch(&self, rollout: Uuid, watcher: &str) -> Option<Watch> {
+        self.watchers.subscribe(rollout, watcher)
     }
 
     /// Ends a host's session, if there is one.
@@ -208,7 +226,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Sends a host the orders that are stored for it and were not sent on its session, by sequence.
+    /// Sends a host the orders that are stored for it and of which its agent has said nothing, by sequence: at
+    /// once what was not sent on its session, and again, less and less often, what was.
     ///
     /// # Errors
     /// The store failed.
@@ -217,9 +236,12 @@ impl Fleet {
             return Ok(());
         };
         let mut sent = session.sent.lock().await;
-        for order in self.store.order_active_list(host).await? {
-            let journaled = order.progress.last_event > 0;
-            if journaled || sent.contains(&order.id) {
+        let mut orders = self.store.order_active_list(host).await?;
+        orders.retain(|order| order.progress.last_event == 0);
+        sent.retain(|id, _| orders.iter().any(|order| order.id == *id));
+        for order in orders {
+            let before = sent.get(&order.id).copied();
+            if before.is_some_and(|before| !before.again(tokio::time::Instant::now())) {
                 continue;
             }
             // Stored as sent before it leaves: from here on it may have arrived.
@@ -233,7 +255,7 @@ impl Fleet {
                 order.id = %order.id, host.id = %host,
                 "order {} sent to {}", order.id, order.host_name
             );
-            sent.insert(order.id);
+            sent.insert(order.id, Sent::after(before, tokio::time::Instant::now()));
             self.watchers.changed(order.rollout_id);
         }
         Ok(())
@@ -268,20 +290,94 @@ impl Fleet {
     pub async fn expire(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pruned: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            match self.store.order_expire_due(now_ms()).await {
-                Ok(effects) => self.effects(effects),
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "failed to expire orders"
-                ),
+            let now = now_ms();
+            let expired = self.store.order_expire_due(now).await;
+            self.committed("expire orders", expired);
+            let lost = self.give_up(now).await;
+            self.committed("give up lost orders", lost);
+            self.send_again();
+            if pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE) {
+                pruned = Some(tokio::time::Instant::now());
+                self.prune(now).await;
             }
         }
+    }
+
+    /// Deletes the revisions of targets that are gone for long.
+    async fn prune(&self, now_ms: i64) {
+        match self
+            .store
+            .removed_prune(now_ms.saturating_sub(millis(REMEMBERED)))
+            .await
+        {
+            Ok(0) => {}
+            Ok(targets) => {
+                tracing::info!("the revisions of {targets} removed targets were deleted");
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to delete the revisions of removed targets"
+            ),
+        }
+    }
+
+    fn committed(self: &Arc<Self>, doing: &str, done: Result<Effects, StoreError>) {
+        match done {
+            Ok(effects) => self.effects(effects),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to {doing}"
+            ),
+        }
+    }
+
+    /// Ends orders that were sent and whose hosts have not come back for too long: their targets shall not be
+    /// held for ever. A host that is there is still at it, however long it takes.
+    async fn give_up(&self, now_ms: i64) -> Result<Effects, StoreError> {
+        let before_ms = now_ms.saturating_sub(millis(self.timing.lost));
+        if before_ms < self.started_ms {
+            return Ok(Effects::default());
+        }
+        let overdue = self.store.order_overdue_list(before_ms).await?;
+        let lost: Vec<Uuid> = overdue
+            .into_iter()
+            .filter(|(_, host)| self.session(*host).is_none())
+            .map(|(order, _)| order)
+            .collect();
+        if lost.is_empty() {
+            return Ok(Effects::default());
+        }
+        tracing::warn!(
+            "{} orders are given up: their hosts were not heard of again",
+            lost.len()
+        );
+        self.store.order_lost(&lost, now_ms).await
+    }
+
+    /// Sends again what agents that are there have not answered.
+    fn send_again(self: &Arc<Self>) {
+        let now = tokio::time::Instant::now();
+        let late: Vec<Uuid> = self
+            .locked()
+            .values()
+            .filter(|session| {
+                // Held: it is being sent to at this moment.
+                let sent = session.sent.try_lock();
+                sent.is_ok_and(|sent| sent.values().any(|one| one.again(now)))
+            })
+            .map(|session| session.host_id)
+            .collect();
+        self.effects(Effects {
+            hosts: late,
+            ..Effects::default()
+        });
     }
 
     /// Ends every session, so that the agents dial again elsewhere, and writes down what they said.

@@ -1,9 +1,10 @@
 //! Writes what agents say about their hosts, many in one transaction: a thousand agents that come back
 //! at once cost some dozen commits. None of it is acknowledged on the wire, so it may wait.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use crate::{
     metrics::OBSERVATIONS_BATCH,
@@ -16,34 +17,53 @@ pub(super) const QUEUE: usize = 1024;
 /// Observations in one transaction, so that orders get their turn between.
 const BATCH: usize = 64;
 
-/// Attempts at one batch before it is given up; the next inventory says it all again.
+/// Attempts at one batch before its observations are tried one by one.
 const ATTEMPTS: u32 = 3;
 
-/// Stores observations until the queue is closed and empty.
-pub(super) async fn run(store: SharedStore, mut queue: mpsc::Receiver<Observation>) {
-    let store = Arc::clone(&store);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Stores observations until the queue is closed and empty. Whose cannot be stored is told to `lost`, by the host's
+/// id: its agent must say it again.
+pub(super) async fn run(
+    store: SharedStore,
+    mut queue: mpsc::Receiver<Observation>,
+    lost: impl Fn(Uuid) + Send,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         #[expect(clippy::cast_precision_loss, reason = "at most BATCH")]
         metrics::histogram!(OBSERVATIONS_BATCH).record(batch.len() as f64);
-        keep(&store, &batch).await;
+        keep(&store, &batch, &lost).await;
         batch.clear();
     }
 }
 
-async fn keep(store: &SharedStore, batch: &[Observation]) {
-    for attempt in 1..=ATTEMPTS {
-        match store.observations_store(batch).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    attempt,
-                    "failed to store {} observations",
-                    batch.len()
-                );
-            }
+async fn keep(store: &SharedStore, batch: &[Observation], lost: &(impl Fn(Uuid) + Send)) {
+    for _ in 0..ATTEMPTS {
+        if stored(store, batch).await {
+            return;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+    // One that the database does not take must not lose those of other hosts.
+    for one in batch {
+        if !stored(store, std::slice::from_ref(one)).await {
+            lost(one.host_id);
+        }
+    }
+}
+
+async fn stored(store: &SharedStore, batch: &[Observation]) -> bool {
+    match store.observations_store(batch).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to store {} observations",
+                batch.len()
+            );
+            false
+        }
     }
 }

@@ -22,9 +22,10 @@ use super::{
 use crate::{
     clock::{millis, now_ms},
     metrics::{AGENT_MESSAGES_REFUSED, SESSIONS_OPENED},
+    record::Actor,
     store::{
         StoreError,
-        types::{Host, Observation, Seen},
+        types::{Host, Note, Observation, Seen},
     },
 };
 
@@ -72,6 +73,7 @@ impl Fleet {
                 session,
                 inbound,
                 written_ms: 0,
+                listed: 0,
             };
             live.run().await;
         });
@@ -88,6 +90,10 @@ fn stopping() -> Status {
     to_status(Code::Unavailable, problem)
 }
 
+fn revoked() -> v1::Problem {
+    v1::Problem::new("host-revoked", "this host was revoked", "join it again")
+}
+
 struct Serving {
     fleet: Arc<Fleet>,
     host: Host,
@@ -95,6 +101,8 @@ struct Serving {
     inbound: Streaming<AgentMessage>,
     /// When the host was last written down as seen.
     written_ms: i64,
+    /// Targets of the last inventory that had too many of them.
+    listed: usize,
 }
 
 impl Serving {
@@ -111,7 +119,9 @@ impl Serving {
         let why = self.session.why();
         self.fleet.unregister(&self.session);
         self.say_goodbye(why);
-        self.alive(None, String::new()).await;
+        if why != End::Revoked {
+            self.alive(None, String::new()).await;
+        }
         tracing::info!(
             host.id = %self.host.id, why = why.code(),
             "session of {} ended: {}", self.host.name, why.code()
@@ -130,10 +140,7 @@ impl Serving {
     fn say_goodbye(&self, why: End) {
         let status = match why {
             End::Stopping => stopping(),
-            End::Revoked => to_status(
-                Code::PermissionDenied,
-                v1::Problem::new("host-revoked", "this host was revoked", "join it again"),
-            ),
+            End::Revoked => to_status(Code::PermissionDenied, revoked()),
             End::Replaced => to_status(
                 Code::Aborted,
                 v1::Problem::new(
@@ -144,13 +151,40 @@ impl Serving {
             ),
             End::Gap => to_status(
                 Code::Aborted,
-                v1::Problem::new("events-gap", "events of an order are missing", ""),
+                v1::Problem::new(
+                    "events-gap",
+                    "events of an order are missing between what is stored and what came",
+                    "dial again and send them from the first that was not acknowledged",
+                ),
             ),
             End::Internal => to_status(
                 Code::Unavailable,
-                v1::Problem::new("store-failed", "the controller's store failed", ""),
+                v1::Problem::new(
+                    "store-failed",
+                    "the controller's store failed: what this host said last may not be stored",
+                    "dial again and say it again; the controller's log says what failed",
+                ),
             ),
-            End::Gone | End::Silent | End::Slow | End::Refused => return,
+            End::Silent => to_status(
+                Code::DeadlineExceeded,
+                v1::Problem::new(
+                    "agent-silent",
+                    format!(
+                        "nothing was heard for {} s",
+                        (self.fleet.timing.heartbeat * MISSED).max(HELLO).as_secs()
+                    ),
+                    "send the hello at once, then a heartbeat as often as the welcome says",
+                ),
+            ),
+            End::Slow => to_status(
+                Code::ResourceExhausted,
+                v1::Problem::new(
+                    "agent-slow",
+                    "the agent does not read what it is sent",
+                    "dial again",
+                ),
+            ),
+            End::Gone | End::Refused => return,
         };
         self.session.close(status);
     }
@@ -166,6 +200,24 @@ impl Serving {
         End::Refused
     }
 
+    /// The stream of the agent's messages broke off: by a message that cannot be read, or with its connection.
+    fn broke(&self, status: &Status) -> End {
+        let why = match status.code() {
+            Code::OutOfRange => Refused::TooLarge,
+            Code::Internal if status.message().contains("decode") => Refused::Invalid {
+                what: "a message: it is no AgentMessage and",
+            },
+            _ => {
+                tracing::debug!(
+                    host.id = %self.host.id,
+                    "the stream of {} broke: {status}", self.host.name
+                );
+                return End::Gone;
+            }
+        };
+        self.refuse(&why)
+    }
+
     /// From hello to the orders that wait.
     async fn greet(&mut self) -> Result<(), End> {
         let first = tokio::select! {
@@ -175,7 +227,8 @@ impl Serving {
         };
         let hello = match first {
             Err(_) => return Err(End::Silent),
-            Ok(Err(_) | Ok(None)) => return Err(End::Gone),
+            Ok(Err(status)) => return Err(self.broke(&status)),
+            Ok(Ok(None)) => return Err(End::Gone),
             Ok(Ok(Some(AgentMessage {
                 message: Some(agent_message::Message::Hello(hello)),
             }))) => hello,
@@ -239,18 +292,30 @@ impl Serving {
             };
             let first = match next {
                 Err(_) => return Ok(End::Silent),
-                Ok(Err(_) | Ok(None)) => return Ok(End::Gone),
+                Ok(Err(status)) => return Ok(self.broke(&status)),
+                Ok(Ok(None)) => return Ok(End::Gone),
                 Ok(Ok(Some(message))) => message,
             };
-            let mut batch = vec![first];
+            let (mut batch, mut after) = (vec![first], None);
             while batch.len() < BATCH
-                && let Some(Ok(Some(message))) = self.inbound.message().now_or_never()
+                && after.is_none()
+                && let Some(next) = self.inbound.message().now_or_never()
             {
-                batch.push(message);
+                match next {
+                    Ok(Some(message)) => batch.push(message),
+                    // What came before the end still counts.
+                    Ok(None) => after = Some(Ok(())),
+                    Err(status) => after = Some(Err(status)),
+                }
             }
             self.session.heard(now_ms());
             if let Err(end) = self.take(batch).await? {
                 return Ok(end);
+            }
+            match after {
+                None => {}
+                Some(Ok(())) => return Ok(End::Gone),
+                Some(Err(status)) => return Ok(self.broke(&status)),
             }
         }
     }
@@ -323,13 +388,12 @@ impl Serving {
     ) -> Result<Result<(), Refused>, StoreError> {
         match message {
             agent_message::Message::Inventory(inventory) => {
-                let (targets, refused) = match validate::inventory(inventory) {
-                    Ok(valid) => valid,
-                    Err(why) => return Ok(Err(why)),
-                };
+                let listed = inventory.targets.len();
+                let (targets, refused) = validate::inventory(inventory);
                 for why in refused {
                     self.left_out(&why);
                 }
+                self.truncated(listed).await?;
                 self.observe(Seen::Inventory(targets)).await;
             }
             agent_message::Message::Target(target) => match validate::target(target) {
@@ -353,6 +417,27 @@ impl Serving {
         Ok(Ok(()))
     }
 
+    /// Says in the record, once for each such number on a session, that a host has more targets than are kept.
+    async fn truncated(&mut self, listed: usize) -> Result<(), StoreError> {
+        if listed <= validate::TARGETS || self.listed == listed {
+            return Ok(());
+        }
+        self.listed = listed;
+        let note = Note {
+            actor: Actor::Controller,
+            action: "inventory.truncated",
+            subject: format!("host:{}", self.host.name),
+            body: serde_json::json!({
+                "host_id": self.host.id,
+                "targets": listed,
+                "kept": validate::TARGETS,
+                "next_step": "let the agent look after fewer targets: `include` and `exclude` in its configuration",
+            }),
+            at_ms: now_ms(),
+        };
+        self.fleet.store.record_append(&note).await
+    }
+
     fn left_out(&self, why: &Refused) {
         metrics::counter!(AGENT_MESSAGES_REFUSED, "why" => why.problem().code).increment(1);
         tracing::warn!(
@@ -363,12 +448,15 @@ impl Serving {
 
     async fn renew(&self, request: &v1::RenewRequest) -> Result<(), StoreError> {
         let result = match self.fleet.renew.renew(&self.host, &request.csr_der).await {
-            Ok((certificate, not_after_ms)) => {
-                self.fleet
-                    .store
-                    .host_certified(self.host.id, not_after_ms, now_ms())
-                    .await?;
-                v1::renew_reply::Result::Certificate(certificate)
+            Ok((certificate, kept)) => {
+                let store = &self.fleet.store;
+                // Said by the store, in the same moment in which it notes it: no certificate leaves after the
+                // host was revoked.
+                if store.host_certified(self.host.id, &kept, now_ms()).await? {
+                    v1::renew_reply::Result::Certificate(certificate)
+                } else {
+                    v1::renew_reply::Result::Problem(revoked())
+                }
             }
             Err(problem) => v1::renew_reply::Result::Problem(problem),
         };

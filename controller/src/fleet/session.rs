@@ -1,7 +1,7 @@
 //! One live connection of one agent: its queue, what was sent on it, the plans it owes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -10,7 +10,10 @@ use std::{
 };
 
 use sternway_proto::v1::{self, ControllerMessage, controller_message::Message};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
@@ -24,6 +27,40 @@ const PLACE: Duration = Duration::from_secs(5);
 
 /// Plans one agent may owe at the same time.
 const PLANS: usize = 16;
+
+/// How long after the first sending an order that was not answered is sent again; twice as long after each
+/// further one, up to the longest.
+const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN_AT_MOST: Duration = Duration::from_mins(1);
+
+/// How often an order is sent on one session, at most. The next session begins anew.
+const TIMES: u32 = 12;
+
+/// An order that was sent on a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// The last time.
+    at: Instant,
+    times: u32,
+}
+
+impl Sent {
+    /// Sent now, and `before` until now.
+    #[must_use]
+    pub fn after(before: Option<Self>, now: Instant) -> Self {
+        Self {
+            at: now,
+            times: before.map_or(0, |before| before.times).saturating_add(1),
+        }
+    }
+
+    /// Whether it is time to send it again.
+    #[must_use]
+    pub fn again(&self, now: Instant) -> bool {
+        let pause = AGAIN.saturating_mul(1 << self.times.saturating_sub(1).min(16));
+        self.times < TIMES && now.duration_since(self.at) >= pause.min(AGAIN_AT_MOST)
+    }
+}
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,9 +118,9 @@ pub struct Session {
     /// The host's clock minus the controller's.
     pub clock_offset_ms: AtomicI64,
     plans: Mutex<HashMap<u64, oneshot::Sender<v1::PlanReply>>>,
-    /// Orders that were sent on this session. Held while orders are sent, so that they leave in the
+    /// Orders that were sent on this session and not answered. Held while orders are sent, so that they leave in the
     /// order of their sequence.
-    pub sent: AsyncMutex<HashSet<Uuid>>,
+    pub sent: AsyncMutex<HashMap<Uuid, Sent>>,
 }
 
 impl Session {
@@ -183,5 +220,25 @@ impl Session {
         if let Some(waiting) = waiting {
             drop(waiting.send(reply));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_answered_is_sent_again_less_and_less_often_and_not_for_ever() {
+        let begun = Instant::now();
+        let (mut now, mut sent, mut pauses) = (begun, Sent::after(None, begun), Vec::new());
+        while pauses.len() < 100 {
+            let Some(pause) = (1..=120).find(|s| sent.again(now + Duration::from_secs(*s))) else {
+                break;
+            };
+            now += Duration::from_secs(pause);
+            sent = Sent::after(Some(sent), now);
+            pauses.push(pause);
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]);
     }
 }

@@ -28,6 +28,11 @@ pub enum Refused {
     TooMany { what: &'static str, limit: usize },
     #[error("{what} is not valid")]
     Invalid { what: &'static str },
+    #[error(
+        "a message is larger than {} bytes",
+        sternway_proto::limits::MESSAGE_BYTES
+    )]
+    TooLarge,
 }
 
 impl Refused {
@@ -37,6 +42,7 @@ impl Refused {
         let code = match self {
             Self::TooMany { .. } => "too-many",
             Self::Invalid { .. } => "malformed",
+            Self::TooLarge => "too-large",
         };
         v1::Problem::new(
             code,
@@ -119,14 +125,21 @@ pub fn facts(mut facts: v1::HostFacts) -> v1::HostFacts {
     facts
 }
 
-/// An inventory: valid targets, each once. Targets that are not valid are left out and named.
-///
-/// # Errors
-/// There are too many.
-pub fn inventory(inventory: v1::Inventory) -> Result<(Vec<v1::Target>, Vec<Refused>), Refused> {
-    bound("targets of one host", &inventory.targets, TARGETS)?;
+/// An inventory: valid targets, each once, as many as are kept of one host, the first by name. What is left out is
+/// named.
+#[must_use]
+pub fn inventory(mut inventory: v1::Inventory) -> (Vec<v1::Target>, Vec<Refused>) {
+    // In whatever order they came: the same ones are kept every time.
+    inventory.targets.sort_by(|a, b| a.name.cmp(&b.name));
     let (mut targets, mut refused, mut names) = (Vec::new(), Vec::new(), HashSet::new());
     for one in inventory.targets {
+        if targets.len() == TARGETS {
+            refused.push(Refused::TooMany {
+                what: "targets of one host",
+                limit: TARGETS,
+            });
+            break;
+        }
         match target(one) {
             Ok(target) if names.insert(target.name.clone()) => targets.push(target),
             Ok(_) => refused.push(Refused::Invalid {
@@ -135,7 +148,7 @@ pub fn inventory(inventory: v1::Inventory) -> Result<(Vec<v1::Target>, Vec<Refus
             Err(why) => refused.push(why),
         }
     }
-    Ok((targets, refused))
+    (targets, refused)
 }
 
 /// A target with its revisions.
@@ -343,11 +356,25 @@ mod tests {
         let list = v1::Inventory {
             targets: vec![bad, good(), good()],
         };
-        let (targets, refused) = inventory(list).expect("bounded");
+        let (targets, refused) = inventory(list);
         assert_eq!((targets.len(), refused.len()), (1, 2));
-        let many = v1::Inventory {
-            targets: vec![good(); TARGETS + 1],
+    }
+
+    #[test]
+    fn of_too_many_targets_the_same_ones_are_kept_whatever_their_order() {
+        let many: Vec<v1::Target> = (0..TARGETS + 30)
+            .map(|number| v1::Target {
+                name: format!("docker/shop-{number:04}"),
+                ..good()
+            })
+            .collect();
+        let (kept, refused) = inventory(v1::Inventory {
+            targets: many.iter().rev().cloned().collect(),
+        });
+        let names = |targets: &[v1::Target]| -> Vec<String> {
+            targets.iter().map(|target| target.name.clone()).collect()
         };
-        assert!(matches!(inventory(many), Err(Refused::TooMany { .. })));
+        assert_eq!(names(&kept), names(&many[..TARGETS]));
+        assert!(matches!(refused[..], [Refused::TooMany { .. }]));
     }
 }

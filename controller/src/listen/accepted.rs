@@ -11,17 +11,21 @@ use std::{
 };
 
 use sternway_proto::identity::PeerCertificate;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::peers::{Connection, Peers};
+use super::{peers::Connection, places::Place, watched::Watched};
 
 /// A connection may outlive its certificate by this much, for clocks that differ.
 const EXPIRY_GRACE: Duration = Duration::from_mins(1);
+
+/// From the end of the handshake to the end of a connection without a certificate: a join takes a second, and
+/// up to half a minute where many join at once.
+const STRANGER: Duration = Duration::from_secs(30);
+
+/// How long a connection lives that is one too many of its certificate: long enough to be told so.
+const CROWDED: Duration = Duration::from_secs(5);
 
 /// Who is at the other end; in the extensions of every request.
 #[derive(Debug, Clone)]
@@ -29,43 +33,77 @@ pub struct Peer {
     /// None on the enrolment listener only.
     pub certificate: Option<Arc<PeerCertificate>>,
     pub address: Option<SocketAddr>,
+    /// Its certificate has too many connections already: this one gets a refusal and nothing else.
+    pub crowded: bool,
 }
 
-/// The stream of a connection. Reading fails as soon as the peer is revoked or its certificate has expired;
-/// hyper always reads, so the connection is cut whatever runs on it.
+/// The stream of a connection. Reading fails as soon as the peer is revoked or its certificate has expired, or
+/// the time of a peer without one is over; hyper always reads, so the connection is cut whatever runs on it.
 pub struct Accepted {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Watched>,
     peer: Peer,
     cut: Pin<Box<dyn Future<Output = &'static str> + Send>>,
-    /// Keeps the connection in the list of those that can be cut.
+    /// Keeps the connection in the list of those that can be cut, or in its place among the strangers.
     _connection: Option<Connection>,
+    _place: Option<Place>,
 }
 
 impl Accepted {
-    pub(super) fn new(stream: TlsStream<TcpStream>, peer: Peer, peers: &Arc<Peers>) -> Self {
-        let Some(certificate) = &peer.certificate else {
-            return Self {
-                stream,
-                peer,
-                cut: Box::pin(std::future::pending()),
-                _connection: None,
-            };
-        };
-        let connection = peers.connected(certificate);
+    /// Of a peer that showed a certificate.
+    pub(super) fn known(
+        stream: TlsStream<Watched>,
+        certificate: PeerCertificate,
+        address: Option<SocketAddr>,
+        connection: Connection,
+    ) -> Self {
         let cut = connection.cut.clone();
         let left = time_left(certificate.not_after_ms, SystemTime::now());
+        let crowded = connection.crowded;
         let cut = async move {
             tokio::select! {
                 biased;
                 () = cut.cancelled() => "the peer was revoked",
                 () = tokio::time::sleep(left) => "the peer's certificate has expired",
+                () = tokio::time::sleep(CROWDED), if crowded => "the certificate has too many connections",
             }
         };
         Self {
             stream,
-            peer,
+            peer: Peer {
+                certificate: Some(Arc::new(certificate)),
+                address,
+                crowded,
+            },
             cut: Box::pin(cut),
             _connection: Some(connection),
+            _place: None,
+        }
+    }
+
+    /// Of a peer without a certificate.
+    pub(super) fn stranger(
+        stream: TlsStream<Watched>,
+        address: Option<SocketAddr>,
+        place: Place,
+    ) -> Self {
+        let evicted = place.evicted.clone();
+        let cut = async move {
+            tokio::select! {
+                biased;
+                () = evicted.cancelled() => "its place was needed",
+                () = tokio::time::sleep(STRANGER) => "its time to join is over",
+            }
+        };
+        Self {
+            stream,
+            peer: Peer {
+                certificate: None,
+                address,
+                crowded: false,
+            },
+            cut: Box::pin(cut),
+            _connection: None,
+            _place: Some(place),
         }
     }
 }

@@ -2,36 +2,49 @@
 //! handshake, cannot exchange its certificate, and cannot cut a connection.
 
 mod accepted;
+mod files;
 mod peers;
+mod places;
+mod seldom;
+mod watched;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::Stream;
 use sternway_proto::{identity::PeerCertificate, limits, tls::ServerTls};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 pub use self::{
     accepted::{Accepted, Peer},
-    peers::Peers,
+    files::raise_limit,
+    peers::{PER_IDENTITY, Peers},
 };
-
-/// Handshakes at the same time: with some 1.4 ms of processor time each, more would only make each slower
-/// than its time-out.
-const HANDSHAKES: usize = 512;
+use self::{
+    places::{Place, Places},
+    seldom::Seldom,
+    watched::Watched,
+};
 
 /// Connections that have shaken hands and wait to be served.
 const BACKLOG: usize = 128;
 
-/// After an error of `accept` (no file descriptors left, mostly) the loop rests.
-const REST: Duration = Duration::from_millis(100);
+/// After an error of `accept` (no file descriptors left, mostly) the loop rests: so long after the first, and
+/// twice as long after each further one, up to the longest.
+const REST: Duration = Duration::from_millis(50);
+const REST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// A server with the bounds that hold on every listener.
 pub fn server() -> Server {
@@ -44,77 +57,131 @@ pub fn server() -> Server {
         .tcp_nodelay(true)
 }
 
+/// What the connections of one listener share.
+struct Door {
+    name: &'static str,
+    tls: ServerTls,
+    peers: Arc<Peers>,
+    places: Arc<Places>,
+    crowded: Seldom,
+}
+
 /// Accepts connections until `shutdown`: each handshake in a task of its own, in bounded time and number.
+/// `name` is the listener's, for the log.
 pub fn incoming(
+    name: &'static str,
     listener: TcpListener,
     tls: ServerTls,
     peers: Arc<Peers>,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = io::Result<Accepted>> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let door = Arc::new(Door {
+        name,
+        tls,
+        peers,
+        places: Places::new(files::places()),
+        crowded: Seldom::default(),
+    });
     tokio::spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let tcp = match accepted {
-                Ok((tcp, _)) => tcp,
-                Err(error) => {
-                    tracing::warn!(error = %error, "cannot accept a connection");
-                    tokio::time::sleep(REST).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = handshakes.clone().acquire_owned().await else {
-                return;
-            };
-            let (tls, peers, sender) = (tls.clone(), peers.clone(), sender.clone());
-            tokio::spawn(async move {
-                let accepted = handshake(tcp, &tls, &peers).await;
-                drop(permit);
-                if let Some(accepted) = accepted {
-                    // Full or closed: the connection is dropped, its peer dials again.
-                    let _ = timeout(limits::HANDSHAKE_TIMEOUT, sender.send(Ok(accepted))).await;
-                }
-            });
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = accept(&listener, &door, &sender) => {}
         }
     });
     ReceiverStream::new(receiver)
 }
 
-async fn handshake(tcp: TcpStream, tls: &ServerTls, peers: &Arc<Peers>) -> Option<Accepted> {
-    let address = tcp.peer_addr().ok();
-    let failed = |reason: &str| {
-        metrics::counter!("sternway_handshakes_failed_total").increment(1);
-        tracing::debug!(peer.address = ?address, "handshake failed: {reason}");
-    };
-    if let Err(error) = tcp.set_nodelay(true) {
-        failed(&error.to_string());
-        return None;
+/// Accepts for ever: no error of a listening socket is a reason to stop listening.
+async fn accept(
+    listener: &TcpListener,
+    door: &Arc<Door>,
+    sender: &mpsc::Sender<io::Result<Accepted>>,
+) {
+    let (failed, mut rest) = (Seldom::default(), REST);
+    loop {
+        let tcp = match listener.accept().await {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                if let Some(times) = failed.happened(Instant::now()) {
+                    tracing::warn!(
+                        %error, times,
+                        "{} cannot accept connections; if files are short, raise LimitNOFILE", door.name
+                    );
+                }
+                door.places.make_room();
+                tokio::time::sleep(rest).await;
+                rest = (rest * 2).min(REST_AT_MOST);
+                continue;
+            }
+        };
+        rest = REST;
+        let place = door.places.take().await;
+        let (door, sender) = (Arc::clone(door), sender.clone());
+        tokio::spawn(async move {
+            if let Some(accepted) = door.admit(tcp, place).await {
+                // Full or closed: the connection is dropped, its peer dials again.
+                let _ = timeout(limits::HANDSHAKE_TIMEOUT, sender.send(Ok(accepted))).await;
+            }
+        });
     }
-    let acceptor = TlsAcceptor::from(tls.config());
-    let stream = match timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            failed(&error.to_string());
-            return None;
+}
+
+impl Door {
+    /// From a TCP connection to one that has shaken hands. None: it came to nothing.
+    async fn admit(&self, tcp: TcpStream, place: Place) -> Option<Accepted> {
+        let address = tcp.peer_addr().ok();
+        let stream = match self.handshake(tcp, &place).await {
+            Ok(stream) => stream,
+            Err(reason) => {
+                metrics::counter!("sternway_handshakes_failed_total").increment(1);
+                tracing::debug!(peer.address = ?address, "handshake failed: {reason}");
+                return None;
+            }
+        };
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| PeerCertificate::from_der(chain.first()?).ok());
+        match certificate {
+            // Known from here on: its place is free for the next stranger.
+            Some(certificate) => self.known(stream, certificate, address),
+            None => Some(Accepted::stranger(stream, address, place)),
         }
-        Err(_) => {
-            failed("it took too long");
-            return None;
+    }
+
+    fn known(
+        &self,
+        stream: TlsStream<Watched>,
+        certificate: PeerCertificate,
+        address: Option<SocketAddr>,
+    ) -> Option<Accepted> {
+        let connection = self.peers.connected(&certificate);
+        if connection.as_ref().is_none_or(|one| one.crowded)
+            && let Some(times) = self.crowded.happened(Instant::now())
+        {
+            tracing::warn!(
+                peer.address = ?address, times,
+                "{} has more than {PER_IDENTITY} connections with one certificate: more are refused",
+                certificate.identity
+            );
         }
-    };
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| PeerCertificate::from_der(chain.first()?).ok());
-    let peer = Peer {
-        certificate: certificate.map(Arc::new),
-        address,
-    };
-    Some(Accepted::new(stream, peer, peers))
+        Some(Accepted::known(stream, certificate, address, connection?))
+    }
+
+    async fn handshake(&self, tcp: TcpStream, place: &Place) -> Result<TlsStream<Watched>, String> {
+        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+        let watched = Watched::new(tcp, Arc::clone(&place.waited));
+        let acceptor = TlsAcceptor::from(self.tls.config());
+        let shaken = tokio::select! {
+            biased;
+            () = place.evicted.cancelled() => return Err("its place was needed".to_owned()),
+            shaken = timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(watched)) => shaken,
+        };
+        shaken
+            .map_err(|_| "it took too long".to_owned())?
+            .map_err(|error| error.to_string())
+    }
 }

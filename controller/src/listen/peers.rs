@@ -12,6 +12,12 @@ use sternway_proto::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// Connections that one certificate's name may have at the same time.
+pub const PER_IDENTITY: usize = 64;
+
+/// Connections beyond them that are told so, rather than cut without a word.
+const TOLD: usize = 16;
+
 /// The live connections by peer, and the revoked hosts.
 #[derive(Debug, Default)]
 pub struct Peers {
@@ -32,6 +38,8 @@ pub(super) struct Connection {
     identity: Identity,
     number: u64,
     pub(super) cut: CancellationToken,
+    /// The peer has [`PER_IDENTITY`] others.
+    pub(super) crowded: bool,
 }
 
 impl Peers {
@@ -43,10 +51,14 @@ impl Peers {
         peers
     }
 
-    /// Refuses a host from now on and cuts its connections at once.
-    pub fn revoke(&self, host: Uuid) {
-        let mut state = self.state();
-        state.revoked.insert(host);
+    /// Refuses a host from now on. Its connections live until they are cut.
+    pub fn refuse(&self, host: Uuid) {
+        self.state().revoked.insert(host);
+    }
+
+    /// Cuts the connections of a host, whatever runs on them.
+    pub fn cut(&self, host: Uuid) {
+        let state = self.state();
         let cut = state
             .live
             .iter()
@@ -63,9 +75,14 @@ impl Peers {
         self.state().live.values().map(HashMap::len).sum()
     }
 
-    pub(super) fn connected(self: &Arc<Self>, peer: &PeerCertificate) -> Connection {
+    /// Puts a connection into the list. None: its peer has so many that it is not even told so.
+    pub(super) fn connected(self: &Arc<Self>, peer: &PeerCertificate) -> Option<Connection> {
         let cut = CancellationToken::new();
         let mut state = self.state();
+        let others = state.live.get(&peer.identity).map_or(0, HashMap::len);
+        if others >= PER_IDENTITY + TOLD {
+            return None;
+        }
         state.next += 1;
         let number = state.next;
         state
@@ -77,12 +94,13 @@ impl Peers {
         if revoked(&state, &peer.identity) {
             cut.cancel();
         }
-        Connection {
+        Some(Connection {
             peers: self.clone(),
             identity: peer.identity.clone(),
             number,
             cut,
-        }
+            crowded: others >= PER_IDENTITY,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -20,7 +20,7 @@ pub enum Phase {
     Sent,
     /// In the agent's journal.
     Accepted,
-    /// Terminal: nothing changes it any more.
+    /// Terminal: nothing changes it any more, but the truth about an order that was lost.
     Finished(Ending),
 }
 
@@ -32,6 +32,8 @@ pub struct Progress {
     pub last_event: u64,
     /// A check that looked at the change, and not at what stood before it, passed.
     pub proven: bool,
+    /// It was finished here because its host was not heard of again. What its agent says later still counts.
+    pub lost: bool,
 }
 
 impl Progress {
@@ -40,9 +42,10 @@ impl Progress {
         phase: Phase::Queued,
         last_event: 0,
         proven: false,
+        lost: false,
     };
 
-    /// Nothing changes it any more.
+    /// Finished; unless it is lost, nothing changes it any more.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Finished(_))
@@ -69,6 +72,8 @@ pub enum Input<'a> {
     Agent(&'a v1::OrderEvent),
     /// The controller's clock has passed `not_after`.
     DeadlinePassed,
+    /// It was sent, its deadline is long past, and its host has not been there since.
+    Lost,
     /// Its host was revoked: nothing will be heard of it again.
     HostRevoked,
     /// An earlier wave failed, so that this order's wave never begins.
@@ -90,7 +95,11 @@ pub enum Applied {
 #[must_use]
 pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
     if progress.is_finished() {
-        return Applied::Same;
+        // The agent was there after all and tells what became of it. Nobody else has a say.
+        return match input {
+            Input::Agent(event) if progress.lost => agent(progress, event),
+            _ => Applied::Same,
+        };
     }
     match input {
         Input::Sending => match progress.phase {
@@ -111,6 +120,10 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
                 ),
             ),
             _ => Applied::Same,
+        },
+        Input::Lost => match progress.phase {
+            Phase::Queued => Applied::Same,
+            _ => lost(progress),
         },
         Input::HostRevoked => match progress.phase {
             Phase::Queued => finished(
@@ -154,6 +167,25 @@ fn changed(progress: &Progress, phase: Phase) -> Applied {
     })
 }
 
+/// Never blind: an order of which nothing more is heard is nobody's success, nor known to have changed nothing.
+fn lost(progress: &Progress) -> Applied {
+    let phase = Phase::Finished(Ending {
+        outcome: Outcome::NeedsHuman,
+        problem: Some(v1::Problem::new(
+            "outcome-unknown",
+            "the order was sent, its deadline is past, and its host was not heard of since: what became of it is \
+             not known",
+            "look at the host itself; what its agent reports when it is back is stored",
+        )),
+        running_revision: String::new(),
+    });
+    Applied::Changed(Progress {
+        phase,
+        lost: true,
+        ..progress.clone()
+    })
+}
+
 fn finished(progress: &Progress, outcome: Outcome, problem: v1::Problem) -> Applied {
     let ending = Ending {
         outcome,
@@ -172,13 +204,21 @@ fn agent(progress: &Progress, event: &v1::OrderEvent) -> Applied {
         return Applied::Gap { expected };
     }
     let mut next = Progress {
-        phase: Phase::Accepted,
+        // A lost order stays one until its agent says how it ended: its target is not held again meanwhile.
+        phase: if progress.lost {
+            progress.phase.clone()
+        } else {
+            Phase::Accepted
+        },
         last_event: expected,
-        proven: progress.proven,
+        ..progress.clone()
     };
     match &event.event {
         Some(Event::Evidence(evidence)) => next.proven |= proves_change(evidence),
-        Some(Event::Finished(end)) => next.phase = Phase::Finished(ending(end, next.proven)),
+        Some(Event::Finished(end)) => {
+            next.phase = Phase::Finished(ending(end, next.proven));
+            next.lost = false;
+        }
         Some(
             Event::Accepted(_)
             | Event::Planned(_)
@@ -260,6 +300,62 @@ mod tests {
             Phase::Finished(ending) => ending.outcome,
             other => panic!("not finished: {other:?}"),
         }
+    }
+
+    fn told(progress: &Progress, number: u64, event: Event) -> Progress {
+        let event = v1::OrderEvent {
+            number,
+            event: Some(event),
+            ..v1::OrderEvent::default()
+        };
+        match apply(progress, &Input::Agent(&event)) {
+            Applied::Changed(next) => next,
+            other => panic!("not taken: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_lost_order_is_no_success_and_its_agent_still_has_the_last_word() {
+        assert_eq!(apply(&Progress::NEW, &Input::Lost), Applied::Same);
+        let accepted = told(&Progress::NEW, 1, Event::Accepted(v1::OrderAccepted {}));
+        let Applied::Changed(lost) = apply(&accepted, &Input::Lost) else {
+            panic!("not lost");
+        };
+        let outcome = |progress: &Progress| match &progress.phase {
+            Phase::Finished(ending) => ending.outcome,
+            other => panic!("not finished: {other:?}"),
+        };
+        assert_eq!((outcome(&lost), lost.lost), (Outcome::NeedsHuman, true));
+        for input in [
+            Input::Lost,
+            Input::HostRevoked,
+            Input::DeadlinePassed,
+            Input::Sending,
+        ] {
+            assert_eq!(apply(&lost, &input), Applied::Same, "{input:?}");
+        }
+        let seen = told(
+            &lost,
+            2,
+            Event::Evidence(v1::Evidence {
+                verdict: Verdict::Passed.into(),
+                instance: "replacement".into(),
+                ..v1::Evidence::default()
+            }),
+        );
+        assert!(seen.is_finished() && seen.lost);
+        let end = Event::Finished(v1::OrderFinished {
+            outcome: Outcome::Restored.into(),
+            ..v1::OrderFinished::default()
+        });
+        let known = told(&seen, 3, end.clone());
+        assert_eq!((outcome(&known), known.lost), (Outcome::Restored, false));
+        let again = v1::OrderEvent {
+            number: 4,
+            event: Some(end),
+            ..v1::OrderEvent::default()
+        };
+        assert_eq!(apply(&known, &Input::Agent(&again)), Applied::Same);
     }
 
     #[test]

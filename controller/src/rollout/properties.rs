@@ -9,6 +9,7 @@ use super::order::{Applied, Input, Phase, Progress, apply};
 enum Act {
     Sending,
     DeadlinePassed,
+    Lost,
     HostRevoked,
     WaveStopped,
     Event(Box<v1::OrderEvent>),
@@ -19,6 +20,7 @@ impl Act {
         match self {
             Self::Sending => Input::Sending,
             Self::DeadlinePassed => Input::DeadlinePassed,
+            Self::Lost => Input::Lost,
             Self::HostRevoked => Input::HostRevoked,
             Self::WaveStopped => Input::WaveStopped,
             Self::Event(event) => Input::Agent(event),
@@ -50,6 +52,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         2 => Just(Act::Sending),
         1 => Just(Act::DeadlinePassed),
+        1 => Just(Act::Lost),
         1 => Just(Act::HostRevoked),
         1 => Just(Act::WaveStopped),
         12 => (0..8u64, proptest::option::of(event())).prop_map(|(number, event)| {
@@ -84,7 +87,8 @@ proptest! {
         let mut ends = 0;
         for act in &acts {
             let Applied::Changed(next) = apply(&progress, &act.input()) else { continue };
-            prop_assert!(!progress.is_finished(), "a finished order changed: {act:?}");
+            let late = progress.lost && matches!(act, Act::Event(_));
+            prop_assert!(!progress.is_finished() || late, "a finished order changed: {act:?}");
             prop_assert!(rank(&next.phase) >= rank(&progress.phase));
             if let Act::Event(event) = act {
                 prop_assert_eq!(event.number, progress.last_event + 1, "stored with a gap or twice");
@@ -92,13 +96,17 @@ proptest! {
                 stored.push((**event).clone());
             }
             if let Phase::Finished(end) = &next.phase {
-                ends += 1;
+                ends += u32::from(!next.lost);
                 if matches!(end.outcome, Outcome::Restored | Outcome::Unchanged) {
                     prop_assert!(stored.iter().any(passed), "success without evidence");
                 }
                 prop_assert!(end.outcome != Outcome::Unspecified);
                 if matches!(act, Act::DeadlinePassed) {
                     prop_assert_eq!(rank(&progress.phase), 0, "expired after it was sent");
+                }
+                if next.lost {
+                    prop_assert_eq!(end.outcome, Outcome::NeedsHuman);
+                    prop_assert!(rank(&progress.phase) > 0, "lost before it was sent");
                 }
             }
             progress = next;

@@ -13,7 +13,7 @@ use sternway_proto::{fault, identity::Role, v1::Problem};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::listen::Peer;
+use crate::listen::{PER_IDENTITY, Peer};
 
 const AGENT: &[Role] = &[Role::Agent];
 const READ: &[Role] = &[Role::Viewer, Role::Operator, Role::Admin];
@@ -115,11 +115,8 @@ where
 }
 
 fn judge<B>(request: &http::Request<B>) -> Result<(), Status> {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .and_then(|peer| peer.certificate.as_ref());
-    let Some(peer) = peer else {
+    let connection = request.extensions().get::<Peer>();
+    let Some(peer) = connection.and_then(|peer| peer.certificate.as_ref()) else {
         return Err(fault::to_status(
             Code::Unauthenticated,
             Problem::new(
@@ -129,6 +126,19 @@ fn judge<B>(request: &http::Request<B>) -> Result<(), Status> {
             ),
         ));
     };
+    if connection.is_some_and(|peer| peer.crowded) {
+        return Err(fault::to_status(
+            Code::ResourceExhausted,
+            Problem::new(
+                "too-many-connections",
+                format!(
+                    "{} has {PER_IDENTITY} connections to this controller already",
+                    peer.identity
+                ),
+                "close some, or use a certificate of its own for each program",
+            ),
+        ));
+    }
     let path = request.uri().path();
     check(peer.identity.role, path).map_err(|problem| {
         tracing::warn!(peer = %peer.identity, "refused: {}", problem.message);

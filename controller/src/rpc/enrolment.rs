@@ -7,6 +7,7 @@ use std::{
 
 use sternway_proto::{
     fault,
+    identity::{IdentityError, PeerCertificate},
     name::{HostName, clean_text},
     token::JoinToken,
     v1::{
@@ -20,7 +21,10 @@ use uuid::Uuid;
 
 use crate::{
     pki::{Authority, public_key},
-    store::{RedeemError, SharedStore, types::Redeem},
+    store::{
+        RedeemError, SharedStore,
+        types::{Certified, Redeem},
+    },
 };
 
 /// Joins at the same time; whoever comes beyond them is told to come again. Guessing a token of 256
@@ -86,9 +90,17 @@ impl EnrolmentService for Enrolment {
             .parse()
             .map_err(|error| invalid("host-name-invalid", format!("{error}")))?;
         let now = SystemTime::now();
+        let host_id = Uuid::now_v7();
+        // Made first, given away last: whatever happens between, either the whole join is stored and answered,
+        // or nothing of it and the token is still good.
+        let chain = self
+            .authority
+            .issue_agent(host_id, &request.csr_der, now)
+            .map_err(internal)?;
         let redeem = Redeem {
             hash: JoinToken::secret_hash(&request.token_secret),
-            host_id: Uuid::now_v7(),
+            host_id,
+            certificate: certified(&chain).map_err(internal)?,
             hostname: hostname.to_string(),
             agent_version: clean_text(&request.agent_version)
                 .chars()
@@ -96,17 +108,11 @@ impl EnrolmentService for Enrolment {
                 .collect(),
             now_ms: crate::clock::now_ms(),
         };
-        let host = self.store.token_redeem(&redeem).await.map_err(refused)?;
-        let chain = self
-            .authority
-            .issue_agent(host.id, &request.csr_der, now)
-            .map_err(internal)?;
-        let not_after_ms = redeem.now_ms
-            + i64::try_from(self.authority.lifetimes().agent.as_millis()).unwrap_or(i64::MAX);
-        self.store
-            .host_certified(host.id, not_after_ms, redeem.now_ms)
+        let host = self
+            .store
+            .token_redeem(&redeem)
             .await
-            .map_err(internal)?;
+            .map_err(|error| refused(&error))?;
         tracing::info!(host.id = %host.id, host.name = host.name, "host {} joined", host.name);
         Ok(Response::new(JoinResponse {
             host_id: host.id.to_string(),
@@ -122,6 +128,19 @@ impl EnrolmentService for Enrolment {
             controller_address: self.advertise.clone(),
         }))
     }
+}
+
+/// What is kept of a certificate that was issued.
+///
+/// # Errors
+/// It is none of ours.
+pub(crate) fn certified(chain: &[Vec<u8>]) -> Result<Certified, IdentityError> {
+    let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
+    let leaf = PeerCertificate::from_der(leaf)?;
+    Ok(Certified {
+        serial: leaf.serial,
+        not_after_ms: leaf.not_after_ms,
+    })
 }
 
 fn invalid(code: &str, message: String) -> Status {
@@ -140,9 +159,9 @@ fn internal(error: impl std::error::Error) -> Status {
     )
 }
 
-fn refused(error: RedeemError) -> Status {
+fn refused(error: &RedeemError) -> Status {
     let again = "make a new one with `ctl host token`";
-    let (code, kind, next) = match &error {
+    let (code, kind, next) = match error {
         RedeemError::Unknown => (Code::PermissionDenied, "token-unknown", again),
         RedeemError::Used => (
             Code::PermissionDenied,
@@ -156,7 +175,13 @@ fn refused(error: RedeemError) -> Status {
             "host-name-taken",
             "revoke that host first, or make a token with another name: `ctl host token --name`",
         ),
-        RedeemError::Store(_) => return internal(error),
+        RedeemError::Store(source) => {
+            tracing::error!(
+                error = source as &dyn std::error::Error,
+                "a join was not stored"
+            );
+            return fault::to_status(Code::Unavailable, super::fault::store_problem(source));
+        }
     };
     fault::to_status(code, Problem::new(kind, error.to_string(), next))
 }

@@ -30,12 +30,21 @@ pub(super) fn invalid(code: &str, message: impl AsRef<str>, next_step: &str) -> 
 )]
 pub(super) fn store(error: StoreError) -> Status {
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
-    let problem = Problem::new(
-        "store-failed",
-        "the controller could not read or write its database",
-        "see the controller's log; is its disk full?",
-    );
+    let problem = store_problem(&error);
     to_status(Code::Unavailable, problem)
+}
+
+/// What failed of the store, where, and what to do next.
+pub(crate) fn store_problem(error: &StoreError) -> Problem {
+    let trouble = error.trouble();
+    Problem::new(
+        trouble.code(),
+        format!(
+            "the controller's database (controller.db in its data_dir) {}",
+            trouble.what()
+        ),
+        trouble.next_step(),
+    )
 }
 
 /// A rollout was not started.

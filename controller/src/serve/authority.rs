@@ -13,13 +13,15 @@ use uuid::Uuid;
 
 use super::RunError;
 use crate::{
-    clock::{millis, now_ms},
     fleet::Renew,
     listen::Peers,
     pki::Authority,
-    rpc::operator,
-    store::types::Host,
+    rpc::{enrolment::certified, operator},
+    store::types::{Certified, Host},
 };
+
+/// From revoking a host to cutting its connections: its agent is told why, if it listens.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The authority of a running controller.
 pub(super) struct Running {
@@ -35,7 +37,7 @@ impl Renew for Running {
         &self,
         host: &Host,
         csr_der: &[u8],
-    ) -> Result<(v1::RenewedCertificate, i64), v1::Problem> {
+    ) -> Result<(v1::RenewedCertificate, Certified), v1::Problem> {
         let chain = self
             .authority
             .issue_agent(host.id, csr_der, SystemTime::now())
@@ -47,7 +49,17 @@ impl Renew for Running {
                 );
                 v1::Problem::new("request-invalid", error.to_string(), "see the agent's log")
             })?;
-        let not_after_ms = now_ms().saturating_add(millis(self.authority.lifetimes().agent));
+        let kept = certified(&chain).map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a certificate is not readable"
+            );
+            v1::Problem::new(
+                "internal",
+                "the certificate could not be made",
+                "see the controller's log",
+            )
+        })?;
         let trust = self.authority.controller_trust();
         let renewed = v1::RenewedCertificate {
             certificate_chain: chain,
@@ -56,7 +68,7 @@ impl Renew for Running {
                 .map(|certificate| certificate.to_vec())
                 .collect(),
         };
-        Ok((renewed, not_after_ms))
+        Ok((renewed, kept))
     }
 }
 
@@ -75,7 +87,12 @@ impl operator::Authority for Running {
     }
 
     fn revoke_host(&self, host: Uuid) {
-        self.peers.revoke(host);
+        self.peers.refuse(host);
+        let peers = Arc::clone(&self.peers);
+        tokio::spawn(async move {
+            tokio::time::sleep(FAREWELL).await;
+            peers.cut(host);
+        });
     }
 }
 

@@ -146,6 +146,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
     let timing = Timing {
         heartbeat: settings.heartbeat_interval,
         plan: settings.plan_timeout,
+        lost: settings.order_lost_after,
     };
     let fleet = Fleet::new(Arc::clone(&store), running.clone(), timing, epoch);
     let operators = operator::Operators {
@@ -185,7 +186,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(
-            listen::incoming(main, main_tls.clone(), peers.clone(), shutdown.clone()),
+            listen::incoming(
+                "listen",
+                main,
+                main_tls.clone(),
+                peers.clone(),
+                shutdown.clone(),
+            ),
             shutdown.clone().cancelled_owned(),
         );
     let joins = Enrolment::new(
@@ -196,7 +203,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
     let joined = listen::server()
         .add_service(joins.into_server())
         .serve_with_incoming_shutdown(
-            listen::incoming(enrolment, enrolment_tls.clone(), peers, shutdown.clone()),
+            listen::incoming(
+                "listen_enrolment",
+                enrolment,
+                enrolment_tls.clone(),
+                peers,
+                shutdown.clone(),
+            ),
             shutdown.clone().cancelled_owned(),
         );
     if let Some(listener) = scrape {

@@ -1,21 +1,22 @@
 //! Why the store could not do something. Refusals that belong to one operation are that operation's
 //! own enum; this is for the store itself.
 
+use sqlx::migrate::MigrateError;
 use thiserror::Error;
 use uuid::Uuid;
 
 /// The store failed, or holds something it cannot hold.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    #[error("failed to open the database {path}")]
+    #[error("failed to open the database {path}: it {}; {}", Trouble::of(source).what(), Trouble::of(source).next_step())]
     Open {
         path: String,
         #[source]
         source: sqlx::Error,
     },
-    #[error("failed to bring the database up to date")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("a database statement failed")]
+    #[error("failed to bring the database controller.db in data_dir up to date")]
+    Migrate(#[from] MigrateError),
+    #[error("the database controller.db in data_dir {}; {}", Trouble::of(.0).what(), Trouble::of(.0).next_step())]
     Database(#[from] sqlx::Error),
     #[error("the database holds {what} that cannot be read")]
     Corrupt { what: &'static str },
@@ -27,6 +28,105 @@ pub enum StoreError {
     },
     #[error("another controller runs on the data directory {path}")]
     InUse { path: String },
+}
+
+/// What a person can do about a store that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// No space left.
+    Full,
+    ReadOnly,
+    /// The file is damaged, or no database at all.
+    Corrupt,
+    /// Somebody else holds it.
+    Locked,
+    /// Reading or writing failed.
+    Io,
+    Other,
+}
+
+impl Trouble {
+    /// Of an error of the database. By its primary result code: the low byte of what SQLite answers.
+    #[must_use]
+    pub fn of(error: &sqlx::Error) -> Self {
+        // SQLITE_IOERR_SHMSIZE: the file beside the database could not grow.
+        const NO_ROOM: i32 = 4874;
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Locked,
+            sqlx::Error::Io(_) => Self::Io,
+            sqlx::Error::Database(error) => {
+                let code: i32 = error
+                    .code()
+                    .and_then(|code| code.parse().ok())
+                    .unwrap_or_default();
+                match (code, code & 0xff) {
+                    (NO_ROOM, _) | (_, 13) => Self::Full,
+                    (_, 8) => Self::ReadOnly,
+                    (_, 11 | 26) => Self::Corrupt,
+                    (_, 5 | 6) => Self::Locked,
+                    (_, 10 | 14) => Self::Io,
+                    _ => Self::Other,
+                }
+            }
+            _ => Self::Other,
+        }
+    }
+
+    /// Stable, for programs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Full => "store-full",
+            Self::ReadOnly => "store-read-only",
+            Self::Corrupt => "store-corrupt",
+            Self::Locked => "store-locked",
+            Self::Io | Self::Other => "store-failed",
+        }
+    }
+
+    /// What happened, as the end of a sentence about the file.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Full => "cannot grow: the disk is full",
+            Self::ReadOnly => "cannot be written: it is read-only",
+            Self::Corrupt => "is damaged",
+            Self::Locked => "is held by another process",
+            Self::Io => "cannot be read or written",
+            Self::Other => "did not take a statement",
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn next_step(self) -> &'static str {
+        match self {
+            Self::Full => "make room on the controller's data_dir; it goes on by itself then",
+            Self::ReadOnly => {
+                "make data_dir writable for the controller's user: mount options, owner and mode"
+            }
+            Self::Corrupt => "stop the controller and put a backup of its data_dir in place",
+            Self::Locked => "end what else has the file open; it goes on by itself then",
+            Self::Io => "see the controller's log, and the system's for errors of the disk",
+            Self::Other => "see the controller's log",
+        }
+    }
+}
+
+impl StoreError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Open { source, .. }
+            | Self::Database(source)
+            | Self::Migrate(MigrateError::Execute(source)) => Trouble::of(source),
+            Self::Corrupt { .. } => Trouble::Corrupt,
+            Self::File { .. } => Trouble::Io,
+            Self::InUse { .. } => Trouble::Locked,
+            Self::Migrate(_) => Trouble::Other,
+        }
+    }
 }
 
 /// Why a join token was not accepted.

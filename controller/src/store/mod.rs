@@ -13,13 +13,13 @@ use sternway_proto::v1;
 use uuid::Uuid;
 
 pub use self::{
-    error::{RedeemError, StartError, StoreError},
+    error::{RedeemError, StartError, StoreError, Trouble},
     sqlite::Sqlite,
 };
 use crate::record::Entry;
 use types::{
-    Appended, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order, Redeem,
-    Rollout, StoredPlan, Verified,
+    Appended, Certified, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order,
+    Redeem, Rollout, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -60,15 +60,15 @@ pub trait HostStore: Send + Sync {
         operator: &str,
         now_ms: i64,
     ) -> Result<Option<(Host, Effects)>, StoreError>;
-    /// A certificate was issued to the host.
+    /// A certificate was issued to the host. False: it must not have it, because the host was revoked.
     async fn host_certified(
         &self,
         id: Uuid,
-        not_after_ms: i64,
+        certificate: &Certified,
         now_ms: i64,
-    ) -> Result<(), StoreError>;
+    ) -> Result<bool, StoreError>;
     async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError>;
-    /// Exchanges a token for a host, exactly once however many try at the same time.
+    /// Exchanges a token for a host with its first certificate, exactly once however many try at the same time.
     async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError>;
     async fn observations_store(&self, observations: &[Observation]) -> Result<(), StoreError>;
 }
@@ -84,6 +84,9 @@ pub trait TargetStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
+    /// Deletes the revisions, but for the marked ones, of targets that were removed before that; some of them at a
+    /// time. Answers with how many targets it were.
+    async fn removed_prune(&self, before_ms: i64) -> Result<u64, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError>;
     /// Revisions with this digest that are marked bad, as `(host name, target, revision)`.
@@ -120,7 +123,7 @@ pub trait RolloutStore: Send + Sync {
     /// Rollouts whose id begins with this, at most two.
     async fn rollout_find(&self, prefix: &str) -> Result<Vec<Rollout>, StoreError>;
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
-    /// Orders of a host that are not finished and whose wave has begun, by sequence.
+    /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
     /// Notes that an order is about to be handed to a session. False: it must not be, any more.
     async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError>;
@@ -133,6 +136,11 @@ pub trait RolloutStore: Send + Sync {
     ) -> Result<Appended, StoreError>;
     /// Ends the orders that were never sent and whose deadline has passed.
     async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError>;
+    /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
+    /// than that; at most 500.
+    async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Gives these orders up: finished with an unknown outcome, until their agents say more.
+    async fn order_lost(&self, orders: &[Uuid], now_ms: i64) -> Result<Effects, StoreError>;
     /// Events of an order after that number, by number, at most 500.
     async fn order_event_list(
         &self,

@@ -50,7 +50,17 @@ pub struct Redeem {
     /// Used where the token names no host. A valid host name.
     pub hostname: String,
     pub agent_version: String,
+    /// The host's first certificate, made before and given away only after the exchange.
+    pub certificate: Certified,
     pub now_ms: i64,
+}
+
+/// A certificate that was issued to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certified {
+    /// Hexadecimal.
+    pub serial: String,
+    pub not_after_ms: i64,
 }
 
 /// What an agent said about its host. Not acknowledged on the wire, so stored in batches.

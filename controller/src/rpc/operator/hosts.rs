@@ -9,7 +9,7 @@ use sternway_proto::{
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Operators, text};
+use super::{Operators, fit, text};
 use crate::{
     clock::{millis, now_ms},
     fleet::session::End,
@@ -71,12 +71,25 @@ pub(super) async fn targets(service: &Operators, host: Uuid) -> Result<Vec<v1::T
 
 pub(super) async fn list(service: &Operators) -> Result<v1::ListHostsResponse, Status> {
     let hosts = service.store.host_list().await.map_err(fault::store)?;
-    Ok(v1::ListHostsResponse {
+    let answer = v1::ListHostsResponse {
         hosts: hosts
             .iter()
             .map(|host| convert::host(host, &service.fleet))
             .collect(),
-    })
+    };
+    let reliefs: &[fn(&mut v1::ListHostsResponse)] = &[
+        // Tombstones first, then what `ctl host show` has.
+        |answer| {
+            let living = |host: &v1::Host| host.state() != v1::HostState::Revoked;
+            answer.hosts.retain(living);
+        },
+        |answer| answer.hosts.iter_mut().for_each(|host| host.facts = None),
+    ];
+    fit::fit(
+        answer,
+        reliefs,
+        "ask for one host at a time: `ctl host show HOST`",
+    )
 }
 
 pub(super) async fn get(
@@ -84,10 +97,16 @@ pub(super) async fn get(
     request: &v1::GetHostRequest,
 ) -> Result<v1::GetHostResponse, Status> {
     let host = find(service, &request.host).await?;
-    Ok(v1::GetHostResponse {
+    let answer = v1::GetHostResponse {
         targets: targets(service, host.id).await?,
         host: Some(convert::host(&host, &service.fleet)),
-    })
+    };
+    let reliefs: &[fn(&mut v1::GetHostResponse)] = &[
+        |answer| answer.targets.iter_mut().for_each(fit::without_fields),
+        |answer| answer.targets.iter_mut().for_each(fit::without_evidence),
+    ];
+    let next = "ask for one target at a time: `ctl history --host HOST --target TARGET`";
+    fit::fit(answer, reliefs, next)
 }
 
 pub(super) async fn token(
@@ -160,13 +179,13 @@ pub(super) async fn revoke(
     request: &v1::RevokeHostRequest,
 ) -> Result<v1::RevokeHostResponse, Status> {
     let reason = text("the reason", &request.reason)?;
-    let host = living(service, &request.host).await?;
+    let host = find(service, &request.host).await?;
     let revoked = service
         .store
         .host_revoke(host.id, &reason, &caller.name, now_ms())
         .await
         .map_err(fault::store)?;
-    // None: somebody else was faster. The host is revoked all the same.
+    // None: it was revoked before. Said again, it is as true as the first time, and is cut again.
     let host = match revoked {
         Some((host, effects)) => {
             service.fleet.effects(effects);

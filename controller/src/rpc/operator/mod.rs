@@ -1,6 +1,7 @@
 //! The operators' service, one file a noun.
 
 mod deployments;
+mod fit;
 mod hosts;
 mod plan;
 mod record;
@@ -30,7 +31,7 @@ pub trait Authority: Send + Sync + 'static {
     /// No randomness, or no authority to pin: a reason for the person.
     fn mint_token(&self) -> Result<(String, [u8; 32]), v1::Problem>;
 
-    /// Refuses the host's certificates from now on and cuts its connections.
+    /// Refuses the host's certificates from now on, and cuts its connections in a moment. Does not wait.
     fn revoke_host(&self, host: Uuid);
 }
 
@@ -207,7 +208,8 @@ impl OperatorService for Operators {
         &self,
         request: Request<v1::WatchRolloutRequest>,
     ) -> Result<Response<Self::WatchRolloutStream>, Status> {
-        watch::watch(self, &request.into_inner())
+        let caller = caller::of(request.extensions())?;
+        watch::watch(self, &caller, &request.into_inner())
             .await
             .map(Response::new)
     }

@@ -1,12 +1,16 @@
 //! `record ls|verify|export`.
 
-use sternway_proto::v1::{self, Problem};
+use prost::Message as _;
+use sternway_proto::{
+    limits,
+    v1::{self, Problem},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Operators, STREAM, Streamed};
-use crate::{record::Entry, rpc::fault};
+use crate::rpc::fault;
 
 const LIST: u32 = 50;
 const LIST_AT_MOST: u32 = 1000;
@@ -25,13 +29,20 @@ pub(super) async fn list(
         .store
         .record_list(request.before_number, limit)
         .await;
-    Ok(v1::ListRecordResponse {
-        entries: entries
-            .map_err(fault::store)?
-            .iter()
-            .map(Entry::to_wire)
-            .collect(),
-    })
+    // A page may be shorter than was asked for: the next one begins before its last entry.
+    let mut answer = v1::ListRecordResponse::default();
+    let mut room = limits::MESSAGE_BYTES - 1024;
+    for entry in entries.map_err(fault::store)? {
+        let entry = entry.to_wire();
+        // The entry, its key and its length.
+        let size = entry.encoded_len() + 8;
+        if size > room && !answer.entries.is_empty() {
+            break;
+        }
+        room = room.saturating_sub(size);
+        answer.entries.push(entry);
+    }
+    Ok(answer)
 }
 
 pub(super) async fn verify(service: &Operators) -> Result<v1::VerifyRecordResponse, Status> {

@@ -4,7 +4,7 @@ use sternway_proto::v1::{self, Problem};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Operators, hosts, text};
+use super::{Operators, fit, hosts, text};
 use crate::{
     clock::{millis, now_ms},
     metrics::ORDERS_STARTED,
@@ -133,12 +133,19 @@ pub(super) async fn list(
         .rollout_list(host, limit)
         .await
         .map_err(fault::store)?;
-    Ok(v1::ListRolloutsResponse {
+    let answer = v1::ListRolloutsResponse {
         rollouts: rollouts
             .iter()
             .map(|rollout| convert::rollout(rollout, &service.fleet))
             .collect(),
-    })
+    };
+    let reliefs: &[fn(&mut v1::ListRolloutsResponse)] =
+        &[|answer| answer.rollouts.iter_mut().for_each(fit::without_details)];
+    fit::fit(
+        answer,
+        reliefs,
+        "ask for fewer: `ctl rollout ls --limit 50`",
+    )
 }
 
 pub(super) async fn get(
@@ -160,8 +167,10 @@ pub(super) async fn get(
             events.extend(page);
         }
     }
-    Ok(v1::GetRolloutResponse {
+    let answer = v1::GetRolloutResponse {
         rollout: Some(convert::rollout(&rollout, &service.fleet)),
         events,
-    })
+    };
+    let next = format!("`ctl rollout watch {}` shows it piece by piece", rollout.id);
+    fit::fit(answer, &[], &next)
 }

@@ -6,7 +6,7 @@ use sternway_proto::v1;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Operators, hosts, text};
+use super::{Operators, fit, hosts, text};
 use crate::{
     clock::now_ms,
     rpc::{caller::Caller, convert, fault},
@@ -99,7 +99,23 @@ pub(super) async fn list(
         )
     };
     targets.sort_by_cached_key(name);
-    Ok(v1::ListTargetsResponse { targets })
+    let reliefs: &[fn(&mut v1::ListTargetsResponse)] = &[
+        |answer| each(answer, fit::without_fields),
+        |answer| each(answer, fit::without_evidence),
+    ];
+    fit::fit(
+        v1::ListTargetsResponse { targets },
+        reliefs,
+        "ask for one host at a time: `ctl target ls --host HOST`",
+    )
+}
+
+fn each(answer: &mut v1::ListTargetsResponse, relieve: fn(&mut v1::Target)) {
+    answer
+        .targets
+        .iter_mut()
+        .filter_map(|one| one.target.as_mut())
+        .for_each(relieve);
 }
 
 pub(super) async fn get(
@@ -112,13 +128,20 @@ pub(super) async fn get(
         .deployment_list(found.host.id, &found.target.name)
         .await
         .map_err(fault::store)?;
-    Ok(v1::GetTargetResponse {
+    let answer = v1::GetTargetResponse {
         target: Some(v1::HostTarget {
             host: Some(convert::host(&found.host, &service.fleet)),
             target: Some(found.target),
         }),
         deployments,
-    })
+    };
+    let reliefs: &[fn(&mut v1::GetTargetResponse)] = &[|answer| {
+        let target = answer.target.as_mut().and_then(|one| one.target.as_mut());
+        if let Some(target) = target {
+            fit::without_fields(target);
+        }
+    }];
+    fit::fit(answer, reliefs, "`ctl diff` shows two revisions at a time")
 }
 
 pub(super) async fn diff(

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::{Operators, STREAM, Streamed, rollouts};
 use crate::{
-    rpc::{convert, fault},
+    fleet::watch::{PER_WATCHER, Watch},
+    rpc::{caller::Caller, convert, fault},
     store::types::Rollout,
 };
 
@@ -21,9 +22,15 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn watch(
     service: &Operators,
+    caller: &Caller,
     request: &v1::WatchRolloutRequest,
 ) -> Result<Streamed<v1::RolloutEvent>, Status> {
     let id = rollouts::find(service, &request.rollout).await?.id;
+    // Before the first read: whatever is committed after that read is announced.
+    let changes = service
+        .fleet
+        .watch(id, &caller.name)
+        .ok_or_else(|| too_many(&caller.name))?;
     let (sender, receiver) = mpsc::channel(STREAM);
     let service = service.clone();
     tokio::spawn(async move {
@@ -33,7 +40,7 @@ pub(super) async fn watch(
             last: None,
             events: HashMap::new(),
         };
-        if let Err(status) = watching.run(id).await {
+        if let Err(status) = watching.run(id, changes).await {
             drop(watching.sender.send(Err(status)).await);
         }
     });
@@ -50,11 +57,9 @@ struct Watching {
 }
 
 impl Watching {
-    async fn run(&mut self, id: Uuid) -> Result<(), Status> {
-        // Before the first read: whatever is committed after that read is announced.
-        let mut changes = self.service.fleet.watch(id);
+    async fn run(&mut self, id: Uuid, mut changes: Watch) -> Result<(), Status> {
         loop {
-            changes.mark_unchanged();
+            changes.seen();
             let read = self.service.store.rollout_fetch(id).await;
             let Some(rollout) = read.map_err(fault::store)? else {
                 return Ok(());
@@ -115,6 +120,17 @@ impl Watching {
         let event = v1::RolloutEvent { event: Some(event) };
         self.sender.send(Ok(event)).await.is_ok()
     }
+}
+
+fn too_many(name: &str) -> Status {
+    sternway_proto::fault::to_status(
+        tonic::Code::ResourceExhausted,
+        v1::Problem::new(
+            "too-many-watches",
+            format!("{name} watches {PER_WATCHER} rollouts at the same time already"),
+            "end some of them first",
+        ),
+    )
 }
 
 fn stopping(id: Uuid) -> Status {

@@ -7,15 +7,22 @@ use serde_json::json;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, rollouts, small, targets, uuid};
+use super::{Sqlite, Tx, decode, log::append, orders, rollouts, small, targets, uuid};
 use crate::{
     record::{Actor, Draft},
     rollout::order::Input,
     store::{
         HostStore, RedeemError, StoreError,
-        types::{Effects, Host, NewToken, Observation, Redeem, Seen},
+        types::{Certified, Effects, Host, NewToken, Observation, Redeem, Seen},
     },
 };
+
+pub(super) const HOST_BY_NAME_OR_ID: &str = "SELECT id FROM hosts WHERE name = $1 OR id = $1
+     ORDER BY revoked_ms IS NOT NULL, revoked_ms DESC LIMIT 1";
+
+/// Tokens that nobody used.
+pub(super) const TOKENS_STALE: &str =
+    "DELETE FROM join_tokens WHERE used_ms IS NULL AND expires_ms < $1";
 
 #[derive(FromRow)]
 struct HostRow {
@@ -111,13 +118,10 @@ impl HostStore for Sqlite {
     }
 
     async fn host_find(&self, name_or_id: &str) -> Result<Option<Host>, StoreError> {
-        let id: Option<String> = sqlx::query_scalar(
-            "SELECT id FROM hosts WHERE name = $1 OR id = $1
-             ORDER BY revoked_ms IS NOT NULL, revoked_ms DESC LIMIT 1",
-        )
-        .bind(name_or_id)
-        .fetch_optional(&self.reader)
-        .await?;
+        let id: Option<String> = sqlx::query_scalar(HOST_BY_NAME_OR_ID)
+            .bind(name_or_id)
+            .fetch_optional(&self.reader)
+            .await?;
         match id {
             Some(id) => fetch(&self.reader, uuid(&id, "a host's id")?).await,
             None => Ok(None),
@@ -156,11 +160,10 @@ impl HostStore for Sqlite {
             body: json!({ "host_id": id, "reason": reason }),
         };
         append(&mut tx, &draft).await?;
-        let orders: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM orders WHERE host_id = $1 AND state <> 4")
-                .bind(id.to_string())
-                .fetch_all(&mut *tx)
-                .await?;
+        let orders: Vec<String> = sqlx::query_scalar(orders::ORDERS_OF_REVOKED)
+            .bind(id.to_string())
+            .fetch_all(&mut *tx)
+            .await?;
         let mut effects = Effects::default();
         for order in orders {
             let id = uuid(&order, "an order's id")?;
@@ -173,33 +176,19 @@ impl HostStore for Sqlite {
     async fn host_certified(
         &self,
         id: Uuid,
-        not_after_ms: i64,
+        certificate: &Certified,
         now_ms: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let name: Option<String> = sqlx::query_scalar(
-            "UPDATE hosts SET certificate_not_after_ms = $2 WHERE id = $1 RETURNING name",
-        )
-        .bind(id.to_string())
-        .bind(not_after_ms)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(name) = name else { return Ok(()) };
-        let draft = Draft {
-            at_ms: now_ms,
-            actor: Actor::Controller,
-            action: "certificate.issued",
-            subject: format!("host:{name}"),
-            body: json!({ "host_id": id, "not_after_ms": not_after_ms }),
-        };
-        append(&mut tx, &draft).await?;
-        Ok(super::commit(tx).await?)
+        let certified = certified(&mut tx, id, certificate, now_ms).await?;
+        super::commit(tx).await?;
+        Ok(certified)
     }
 
     async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         // A token that nobody used is of no interest a week after it expired.
-        sqlx::query("DELETE FROM join_tokens WHERE used_ms IS NULL AND expires_ms < $1")
+        sqlx::query(TOKENS_STALE)
             .bind(token.created_ms - 7 * 24 * 3_600_000)
             .execute(&mut *tx)
             .await?;
@@ -264,6 +253,7 @@ impl HostStore for Sqlite {
             body: json!({ "host_id": host.id, "labels": host.labels }),
         };
         append(&mut tx, &draft).await?;
+        certified(&mut tx, redeem.host_id, &redeem.certificate, redeem.now_ms).await?;
         super::commit(tx).await?;
         Ok(host)
     }
@@ -294,12 +284,43 @@ impl HostStore for Sqlite {
                 Seen::Inventory(all) => targets::replace(&mut tx, observation, all).await?,
                 Seen::Target(target) => targets::upsert(&mut tx, observation, target).await?,
                 Seen::TargetRemoved(name) => {
-                    targets::remove(&mut tx, observation.host_id, name).await?;
+                    targets::remove(&mut tx, observation.host_id, name, observation.at_ms).await?;
                 }
             }
         }
         Ok(super::commit(tx).await?)
     }
+}
+
+/// Notes a certificate of a living host, and says so in the record. False: no such host lives.
+async fn certified(
+    tx: &mut Tx<'_>,
+    id: Uuid,
+    certificate: &Certified,
+    now_ms: i64,
+) -> Result<bool, sqlx::Error> {
+    let name: Option<String> = sqlx::query_scalar(
+        "UPDATE hosts SET certificate_not_after_ms = $2
+         WHERE id = $1 AND revoked_ms IS NULL RETURNING name",
+    )
+    .bind(id.to_string())
+    .bind(certificate.not_after_ms)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(name) = name else { return Ok(false) };
+    let draft = Draft {
+        at_ms: now_ms,
+        actor: Actor::Controller,
+        action: "certificate.issued",
+        subject: format!("host:{name}"),
+        body: json!({
+            "host_id": id,
+            "serial": certificate.serial,
+            "not_after_ms": certificate.not_after_ms,
+        }),
+    };
+    append(tx, &draft).await?;
+    Ok(true)
 }
 
 async fn insert(

@@ -83,6 +83,11 @@ pub(super) async fn append(tx: &mut Tx<'_>, draft: &Draft) -> Result<(), sqlx::E
     Ok(())
 }
 
+pub(super) const RECORD_OLDER: &str =
+    "SELECT * FROM record WHERE number < $1 ORDER BY number DESC LIMIT $2";
+pub(super) const RECORD_FROM: &str =
+    "SELECT * FROM record WHERE number >= $1 ORDER BY number LIMIT $2";
+
 /// Entries read at a time while the whole record is followed.
 const PAGE: u32 = 1000;
 
@@ -107,22 +112,20 @@ impl RecordStore for Sqlite {
         } else {
             signed(before)
         };
-        let rows: Vec<EntryRow> =
-            sqlx::query_as("SELECT * FROM record WHERE number < $1 ORDER BY number DESC LIMIT $2")
-                .bind(before)
-                .bind(i64::from(limit))
-                .fetch_all(&self.reader)
-                .await?;
+        let rows: Vec<EntryRow> = sqlx::query_as(RECORD_OLDER)
+            .bind(before)
+            .bind(i64::from(limit))
+            .fetch_all(&self.reader)
+            .await?;
         Ok(rows.into_iter().map(Entry::from).collect())
     }
 
     async fn record_page(&self, from: u64, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        let rows: Vec<EntryRow> =
-            sqlx::query_as("SELECT * FROM record WHERE number >= $1 ORDER BY number LIMIT $2")
-                .bind(signed(from))
-                .bind(i64::from(limit))
-                .fetch_all(&self.reader)
-                .await?;
+        let rows: Vec<EntryRow> = sqlx::query_as(RECORD_FROM)
+            .bind(signed(from))
+            .bind(i64::from(limit))
+            .fetch_all(&self.reader)
+            .await?;
         Ok(rows.into_iter().map(Entry::from).collect())
     }
 

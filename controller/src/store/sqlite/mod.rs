@@ -18,7 +18,7 @@ use std::{fs::File, path::Path, time::Duration};
 
 use prost::Message;
 use sqlx::{
-    Sqlite as Db, SqlitePool, Transaction,
+    Connection as _, Sqlite as Db, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use uuid::Uuid;
@@ -69,6 +69,7 @@ impl Sqlite {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(BUSY)
+            .after_release(|connection, _| Box::pin(usable(connection)))
             .connect_with(options.clone())
             .await
             .map_err(open)?;
@@ -76,6 +77,7 @@ impl Sqlite {
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(BUSY)
+            .after_release(|connection, _| Box::pin(usable(connection)))
             .connect_with(options.pragma("query_only", "ON"))
             .await
             .map_err(open)?;
@@ -100,6 +102,19 @@ impl Sqlite {
         metrics::histogram!(crate::metrics::STORE_WAIT).record(started.elapsed().as_secs_f64());
         tx
     }
+}
+
+/// Whether a connection that comes back to its pool can be used again. On a full disk, or when reading or
+/// writing fails, SQLite rolls the transaction back by itself; the driver's own rollback then fails, and it
+/// counts the transaction as open for ever: every later `BEGIN` on this connection would be refused.
+async fn usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Answered after the rollback of a transaction that was dropped, which may still be on its way.
+    connection.ping().await?;
+    let open = connection.is_in_transaction();
+    if open {
+        tracing::warn!("a transaction ended by itself: its database connection is opened again");
+    }
+    Ok(!open)
 }
 
 /// Commits: behind this line it is acknowledged.

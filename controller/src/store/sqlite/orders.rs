@@ -23,6 +23,35 @@ pub(super) const FINISHED: i64 = v1::OrderState::Finished as i64;
 /// not honest.
 const EVENTS_PER_ORDER: u64 = 5000;
 
+// Queries that are asked all the time. `state <> 4` stands in each of them, also where it follows from the
+// rest: without it SQLite does not use the partial indexes; `+` and `INDEXED BY` keep it from walking a host's
+// whole past. A test holds them against the planner.
+
+/// Open orders of a host whose wave has begun.
+pub(super) const ORDERS_OPEN: &str =
+    "SELECT o.* FROM orders o INDEXED BY orders_one_active JOIN rollouts r ON r.id = o.rollout_id
+     WHERE o.host_id = $1 AND o.state <> 4 AND o.wave <= r.wave ORDER BY +o.sequence";
+
+/// Orders of a host that were given up as lost. Sent again, they bring the truth: the agent tells what became of
+/// them, or refuses them as expired.
+pub(super) const ORDERS_LOST: &str =
+    "SELECT * FROM orders WHERE host_id = $1 AND lost = 1 ORDER BY +sequence";
+
+/// Orders that end with their host.
+pub(super) const ORDERS_OF_REVOKED: &str =
+    "SELECT id FROM orders INDEXED BY orders_one_active WHERE host_id = $1 AND state <> 4";
+
+/// Orders that were never sent and whose deadline has passed.
+pub(super) const ORDERS_DUE: &str =
+    "SELECT id FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
+
+/// Orders that were sent, with their hosts, where both the deadline and the last sign of the host are older than
+/// that.
+pub(super) const ORDERS_OVERDUE: &str = "SELECT o.id, o.host_id FROM orders o
+     JOIN hosts h ON h.id = o.host_id
+     WHERE o.state IN (2, 3) AND o.state <> 4 AND o.not_after_ms <= $1 AND h.last_seen_ms <= $1
+     LIMIT 500";
+
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
 
@@ -41,6 +70,7 @@ struct OrderRow {
     running_revision: String,
     last_event: i64,
     proven: i64,
+    lost: i64,
     sent_ms: i64,
     not_after_ms: i64,
     plan: Vec<u8>,
@@ -91,6 +121,7 @@ impl TryFrom<OrderRow> for Order {
                 phase,
                 last_event: unsigned(row.last_event),
                 proven: row.proven != 0,
+                lost: row.lost != 0,
             },
             sent_ms: row.sent_ms,
             not_after_ms: row.not_after_ms,
@@ -177,8 +208,8 @@ pub(super) async fn insert(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Resul
     Ok(())
 }
 
-/// Writes what may change of an order. A finished one is never written again: the statement itself
-/// refuses.
+/// Writes what may change of an order. A finished one that is not lost is never written again: the statement
+/// itself refuses.
 pub(super) async fn update(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Result<(), sqlx::Error> {
     let progress = &order.progress;
     let ending = match &progress.phase {
@@ -187,11 +218,11 @@ pub(super) async fn update(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Resul
     };
     sqlx::query(
         "UPDATE orders SET state = $2, outcome = $3, problem = $4, running_revision = $5,
-             last_event = $6, proven = $7,
+             last_event = $6, proven = $7, lost = $9,
              sent_ms = CASE WHEN $2 = 2 THEN $8 ELSE sent_ms END,
              accepted_ms = CASE WHEN $2 = 3 AND accepted_ms = 0 THEN $8 ELSE accepted_ms END,
              finished_ms = CASE WHEN $2 = 4 THEN $8 ELSE finished_ms END
-         WHERE id = $1 AND state <> 4",
+         WHERE id = $1 AND (state <> 4 OR lost = 1)",
     )
     .bind(order.id.to_string())
     .bind(i64::from(i32::from(progress.state())))
@@ -205,6 +236,7 @@ pub(super) async fn update(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Resul
     .bind(signed(progress.last_event))
     .bind(i64::from(progress.proven))
     .bind(now_ms)
+    .bind(i64::from(progress.lost))
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -333,13 +365,16 @@ impl RolloutStore for Sqlite {
     }
 
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError> {
-        all(sqlx::query_as(
-            "SELECT o.* FROM orders o JOIN rollouts r ON r.id = o.rollout_id
-                 WHERE o.host_id = $1 AND o.state <> 4 AND o.wave <= r.wave ORDER BY o.sequence",
-        )
-        .bind(host.to_string())
-        .fetch_all(&self.reader)
-        .await?)
+        let mut orders = Vec::new();
+        for query in [ORDERS_OPEN, ORDERS_LOST] {
+            let rows = sqlx::query_as(query)
+                .bind(host.to_string())
+                .fetch_all(&self.reader)
+                .await?;
+            orders.extend(all(rows)?);
+        }
+        orders.sort_by_key(|order| order.sequence);
+        Ok(orders)
     }
 
     async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
@@ -347,7 +382,7 @@ impl RolloutStore for Sqlite {
         let Some(order) = fetch(&mut tx, id).await? else {
             return Ok(false);
         };
-        if order.progress.is_finished() {
+        if order.progress.is_finished() && !order.progress.lost {
             return Ok(false);
         }
         // Past its deadline an order that was never sent is the expiry's, not ours.
@@ -399,12 +434,10 @@ impl RolloutStore for Sqlite {
     }
 
     async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError> {
-        let due: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM orders WHERE state = 1 AND not_after_ms <= $1 LIMIT 500",
-        )
-        .bind(now_ms)
-        .fetch_all(&self.reader)
-        .await?;
+        let due: Vec<String> = sqlx::query_scalar(ORDERS_DUE)
+            .bind(now_ms)
+            .fetch_all(&self.reader)
+            .await?;
         let mut effects = Effects::default();
         if due.is_empty() {
             return Ok(effects);
@@ -413,6 +446,26 @@ impl RolloutStore for Sqlite {
         for id in due {
             let id = uuid(&id, "an order's id")?;
             effects.merge(rollouts::input(&mut tx, id, &Input::DeadlinePassed, now_ms).await?);
+        }
+        super::commit(tx).await?;
+        Ok(effects)
+    }
+
+    async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
+        let rows: Vec<(String, String)> = sqlx::query_as(ORDERS_OVERDUE)
+            .bind(before_ms)
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter()
+            .map(|(order, host)| Ok((uuid(order, "an order's id")?, uuid(host, "a host's id")?)))
+            .collect()
+    }
+
+    async fn order_lost(&self, orders: &[Uuid], now_ms: i64) -> Result<Effects, StoreError> {
+        let mut effects = Effects::default();
+        let mut tx = self.begin().await?;
+        for id in orders {
+            effects.merge(rollouts::input(&mut tx, *id, &Input::Lost, now_ms).await?);
         }
         super::commit(tx).await?;
         Ok(effects)

@@ -21,6 +21,18 @@ use crate::{
     },
 };
 
+pub(super) const ROLLOUTS_NEWEST: &str =
+    "SELECT * FROM rollouts ORDER BY created_ms DESC, id DESC LIMIT $1";
+
+/// By the host's newest orders, rather than by all rollouts there ever were.
+pub(super) const ROLLOUTS_OF_HOST: &str = "SELECT * FROM rollouts WHERE id IN (
+         SELECT rollout_id FROM orders WHERE host_id = $1 ORDER BY sequence DESC LIMIT $2)
+     ORDER BY +created_ms DESC, id DESC";
+
+/// Ids are lower-case hexadecimal digits and dashes: everything with the prefix comes before the prefix and `g`.
+pub(super) const ROLLOUTS_BY_PREFIX: &str =
+    "SELECT * FROM rollouts WHERE id >= $1 AND id < $1 || 'g' ORDER BY id LIMIT 2";
+
 #[derive(FromRow)]
 struct RolloutRow {
     id: String,
@@ -78,14 +90,20 @@ pub(super) async fn input(
         rollouts: vec![order.rollout_id],
         ..Effects::default()
     };
-    if order.progress.state() != changed.progress.state() {
+    // The agent has told what became of an order that was given up as lost.
+    let truth = order.progress.lost && !changed.progress.lost;
+    if truth || order.progress.state() != changed.progress.state() {
         append(tx, &transition(&changed, input, now_ms)).await?;
     }
-    let answered = matches!(input, Input::Agent(_)) && order.progress.last_event == 0;
+    let answered = matches!(input, Input::Agent(_))
+        && order.progress.last_event == 0
+        && !order.progress.is_finished();
     if answered && order.sent_ms > 0 {
         effects.accepted_after_ms.push(now_ms - order.sent_ms);
     }
-    if let Phase::Finished(ending) = &changed.progress.phase {
+    if let Phase::Finished(ending) = &changed.progress.phase
+        && (truth || !order.progress.is_finished())
+    {
         effects.ended.push(ending.outcome);
         effects.merge(settle(tx, order.rollout_id, now_ms).await?);
     }
@@ -294,15 +312,11 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<Rollout>, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let rows: Vec<RolloutRow> = sqlx::query_as(
-            "SELECT * FROM rollouts r WHERE $1 = '' OR EXISTS (
-                 SELECT 1 FROM orders o WHERE o.rollout_id = r.id AND o.host_id = $1)
-             ORDER BY created_ms DESC, id DESC LIMIT $2",
-        )
-        .bind(host.map(|id| id.to_string()).unwrap_or_default())
-        .bind(i64::from(limit))
-        .fetch_all(&mut *tx)
-        .await?;
+        let query = match host {
+            None => sqlx::query_as(ROLLOUTS_NEWEST),
+            Some(host) => sqlx::query_as(ROLLOUTS_OF_HOST).bind(host.to_string()),
+        };
+        let rows: Vec<RolloutRow> = query.bind(i64::from(limit)).fetch_all(&mut *tx).await?;
         let mut rollouts = Vec::with_capacity(rows.len());
         for row in rows {
             rollouts.push(whole(&mut tx, row).await?);
@@ -315,12 +329,10 @@ impl Sqlite {
         prefix: &str,
     ) -> Result<Vec<Rollout>, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let rows: Vec<RolloutRow> = sqlx::query_as(
-            "SELECT * FROM rollouts WHERE substr(id, 1, length($1)) = $1 ORDER BY id LIMIT 2",
-        )
-        .bind(prefix)
-        .fetch_all(&mut *tx)
-        .await?;
+        let rows: Vec<RolloutRow> = sqlx::query_as(ROLLOUTS_BY_PREFIX)
+            .bind(prefix)
+            .fetch_all(&mut *tx)
+            .await?;
         let mut rollouts = Vec::with_capacity(rows.len());
         for row in rows {
             rollouts.push(whole(&mut tx, row).await?);

@@ -47,6 +47,11 @@ pub(super) async fn upsert(
     .bind(body.encode_to_vec())
     .execute(&mut **tx)
     .await?;
+    sqlx::query("DELETE FROM removed_targets WHERE host_id = $1 AND target = $2")
+        .bind(observation.host_id.to_string())
+        .bind(&target.name)
+        .execute(&mut **tx)
+        .await?;
     revisions(tx, observation, target).await
 }
 
@@ -141,7 +146,7 @@ pub(super) async fn replace(
         .await?;
     let kept: HashSet<&str> = all.iter().map(|target| target.name.as_str()).collect();
     for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
-        remove(tx, observation.host_id, name).await?;
+        remove(tx, observation.host_id, name, observation.at_ms).await?;
     }
     for target in all {
         upsert(tx, observation, target).await?;
@@ -149,15 +154,36 @@ pub(super) async fn replace(
     Ok(())
 }
 
-/// Forgets a target; its revisions stay.
-pub(super) async fn remove(tx: &mut Tx<'_>, host: Uuid, name: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM targets WHERE host_id = $1 AND name = $2")
+/// Forgets a target; its revisions stay for a while, for it may come back.
+pub(super) async fn remove(
+    tx: &mut Tx<'_>,
+    host: Uuid,
+    name: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let removed = sqlx::query("DELETE FROM targets WHERE host_id = $1 AND name = $2")
         .bind(host.to_string())
         .bind(name)
         .execute(&mut **tx)
+        .await?
+        .rows_affected();
+    if removed > 0 {
+        sqlx::query(
+            "INSERT INTO removed_targets (host_id, target, removed_ms) VALUES ($1, $2, $3)
+             ON CONFLICT (host_id, target) DO UPDATE SET removed_ms = excluded.removed_ms",
+        )
+        .bind(host.to_string())
+        .bind(name)
+        .bind(now_ms)
+        .execute(&mut **tx)
         .await?;
+    }
     Ok(())
 }
+
+/// Targets deleted in one transaction, so that orders get their turn between.
+pub(super) const REMOVED_LONG_AGO: &str = "SELECT host_id, target FROM removed_targets
+     WHERE removed_ms < $1 ORDER BY removed_ms LIMIT 100";
 
 type Marked = (Vec<u8>, Option<i64>, Option<String>);
 
@@ -205,6 +231,36 @@ impl TargetStore for Sqlite {
         .fetch_all(&self.reader)
         .await?;
         rows.into_iter().map(marked).collect()
+    }
+
+    async fn removed_prune(&self, before_ms: i64) -> Result<u64, StoreError> {
+        let gone: Vec<(String, String)> = sqlx::query_as(REMOVED_LONG_AGO)
+            .bind(before_ms)
+            .fetch_all(&self.reader)
+            .await?;
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        for (host, target) in &gone {
+            for statement in [
+                // What a person marked is asked for by its digest, wherever it ran.
+                "DELETE FROM revisions WHERE host_id = $1 AND target = $2 AND NOT EXISTS (
+                     SELECT 1 FROM targets t WHERE t.host_id = revisions.host_id
+                         AND t.name = revisions.target) AND NOT EXISTS (
+                     SELECT 1 FROM marks m WHERE m.host_id = revisions.host_id
+                         AND m.target = revisions.target AND m.revision = revisions.id)",
+                "DELETE FROM removed_targets WHERE host_id = $1 AND target = $2",
+            ] {
+                sqlx::query(statement)
+                    .bind(host)
+                    .bind(target)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+        super::commit(tx).await?;
+        Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
     }
 
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError> {

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::Sqlite;
+use super::{Sqlite, hosts, log, orders, rollouts, targets};
 use crate::{
     record::Actor,
-    store::{MetaStore as _, RecordStore as _, StoreError, types::Note},
+    store::{MetaStore as _, RecordStore as _, StoreError, Trouble, types::Note},
 };
 
 async fn filled(folder: &std::path::Path) -> Sqlite {
@@ -60,4 +60,92 @@ async fn what_was_committed_is_there_when_it_is_opened_again_and_only_one_may_op
     assert_eq!(again.epoch_raise(3).await.expect("raised"), 42);
     let held = again.record_verify().await.expect("read");
     assert_eq!((held.entries, held.broken), (8, None));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_what_comes_after_it_is_stored_without_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    let bound = |pages: i64| {
+        let statement = format!("PRAGMA max_page_count = {pages}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&store.writer)
+    };
+    let note = |number: i64| Note {
+        actor: Actor::Controller,
+        action: "order.created",
+        subject: format!("order:{number}"),
+        body: json!({ "filling": "x".repeat(20_000) }),
+        at_ms: number,
+    };
+    for round in 0..3 {
+        let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+            .fetch_one(&store.writer)
+            .await
+            .expect("counted");
+        bound(pages + 8).await.expect("bound");
+        let mut stored = 0;
+        let error = loop {
+            match store.record_append(&note(stored)).await {
+                Ok(()) => stored += 1,
+                Err(error) => break error,
+            }
+            assert!(stored < 100, "round {round}: it never gets full");
+        };
+        assert_eq!(error.trouble(), Trouble::Full, "round {round}: {error:?}");
+        let said = error.to_string();
+        assert!(said.contains("controller.db"), "{said}");
+        assert!(said.contains("the disk is full"), "{said}");
+        assert!(said.contains("make room"), "{said}");
+        bound(1_000_000).await.expect("room again");
+        store.record_append(&note(0)).await.expect("stored again");
+        store.epoch_raise(1).await.expect("another statement");
+        assert_eq!(store.record_verify().await.expect("read").broken, None);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_none_names_its_file_and_the_next_step() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("controller.db");
+    std::fs::write(&path, "no database ".repeat(1000)).expect("written");
+    let error = Sqlite::open(folder.path()).await.expect_err("no database");
+    assert_eq!(error.trouble(), Trouble::Corrupt, "{error:?}");
+    let said = error.to_string();
+    assert!(said.contains(&path.display().to_string()), "{said}");
+    assert!(said.contains("backup"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    for (query, wanted) in [
+        (orders::ORDERS_OPEN, "orders_one_active"),
+        (orders::ORDERS_LOST, "orders_lost"),
+        (orders::ORDERS_DUE, "orders_active"),
+        (orders::ORDERS_OVERDUE, "orders_active"),
+        (orders::ORDERS_OF_REVOKED, "orders_one_active"),
+        (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
+        (rollouts::ROLLOUTS_OF_HOST, "orders_sequence"),
+        (rollouts::ROLLOUTS_BY_PREFIX, "sqlite_autoindex_rollouts"),
+        (log::RECORD_OLDER, "sqlite_autoindex_record"),
+        (log::RECORD_FROM, "sqlite_autoindex_record"),
+        (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
+        (hosts::TOKENS_STALE, "join_tokens_unused"),
+        (targets::REMOVED_LONG_AGO, "removed_targets_since"),
+    ] {
+        let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
+            .fetch_all(&store.reader)
+            .await
+            .expect("planned");
+        let lines: Vec<String> = plan.into_iter().map(|(.., detail)| detail).collect();
+        let said = lines.join("\n");
+        assert!(said.contains(wanted), "{query}:\n{said}");
+        // In the order of an index and with a limit, a scan ends as soon as there is enough.
+        let scans = lines
+            .iter()
+            .any(|line| line.starts_with("SCAN") && !line.contains("USING INDEX"));
+        assert!(!scans, "{query}:\n{said}");
+    }
 }

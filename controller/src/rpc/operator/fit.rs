@@ -1,0 +1,115 @@
+//! Answers stay below the size that the other end accepts: made lighter where that helps, else refused with what to
+//! ask instead.
+
+use prost::Message;
+use sternway_proto::{
+    limits,
+    v1::{self, Problem},
+};
+use tonic::{Code, Status};
+
+/// Leaves room for what frames the message.
+const AT_MOST: usize = limits::MESSAGE_BYTES - 1024;
+
+/// The answer as it is, where it fits; else after as many of these reliefs as it takes.
+///
+/// # Errors
+/// None of them suffices. `next_step` says what to ask instead.
+pub(super) fn fit<M: Message>(
+    mut answer: M,
+    reliefs: &[fn(&mut M)],
+    next_step: &str,
+) -> Result<M, Status> {
+    let mut reliefs = reliefs.iter();
+    while answer.encoded_len() > AT_MOST {
+        let Some(relieve) = reliefs.next() else {
+            return Err(sternway_proto::fault::to_status(
+                Code::ResourceExhausted,
+                Problem::new(
+                    "answer-too-large",
+                    format!(
+                        "the answer has {} bytes; at most {AT_MOST} can be sent at once",
+                        answer.encoded_len()
+                    ),
+                    next_step,
+                ),
+            ));
+        };
+        relieve(&mut answer);
+    }
+    Ok(answer)
+}
+
+/// Without the recorded configurations: `ctl diff` and `ctl history` have them, target by target.
+pub(super) fn without_fields(target: &mut v1::Target) {
+    for revision in &mut target.revisions {
+        revision.fields.clear();
+    }
+}
+
+/// Without what the checks saw, and with the lineage's newest part only.
+pub(super) fn without_evidence(target: &mut v1::Target) {
+    target.health_evidence.clear();
+    let older = target.lineage.len().saturating_sub(2);
+    target.lineage.drain(..older);
+}
+
+/// Without what a plan says in detail: `ctl rollout show` has it.
+pub(super) fn without_details(rollout: &mut v1::Rollout) {
+    let orders = rollout.waves.iter_mut().flat_map(|wave| &mut wave.orders);
+    for plan in orders.filter_map(|order| order.plan.as_mut()) {
+        plan.changes.clear();
+        plan.steps.clear();
+        plan.checks.clear();
+        plan.warnings.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(targets: usize, value: usize) -> v1::GetHostResponse {
+        let field = v1::Field {
+            path: "env.A".into(),
+            content: Some(v1::field::Content::Value("x".repeat(value))),
+        };
+        let revision = v1::Revision {
+            fields: vec![field],
+            ..v1::Revision::default()
+        };
+        let target = v1::Target {
+            revisions: vec![revision],
+            ..v1::Target::default()
+        };
+        v1::GetHostResponse {
+            host: None,
+            targets: vec![target; targets],
+        }
+    }
+
+    const RELIEFS: &[fn(&mut v1::GetHostResponse)] =
+        &[|answer| answer.targets.iter_mut().for_each(without_fields)];
+
+    #[test]
+    fn an_answer_is_only_made_lighter_when_it_must_be_and_refused_when_nothing_helps() {
+        let small = answer(3, 10);
+        assert_eq!(fit(small.clone(), RELIEFS, "").expect("fits"), small);
+        let light = fit(answer(10, limits::MESSAGE_BYTES / 5), RELIEFS, "").expect("fits");
+        assert_eq!(light.targets.len(), 10);
+        assert!(
+            light
+                .targets
+                .iter()
+                .all(|t| t.revisions[0].fields.is_empty())
+        );
+        let mut heavy = answer(10, 0);
+        for target in &mut heavy.targets {
+            target.name = "x".repeat(limits::MESSAGE_BYTES / 5);
+        }
+        let refused = fit(heavy, RELIEFS, "name a target").expect_err("too large");
+        let problem = sternway_proto::fault::from_status(&refused).expect("a problem");
+        assert_eq!(problem.code, "answer-too-large");
+        assert_eq!(problem.next_step, "name a target");
+    }
+}
