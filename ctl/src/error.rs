@@ -44,6 +44,11 @@ impl CtlError {
         }
     }
 
+    /// The person said no at a question.
+    pub(crate) fn declined() -> Self {
+        Self::new(Kind::Declined, "declined; nothing was changed")
+    }
+
     /// Adds a reason.
     #[must_use]
     pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {

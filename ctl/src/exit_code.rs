@@ -18,11 +18,12 @@ pub enum ExitCode {
     Expired = 12,
     AnswerIsNo = 13,
     WouldChange = 20,
+    Interrupted = 130,
 }
 
 impl ExitCode {
     /// Every code, in the order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::Error,
         Self::Usage,
@@ -35,6 +36,7 @@ impl ExitCode {
         Self::Expired,
         Self::AnswerIsNo,
         Self::WouldChange,
+        Self::Interrupted,
     ];
 
     /// The number that the shell sees.
@@ -61,6 +63,7 @@ impl ExitCode {
                 "the answer is no: a digest marked bad, a target not ready, a broken record"
             }
             Self::WouldChange => "rollback --dry-run: the rollback would change something",
+            Self::Interrupted => "ended by Ctrl-C before there was an answer",
         }
     }
 }
@@ -76,7 +79,7 @@ pub(crate) fn table() -> String {
     let mut text = String::from("Exit codes:\n");
     for code in ExitCode::ALL {
         // Writing to a String does not fail.
-        let _ = writeln!(text, "  {:>2}  {}", code.number(), code.meaning());
+        let _ = writeln!(text, "  {:>3}  {}", code.number(), code.meaning());
     }
     text
 }

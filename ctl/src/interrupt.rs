@@ -1,6 +1,9 @@
 //! Ctrl-C: the first asks a command to let go, the second ends the process at once.
 
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 /// Counts how often the person pressed Ctrl-C (or the process was told to end).
 #[derive(Debug, Clone)]
@@ -12,9 +15,13 @@ impl Interrupt {
     /// Takes the signals over from the system's default, for the rest of the process.
     pub(crate) fn install() -> Self {
         let (sender, count) = watch::channel(0);
+        // Here and not in the task: from now on no Ctrl-C ends the process unheard.
+        let signals = signal(SignalKind::interrupt());
         tokio::spawn(async move {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                sender.send_modify(|count| *count += 1);
+            if let Ok(mut signals) = signals {
+                while signals.recv().await.is_some() {
+                    sender.send_modify(|count| *count += 1);
+                }
             }
             // Without a handler nothing is ever counted, and the sender has to live for that.
             std::future::pending::<()>().await;

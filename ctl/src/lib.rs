@@ -26,7 +26,7 @@ use clap::Parser as _;
 
 pub use exit_code::ExitCode;
 
-use crate::{args::Cli, command::App, interrupt::Interrupt, ui::Ui};
+use crate::{args::Cli, command::App, error::CtlError, interrupt::Interrupt, ui::Ui};
 
 /// Runs `ctl` with the process's arguments and terminal.
 pub fn main() -> ExitCode {
@@ -67,8 +67,12 @@ async fn run(cli: Cli, ui: &mut Ui) -> ExitCode {
     let ended = tokio::select! {
         biased;
         () = interrupt.second() => return ExitCode::StillRunning,
-        // A command that changes nothing lasting has nothing to say on Ctrl-C.
-        () = interrupt.first(), if !follows => return ExitCode::StillRunning,
+        // A command that follows nothing just ends; at a question, Ctrl-C is a no.
+        () = interrupt.first(), if !follows => if app.ui.asking() {
+            Err(CtlError::declined())
+        } else {
+            Ok(ExitCode::Interrupted)
+        },
         ended = command::run(cli.command, &mut app) => ended,
     };
     match ended {

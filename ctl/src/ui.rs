@@ -18,7 +18,8 @@ pub(crate) enum Format {
 
 /// The terminal and what is known of it.
 pub(crate) struct Ui {
-    out: Box<dyn Write + Send>,
+    /// None: its reader has gone away.
+    out: Option<Box<dyn Write + Send>>,
     err: Box<dyn Write + Send>,
     pub(crate) format: Format,
     /// How to render for stdout.
@@ -29,7 +30,8 @@ pub(crate) struct Ui {
     pub(crate) interactive: bool,
     /// Stderr is a terminal: progress may be redrawn.
     pub(crate) live: bool,
-    closed: bool,
+    /// A question stands on the terminal's last line, without an answer.
+    asking: bool,
 }
 
 impl Ui {
@@ -40,7 +42,7 @@ impl Ui {
         let (out_tty, err_tty) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         let width = out_tty.then(|| comfy_table::Table::new().width()).flatten();
         Self {
-            out: Box::new(io::stdout()),
+            out: Some(Box::new(io::stdout())),
             err: Box::new(io::stderr()),
             format,
             view: View {
@@ -55,7 +57,7 @@ impl Ui {
             },
             interactive: io::stdin().is_terminal(),
             live: err_tty && !dumb,
-            closed: false,
+            asking: false,
         }
     }
 
@@ -66,17 +68,13 @@ impl Ui {
 
     /// Writes data to stdout. A reader that has gone away is no error: nothing more is written.
     pub(crate) fn data(&mut self, text: &str) -> Result<(), CtlError> {
-        if self.closed {
+        let Some(out) = &mut self.out else {
             return Ok(());
-        }
-        match self
-            .out
-            .write_all(text.as_bytes())
-            .and_then(|()| self.out.flush())
-        {
+        };
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed = true;
+                self.out = None;
                 Ok(())
             }
             Err(error) => {
@@ -87,18 +85,30 @@ impl Ui {
 
     /// Whether the reader of stdout has gone away.
     pub(crate) fn closed(&self) -> bool {
-        self.closed
+        self.out.is_none()
     }
 
     /// Writes a line for the person to stderr. Where stderr is gone there is nobody to tell.
     pub(crate) fn note(&mut self, text: &str) {
-        let _ = writeln!(self.err, "{}", text.trim_end_matches('\n'));
+        // An answer ends its line itself; Ctrl-C and the end of the input do not.
+        let begin = if std::mem::take(&mut self.asking) {
+            "\n"
+        } else {
+            ""
+        };
+        let _ = writeln!(self.err, "{begin}{}", text.trim_end_matches('\n'));
+    }
+
+    /// Whether a question waits for its answer.
+    pub(crate) fn asking(&self) -> bool {
+        self.asking
     }
 
     /// Asks on stderr and reads one line from stdin. None: the end of the input.
     pub(crate) async fn ask(&mut self, question: &str) -> Option<String> {
         let _ = write!(self.err, "{question}");
         let _ = self.err.flush();
+        self.asking = true;
         let read = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
             io::stdin()
@@ -106,7 +116,10 @@ impl Ui {
                 .map(|length| (length, line))
         });
         match read.await {
-            Ok(Ok((length, line))) if length > 0 => Some(line.trim().to_owned()),
+            Ok(Ok((length, line))) if length > 0 => {
+                self.asking = !line.ends_with('\n');
+                Some(line.trim().to_owned())
+            }
             _ => None,
         }
     }
@@ -129,7 +142,7 @@ mod tests {
     #[test]
     fn a_reader_that_left_is_no_error() {
         let mut ui = Ui::of_process(Format::Text, true, 0);
-        ui.out = Box::new(Gone);
+        ui.out = Some(Box::new(Gone));
         assert!(ui.data("x\n").is_ok());
         assert!(ui.closed());
         assert!(ui.data("y\n").is_ok());

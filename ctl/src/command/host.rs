@@ -147,10 +147,7 @@ async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> E
             clean(&host)
         );
         if !is_yes(app.ui.ask(&question).await.as_deref()) {
-            return Err(CtlError::new(
-                Kind::Declined,
-                "declined; nothing was changed",
-            ));
+            return Err(CtlError::declined());
         }
     }
     let client = app.client().await?;

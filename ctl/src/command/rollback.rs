@@ -16,7 +16,7 @@ use crate::{
     exit_code::ExitCode,
     json::{self, rollout as document},
     render::plan,
-    text::clean,
+    text::{clean, clip},
     watch::fold::Watch,
 };
 
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let interrupt = app.interrupt.clone();
     let agreed = tokio::select! {
         biased;
-        () = interrupt.first() => return Err(declined()),
+        () = interrupt.first() => return Err(CtlError::declined()),
         agreed = plan_and_agree(&args, app) => agreed?,
     };
     match agreed {
@@ -201,10 +201,6 @@ fn blocked(args: &Args, plan: &v1::Plan) -> CtlError {
     })
 }
 
-fn declined() -> CtlError {
-    CtlError::new(Kind::Declined, "declined; nothing was changed")
-}
-
 /// Asks. Where the host is in production, for its name.
 async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlError> {
     if !app.ui.interactive {
@@ -215,20 +211,25 @@ async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlErro
         );
     }
     let production = host.filter(|it| it.labels.get("env").is_some_and(|env| env == "production"));
-    let agreed = match production {
-        Some(host) => {
-            let question = format!(
-                "\n{} is labelled env=production. Type its name to roll it back: ",
-                clean(&host.name)
-            );
-            app.ui
-                .ask(&question)
-                .await
-                .is_some_and(|name| name == host.name)
-        }
-        None => is_yes(app.ui.ask("\nRoll back? [y/N] ").await.as_deref()),
+    let Some(host) = production else {
+        let answer = app.ui.ask("\nRoll back? [y/N] ").await;
+        return if is_yes(answer.as_deref()) {
+            Ok(())
+        } else {
+            Err(CtlError::declined())
+        };
     };
-    if agreed { Ok(()) } else { Err(declined()) }
+    let question = format!(
+        "\n{} is labelled env=production. Type its name to roll it back: ",
+        clean(&host.name)
+    );
+    match app.ui.ask(&question).await.as_deref() {
+        Some(name) if name == host.name => Ok(()),
+        None | Some("") => Err(CtlError::declined().because("no name was typed")),
+        Some(other) => Err(CtlError::declined()
+            .because(format!("{} is not the name of the host", clip(other, 60)))
+            .next(format!("type {}, or give --yes", clean(&host.name)))),
+    }
 }
 
 async fn start_and_follow(
@@ -271,7 +272,10 @@ async fn start(
         () = interrupt.first() => {}
     }
     ui.borrow_mut()
-        .note("Waiting for the controller's answer; Ctrl-C again quits at once.");
+        .note(
+            "Waiting for the controller's answer. Ctrl-C again quits at once; `ctl rollout ls` then says \
+             whether the rollback was started.",
+        );
     start.await
 }
 

@@ -1,9 +1,15 @@
 //! The real `ctl` against a scripted controller over mutual TLS: stdout, stderr and exit code together.
 
-#![expect(clippy::expect_used, reason = "a test ends where it breaks")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where it breaks"
+)]
 
+mod person;
 mod script;
 mod stage;
+mod terminal;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

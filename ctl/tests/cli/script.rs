@@ -18,7 +18,11 @@ pub(crate) struct Script {
     pub(crate) cut_watches: usize,
     /// The rollout never ends.
     pub(crate) hangs: bool,
+    /// The answer to StartRollback never comes.
+    pub(crate) start_hangs: bool,
     pub(crate) blocker: bool,
+    /// The labels of the host.
+    pub(crate) labels: &'static [(&'static str, &'static str)],
     /// The request ids of StartRollback.
     pub(crate) started: Mutex<Vec<String>>,
     pub(crate) watched: Mutex<usize>,
@@ -32,7 +36,9 @@ impl Default for Script {
             lose_starts: 0,
             cut_watches: 0,
             hangs: false,
+            start_hangs: false,
             blocker: false,
+            labels: &[],
             started: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -44,6 +50,15 @@ pub(crate) const ROLLOUT: &str = "0198a1b2-0000-7000-8000-000000000001";
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Script {
+    fn host(&self) -> v1::Host {
+        let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        v1::Host {
+            name: "web-1".into(),
+            labels: self.labels.iter().map(label).collect(),
+            ..Default::default()
+        }
+    }
+
     fn plan(&self) -> v1::Plan {
         let blocker = v1::Problem::new("image-missing", "the image is gone", "push it again");
         v1::Plan {
@@ -134,9 +149,8 @@ macro_rules! unscripted {
                 _: Request<v1::ListHostsRequest>,
             ) -> Result<Response<v1::ListHostsResponse>, Status> {
                 let host = v1::Host {
-                    name: "web-1".into(),
                     state: v1::HostState::Online.into(),
-                    ..Default::default()
+                    ..self.host()
                 };
                 Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
             }
@@ -152,7 +166,7 @@ macro_rules! unscripted {
                 }
                 Ok(Response::new(v1::PlanRollbackResponse {
                     plan_id: "plan".into(),
-                    host: Some(v1::Host { name: "web-1".into(), ..Default::default() }),
+                    host: Some(self.host()),
                     plan: Some(self.plan()),
                     chosen_because: "newest known-good before #2".into(),
                     host_offline: false,
@@ -163,9 +177,15 @@ macro_rules! unscripted {
                 &self,
                 request: Request<v1::StartRollbackRequest>,
             ) -> Result<Response<v1::StartRollbackResponse>, Status> {
-                let mut started = self.started.lock().expect("whole");
-                started.push(request.into_inner().request_id);
-                if started.len() <= self.lose_starts {
+                let started = {
+                    let mut started = self.started.lock().expect("whole");
+                    started.push(request.into_inner().request_id);
+                    started.len()
+                };
+                if self.start_hangs {
+                    std::future::pending::<()>().await;
+                }
+                if started <= self.lose_starts {
                     return Err(Status::unavailable("connection reset"));
                 }
                 let rollout = Some(self.rollout(v1::RolloutState::Running));

@@ -123,7 +123,22 @@ impl Stage {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ctl"));
+        self.set_up(Command::new(env!("CARGO_BIN_EXE_ctl")), arguments)
+    }
+
+    /// The command, started by another program that takes it as its arguments and becomes it.
+    pub(crate) fn command_under(
+        &self,
+        program: &str,
+        flags: &[&str],
+        arguments: &[&str],
+    ) -> Command {
+        let mut command = Command::new(program);
+        command.args(flags).arg(env!("CARGO_BIN_EXE_ctl"));
+        self.set_up(command, arguments)
+    }
+
+    fn set_up(&self, mut command: Command, arguments: &[&str]) -> Command {
         command
             .args(arguments)
             .env("STERNWAY_CONFIG", self.config())
@@ -132,6 +147,11 @@ impl Stage {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// The request ids of the rollbacks that were started.
+    pub(crate) fn started(&self) -> Vec<String> {
+        self.script.started.lock().expect("whole").clone()
     }
 
     pub(crate) async fn run(&self, arguments: &[&str]) -> Said {

@@ -1,0 +1,260 @@
+//! What a person sees: questions and their answers, progress, Ctrl-C. Each in a real terminal.
+
+use std::{process::Stdio, time::Duration};
+
+use sternway_proto::v1;
+use tokio::time::timeout;
+
+use crate::{
+    script::{ROLLOUT, Script},
+    stage::Stage,
+    terminal::{CTRL_C, CTRL_D, DEADLINE, Terminal, without_sequences},
+};
+
+const ASK: [&str; 3] = ["rollback", "--host", "web-1"];
+const YES: [&str; 4] = ["rollback", "--host", "web-1", "--yes"];
+const QUESTION: &str = "Roll back? [y/N] ";
+const NAME: &str = "Type its name to roll it back: ";
+const PRODUCTION: &[(&str, &str)] = &[("env", "production")];
+
+/// What an answer at a question leads to: the exit code, what was shown, how many rollbacks were started.
+async fn answered(script: Script, question: &str, keys: &str) -> (Option<i32>, String, usize) {
+    let stage = Stage::new(script).await;
+    let mut terminal = Terminal::start(&stage, 100, &ASK);
+    terminal.shows(question).await;
+    terminal.types(keys);
+    let (code, shown) = terminal.ends().await;
+    (code, shown, stage.started().len())
+}
+
+#[tokio::test]
+async fn the_plan_stands_above_the_question_and_yes_rolls_back() {
+    for yes in ["y\n", "YES\n"] {
+        let (code, shown, started) = answered(Script::default(), QUESTION, yes).await;
+        assert_eq!((code, started), (Some(0), 1), "{shown}");
+        let (plan, rest) = shown.split_once(QUESTION).expect("asked");
+        assert!(
+            plan.contains("Rollback of docker/shop on web-1: #2 → #1"),
+            "{shown}"
+        );
+        assert!(rest.contains("✔ restored"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn anything_but_yes_declines_and_changes_nothing() {
+    for (what, keys) in [
+        ("no", "n\n"),
+        ("nothing", "\n"),
+        ("something else", "yes please\n"),
+        ("the end of the input", CTRL_D),
+        ("Ctrl-C", CTRL_C),
+    ] {
+        let (code, shown, started) = answered(Script::default(), QUESTION, keys).await;
+        assert_eq!((code, started), (Some(5), 0), "{what}: {shown}");
+        assert!(
+            shown.contains("declined; nothing was changed"),
+            "{what}: {shown}"
+        );
+        let said = shown.lines().last().unwrap_or_default();
+        assert!(
+            without_sequences(said).starts_with("error: declined"),
+            "a line of its own after {what}: {shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn production_wants_the_name_of_the_host() {
+    let script = || Script {
+        labels: PRODUCTION,
+        ..Script::default()
+    };
+    let (code, shown, started) = answered(script(), NAME, "web-1\n").await;
+    assert_eq!((code, started), (Some(0), 1), "{shown}");
+    for (keys, said) in [
+        ("web-2\n", "web-2 is not the name of the host"),
+        ("y\n", "y is not the name of the host"),
+        ("\n", "no name was typed"),
+        (CTRL_D, "no name was typed"),
+    ] {
+        let (code, shown, started) = answered(script(), NAME, keys).await;
+        assert_eq!((code, started), (Some(5), 0), "{keys:?}: {shown}");
+        assert!(shown.contains(said), "{keys:?}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_asks_too() {
+    let stage = Stage::new(Script::default()).await;
+    let mut terminal = Terminal::start(&stage, 100, &["host", "revoke", "web-1"]);
+    terminal.shows("Cut web-1 off for good?").await;
+    terminal.types("n\n");
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(5), "{shown}");
+    let mut terminal = Terminal::start(&stage, 100, &["host", "revoke", "web-1"]);
+    terminal.shows("[y/N] ").await;
+    terminal.types(CTRL_C);
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(5), "{shown}");
+    assert!(shown.contains("declined; nothing was changed"), "{shown}");
+}
+
+#[tokio::test]
+async fn ctrl_c_detaches_and_says_how_to_come_back() {
+    let stage = Stage::new(Script {
+        hangs: true,
+        ..Script::default()
+    })
+    .await;
+    let mut terminal = Terminal::start(&stage, 100, &YES);
+    terminal.shows("started: step 1/1, stop shop").await;
+    terminal.types(CTRL_C);
+    terminal
+        .shows(&format!("`ctl rollout watch {ROLLOUT}`"))
+        .await;
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(6), "{shown}");
+    assert!(
+        shown.contains("\x1b[2K"),
+        "the spinner is taken away: {shown:?}"
+    );
+
+    let mut terminal = Terminal::start(&stage, 100, &["rollout", "watch", ROLLOUT]);
+    terminal.shows("started: step 1/1, stop shop").await;
+    terminal.types(CTRL_C);
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(6), "{shown}");
+}
+
+#[tokio::test]
+async fn the_second_ctrl_c_ends_at_once() {
+    let stage = Stage::new(Script {
+        start_hangs: true,
+        ..Script::default()
+    })
+    .await;
+    let mut terminal = Terminal::start(&stage, 100, &ASK);
+    terminal.shows(QUESTION).await;
+    terminal.types("y\n");
+    // Only then the rollback may have been started, and the answer is waited for.
+    asked_to_start(&stage).await;
+    terminal.types(CTRL_C);
+    terminal.shows("Ctrl-C again quits at once").await;
+    terminal.types(CTRL_C);
+    terminal.shows("ctl rollout ls").await;
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(6), "{shown}");
+}
+
+/// Waits until the controller was asked to start a rollback.
+async fn asked_to_start(stage: &Stage) {
+    let asked = async {
+        while stage.started().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, asked).await.expect("asked in time");
+}
+
+#[tokio::test]
+async fn progress_is_coloured_on_a_terminal_only() {
+    let stage = Stage::new(Script::default()).await;
+    let (code, shown) = Terminal::start(&stage, 100, &YES).ends().await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("\x1b[32m✔ done\x1b[0m step 1/1"), "{shown}");
+    assert!(shown.contains("\x1b[32m✔ restored"), "{shown}");
+
+    let said = stage.run(&YES).await;
+    let both = format!("{}{}", said.stdout, said.stderr);
+    assert!(!both.contains('\x1b'), "{both:?}");
+    assert!(both.contains("✔ done step 1/1, stop shop"), "{both}");
+}
+
+#[tokio::test]
+async fn no_color_is_honoured_in_a_terminal() {
+    let stage = Stage::new(Script::default()).await;
+    let flag = [&YES[..], &["--no-color"]].concat();
+    let by_flag = Terminal::start(&stage, 100, &flag);
+    let by_environment = Terminal::start_with(&stage, 100, &YES, |command| {
+        command.env("NO_COLOR", "1");
+    });
+    for terminal in [by_flag, by_environment] {
+        let (code, shown) = terminal.ends().await;
+        assert_eq!(code, Some(0), "{shown}");
+        let coloured = shown.split("\x1b[").skip(1).any(|rest| {
+            rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+                .starts_with('m')
+        });
+        assert!(!coloured, "{shown:?}");
+        assert!(shown.contains("✔ done step 1/1"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_dumb_terminal_gets_plain_lines() {
+    let stage = Stage::new(Script::default()).await;
+    let terminal = Terminal::start_with(&stage, 100, &YES, |command| {
+        command.env("TERM", "dumb");
+    });
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains('\x1b'), "{shown:?}");
+    assert!(shown.contains("started step 1/1, stop shop"), "{shown}");
+}
+
+#[tokio::test]
+async fn data_in_a_pipe_stays_plain_beside_a_terminal() {
+    let stage = Stage::new(Script::default()).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let out = Stdio::from(file.reopen().expect("opens"));
+    let arguments = [&YES[..], &["-o", "json"]].concat();
+    let terminal = Terminal::start_with(&stage, 100, &arguments, |command| {
+        command.stdout(out);
+    });
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(0), "{shown}");
+    let data = std::fs::read_to_string(file.path()).expect("read");
+    for line in data.lines() {
+        let _: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    }
+    assert!(
+        data.contains("order_event") && !data.contains('\x1b'),
+        "{data}"
+    );
+}
+
+#[tokio::test]
+async fn a_table_fits_the_terminal_it_is_shown_in() {
+    let stage = Stage::new(Script {
+        labels: &[
+            ("env", "staging"),
+            ("role", "a-rather-long-role-that-has-no-place-here"),
+        ],
+        ..Script::default()
+    })
+    .await;
+    for columns in [60, 100] {
+        let (code, shown) = Terminal::start(&stage, columns, &["host", "ls"])
+            .ends()
+            .await;
+        assert_eq!(code, Some(0), "{shown}");
+        let plain = without_sequences(&shown);
+        let longest = plain.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(columns.into()), "{columns}: {plain}");
+        assert!(plain.contains("web-1"), "{plain}");
+    }
+}
+
+#[tokio::test]
+async fn an_undone_rollback_is_red_and_says_so() {
+    let stage = Stage::new(Script {
+        ends: v1::RolloutState::Undone,
+        outcome: v1::Outcome::Undone,
+        ..Script::default()
+    })
+    .await;
+    let (code, shown) = Terminal::start(&stage, 100, &YES).ends().await;
+    assert_eq!(code, Some(10), "{shown}");
+    assert!(shown.contains("\x1b[31m✖ undone"), "{shown:?}");
+}
