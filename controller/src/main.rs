@@ -13,13 +13,25 @@ use sternway_controller::{
     config::{LogFormat, Settings},
     pki,
 };
+use sternway_proto::settings::Sources;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    match act() {
+    let cli = Cli::parse();
+    // Only what runs as a service has a log; everything else speaks to a person.
+    let logs = matches!(cli.command, Command::Run);
+    let ended = settings(&cli).and_then(|settings| {
+        let format = settings.log_format;
+        act(cli.command, settings).map_err(|error| (error, format))
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err((error, LogFormat::Json)) if logs => {
+            log_end(&error);
+            ExitCode::FAILURE
+        }
+        Err((error, _)) => {
             // The chain without a backtrace; where even that cannot be written nobody reads it.
             let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
             ExitCode::FAILURE
@@ -27,13 +39,42 @@ fn main() -> ExitCode {
     }
 }
 
-fn act() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let settings = Settings::load(cli.config.as_deref(), environment, cli.settings.flags())?;
-    match cli.command {
+/// The error that ends a service, as a line of its log, whatever the filter lets pass.
+fn log_end(error: &anyhow::Error) {
+    let log = tracing_subscriber::fmt()
+        .json()
+        .with_writer(std::io::stderr)
+        .finish();
+    tracing::subscriber::with_default(log, || {
+        tracing::error!(error = format!("{error:#}"), "ended by an error");
+    });
+}
+
+/// The settings, or why there are none and how that is told.
+fn settings(cli: &Cli) -> Result<Settings, (anyhow::Error, LogFormat)> {
+    let sources = Sources {
+        file: cli.config.as_deref(),
+        environment: std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        flags: cli.settings.flags(),
+    };
+    Settings::load(
+        sources.file,
+        sources.environment.clone(),
+        sources.flags.clone(),
+    )
+    .map_err(|error| {
+        let format = match Settings::schema().guess(&sources, "log_format") {
+            Some(format) if format == "json" => LogFormat::Json,
+            _ => LogFormat::Human,
+        };
+        (error.into(), format)
+    })
+}
+
+fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
+    match command {
         Command::Init(operator) => {
             let made = pki::init(
                 &settings.data_dir,

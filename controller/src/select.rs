@@ -1,7 +1,10 @@
 //! What people mean: which revision by `previous`, `#12` or a prefix, which target where none is named,
 //! and what they may have meant where there is none of that name. Pure.
 
-use sternway_proto::v1::{self, Mark, Problem};
+use sternway_proto::{
+    settings::nearest,
+    v1::{self, Mark, Problem},
+};
 
 /// From so many characters on digits alone may be the beginning of an id: no target has ten million revisions.
 const LONGER_THAN_A_NUMBER: usize = 8;
@@ -263,17 +266,6 @@ fn short<'a>(targets: &'a [v1::Target], named: &str) -> Option<&'a v1::Target> {
         (Some(one), None) => Some(one),
         _ => None,
     }
-}
-
-/// The name that is most like the one that does not exist, if any is like it.
-#[must_use]
-pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(wanted, name), name))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
 }
 
 /// The refusal of a host that is not known.

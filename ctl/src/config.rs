@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sternway_proto::settings::{self, SettingsError};
+
 use crate::error::{CtlError, Kind};
 
 const KEYS: [&str; 5] = ["controller", "cluster", "certificate", "key", "trust"];
@@ -75,16 +77,15 @@ pub(crate) fn parse(file: &Path, text: &str) -> Result<Config, CtlError> {
         )
         .because(why)
     };
-    let table: toml::Table = toml::from_str(text).map_err(|error| {
-        // Only the message: the excerpt that Display adds could hold anything.
-        wrong(error.message().to_owned())
+    let table = settings::table(file, text).map_err(|error| match error {
+        SettingsError::Syntax { message, .. } => wrong(message),
+        error => wrong(error.to_string()),
     })?;
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        let error = wrong(format!("there is no key `{}`", crate::text::clip(key, 60)));
-        return Err(match nearest(key) {
-            Some(known) => error.next(format!("did you mean `{known}`?")),
-            None => error.next(format!("the keys are {}", KEYS.join(", "))),
-        });
+        return Err(
+            wrong(format!("there is no key `{}`", crate::text::clip(key, 60)))
+                .next(settings::hint(key, &KEYS, "")),
+        );
     }
     let string = |key: &str| match table.get(key) {
         Some(toml::Value::String(text)) if !text.is_empty() => Ok(text.clone()),
@@ -100,12 +101,6 @@ pub(crate) fn parse(file: &Path, text: &str) -> Result<Config, CtlError> {
         key: folder.join(string("key")?),
         trust: folder.join(string("trust")?),
     })
-}
-
-fn nearest(key: &str) -> Option<&'static str> {
-    let scored = KEYS.map(|known| (strsim::jaro_winkler(known, key), known));
-    let best = scored.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.75).then_some(best.1)
 }
 
 #[cfg(test)]

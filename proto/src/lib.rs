@@ -1,5 +1,5 @@
 //! The contract between controller, agents and operators: the wire format and what both ends need to
-//! speak it (names, identities, orders, faults, the mTLS channel). Depends on nothing else here.
+//! speak it (names, identities, orders, faults, settings, the mTLS channel). Depends on nothing else here.
 
 pub mod channel;
 pub mod enrol;
@@ -8,6 +8,7 @@ pub mod identity;
 pub mod limits;
 pub mod name;
 pub mod order;
+pub mod settings;
 pub mod tls;
 pub mod token;
 

@@ -1,18 +1,14 @@
 //! The agent's settings: defaults, then the file, then the environment, then flags; the later wins. A key
 //! that does not exist is refused, with the nearest right one and where it stands.
 
-mod duration;
-mod unknown;
-
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use sternway_proto::settings::{self, Schema, Sources, duration};
 
 use crate::targets::docker::DockerSettings;
 
@@ -71,29 +67,7 @@ impl Default for Settings {
     }
 }
 
-/// Why the settings cannot be used. Never holds a value: only keys, and where they stand.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    #[error("failed to read the configuration {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the configuration {} is not TOML: {message}", path.display())]
-    Syntax { path: PathBuf, message: String },
-    #[error("{place} has a key {key:?} that does not exist; {hint}")]
-    Unknown {
-        place: String,
-        key: String,
-        hint: String,
-    },
-    #[error("the setting {key} is not valid: {message}")]
-    Invalid { key: String, message: String },
-}
-
-/// Settings from flags: key and value.
-pub type Flags = Vec<(&'static str, String)>;
+pub use sternway_proto::settings::{Flags, SettingsError};
 
 impl Settings {
     /// Every key with a dot between levels, as the file has them.
@@ -107,15 +81,17 @@ impl Settings {
             },
             ..Self::default()
         };
-        let table = toml::Table::try_from(defaults).unwrap_or_default();
-        let mut keys = Vec::new();
-        for (key, value) in &table {
-            match value.as_table() {
-                None => keys.push(key.clone()),
-                Some(below) => keys.extend(below.keys().map(|sub| format!("{key}.{sub}"))),
-            }
+        settings::keys_of(&defaults)
+    }
+
+    /// What they look like, for whoever reads them.
+    #[must_use]
+    pub fn schema() -> Schema {
+        Schema {
+            prefix: "STERNWAY_AGENT",
+            keys: Self::keys(),
+            lists: &["docker.include", "docker.exclude"],
         }
-        keys
     }
 
     /// Reads them: flags before the environment before the file before the defaults.
@@ -127,39 +103,11 @@ impl Settings {
         environment: HashMap<String, String>,
         flags: Flags,
     ) -> Result<Self, SettingsError> {
-        let ours: HashMap<String, String> = environment
-            .into_iter()
-            .filter(|(key, _)| key.starts_with(PREFIX))
-            .collect();
-        unknown::environment(&ours)?;
-        let mut builder = Config::builder().add_source(built(Config::try_from(&Self::default()))?);
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
-                path: path.to_owned(),
-                source,
-            })?;
-            unknown::file(path, &text)?;
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
-        }
-        builder = builder.add_source(
-            Environment::with_prefix("STERNWAY_AGENT")
-                .prefix_separator("__")
-                .separator("__")
-                .list_separator(",")
-                .with_list_parse_key("docker.include")
-                .with_list_parse_key("docker.exclude")
-                .try_parsing(true)
-                .source(Some(ours)),
-        );
-        for (key, value) in flags {
-            builder = built(builder.set_override(key, value))?;
-        }
-        let merged = built(builder.build())?;
-        let settings: Self =
-            serde_path_to_error::deserialize(merged).map_err(|error| SettingsError::Invalid {
-                key: error.path().to_string(),
-                message: error.inner().to_string(),
-            })?;
+        let settings: Self = Self::schema().load(Sources {
+            file,
+            environment,
+            flags,
+        })?;
         settings.check()?;
         Ok(settings)
     }
@@ -192,13 +140,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn built<T>(result: Result<T, config::ConfigError>) -> Result<T, SettingsError> {
-    result.map_err(|error| SettingsError::Invalid {
-        key: "configuration".into(),
-        message: error.to_string(),
-    })
 }
 
 #[cfg(test)]

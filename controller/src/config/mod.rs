@@ -1,18 +1,14 @@
 //! The controller's settings: defaults, then the file, then the environment, then flags; the later wins.
 //! A key that does not exist is refused, with the nearest right one and where it stands.
 
-mod duration;
-mod unknown;
-
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use sternway_proto::settings::{self, Schema, Sources, duration};
 
 /// What the environment's keys begin with: `STERNWAY_CONTROLLER__DATA_DIR`.
 pub const PREFIX: &str = "STERNWAY_CONTROLLER__";
@@ -97,37 +93,23 @@ impl Default for Settings {
     }
 }
 
-/// Why the settings cannot be used. Never holds a value: only keys, and where they stand.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    #[error("failed to read the configuration {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the configuration {} is not TOML: {message}", path.display())]
-    Syntax { path: PathBuf, message: String },
-    #[error("{place} has a key {key:?} that does not exist; {hint}")]
-    Unknown {
-        place: String,
-        key: String,
-        hint: String,
-    },
-    #[error("the setting {key} is not valid: {message}")]
-    Invalid { key: String, message: String },
-}
-
-/// Settings from flags: key and value.
-pub type Flags = Vec<(&'static str, String)>;
+pub use sternway_proto::settings::{Flags, SettingsError};
 
 impl Settings {
     /// Every key, as it stands in the file.
     #[must_use]
     pub fn keys() -> Vec<String> {
-        toml::Table::try_from(Self::default())
-            .map(|table| table.keys().cloned().collect())
-            .unwrap_or_default()
+        settings::keys_of(&Self::default())
+    }
+
+    /// What they look like, for whoever reads them.
+    #[must_use]
+    pub fn schema() -> Schema {
+        Schema {
+            prefix: "STERNWAY_CONTROLLER",
+            keys: Self::keys(),
+            lists: &[],
+        }
     }
 
     /// Reads them: flags before the environment before the file before the defaults.
@@ -139,35 +121,11 @@ impl Settings {
         environment: HashMap<String, String>,
         flags: Flags,
     ) -> Result<Self, SettingsError> {
-        let ours: HashMap<String, String> = environment
-            .into_iter()
-            .filter(|(key, _)| key.starts_with(PREFIX))
-            .collect();
-        unknown::environment(&ours)?;
-        let mut builder = Config::builder().add_source(config(Config::try_from(&Self::default()))?);
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
-                path: path.to_owned(),
-                source,
-            })?;
-            unknown::file(path, &text)?;
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
-        }
-        builder = builder.add_source(
-            Environment::with_prefix("STERNWAY_CONTROLLER")
-                .prefix_separator("__")
-                .separator("__")
-                .source(Some(ours)),
-        );
-        for (key, value) in flags {
-            builder = config(builder.set_override(key, value))?;
-        }
-        let merged = config(builder.build())?;
-        let settings: Self =
-            serde_path_to_error::deserialize(merged).map_err(|error| SettingsError::Invalid {
-                key: error.path().to_string(),
-                message: error.inner().to_string(),
-            })?;
+        let settings: Self = Self::schema().load(Sources {
+            file,
+            environment,
+            flags,
+        })?;
         settings.check()?;
         Ok(settings)
     }
@@ -240,13 +198,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn config<T>(result: Result<T, config::ConfigError>) -> Result<T, SettingsError> {
-    result.map_err(|error| SettingsError::Invalid {
-        key: "configuration".into(),
-        message: error.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(crate) mod target;
 use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
-use sternway_proto::v1;
+use sternway_proto::{settings, v1};
 
 use crate::{
     args::{Command, TargetArgs},
@@ -103,13 +103,10 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 
 /// A length of time on the command line: `90s`, `10m`, `1h30m`; more than none, a month at most.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| "a time reads 90s, 10m or 1h30m".to_owned())?;
-    let duration = Duration::try_from(parsed).map_err(|_| "a time is not negative".to_owned())?;
+    let duration = settings::duration::parse(text).map_err(|error| error.to_string())?;
     let month = Duration::from_hours(31 * 24);
     if duration.as_millis() == 0 || duration > month {
-        return Err("a time is between 1 ms and 31 days".to_owned());
+        return Err("a duration here is between 1 ms and 31 days".to_owned());
     }
     Ok(duration)
 }
