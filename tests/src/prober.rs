@@ -204,7 +204,7 @@ impl Prober {
             .arg(patience.word())
             .arg(&result);
         let process = Process::spawn(name, &mut command, folder);
-        until(name, Duration::from_secs(60), async || {
+        until(name, Duration::from_mins(1), async || {
             let log = process.log();
             log.contains("probing").then_some(()).ok_or(log)
         })
@@ -218,7 +218,7 @@ impl Prober {
     /// It does not end, or has no result.
     pub async fn stop(mut self) -> Summary {
         self.process.signal(Signal::TERM);
-        self.process.ended(Duration::from_secs(60)).await;
+        self.process.ended(Duration::from_mins(1)).await;
         let text = fs::read(&self.result).expect("the prober wrote its result");
         serde_json::from_slice(&text).expect("the prober's result is readable")
     }
