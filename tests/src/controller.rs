@@ -124,6 +124,16 @@ impl Controller {
         &self.folder
     }
 
+    /// `127.0.0.1:PORT` for agents and operators.
+    pub fn listen(&self) -> String {
+        format!("127.0.0.1:{}", self.listen)
+    }
+
+    /// `127.0.0.1:PORT` of the enrolment.
+    pub fn enrolment(&self) -> String {
+        format!("127.0.0.1:{}", self.enrolment)
+    }
+
     /// `127.0.0.1:PORT` of the metrics.
     pub fn metrics(&self) -> String {
         format!("127.0.0.1:{}", self.metrics)

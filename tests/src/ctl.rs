@@ -60,6 +60,14 @@ impl Ctl {
     /// # Errors
     /// The configuration or the credentials cannot be read, or the controller is not reached.
     pub async fn client(&self) -> anyhow::Result<OperatorServiceClient<Channel>> {
+        Ok(OperatorServiceClient::new(self.channel().await?))
+    }
+
+    /// The connection under it.
+    ///
+    /// # Errors
+    /// As [`Ctl::client`].
+    pub async fn channel(&self) -> anyhow::Result<Channel> {
         let table: toml::Table = std::fs::read_to_string(&self.config)?.parse()?;
         let text = |key: &str| {
             let value = table.get(key).and_then(toml::Value::as_str);
@@ -72,8 +80,7 @@ impl Ctl {
         )?;
         let trust = read_certificates(&folder.join(text("trust")?))?;
         let tls = ClientTls::new(credentials, &trust, text("cluster")?.parse()?)?;
-        let channel = channel::connect(text("controller")?, &tls).await?;
-        Ok(OperatorServiceClient::new(channel))
+        Ok(channel::connect(text("controller")?, &tls).await?)
     }
 
     /// Runs it to its end.

@@ -19,6 +19,7 @@ pub mod port;
 pub mod prober;
 pub mod process;
 pub mod registry;
+pub mod scripted;
 pub mod shop;
 pub mod simulated;
 pub mod stage;

@@ -7,9 +7,12 @@
 
 mod controller_crash;
 mod crash;
+mod deliveries;
 mod enrolment;
 mod harness;
 mod programs;
 mod refusals;
 mod restarts;
 mod rollback;
+mod strangers;
+mod wire;

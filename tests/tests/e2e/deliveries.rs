@@ -1,0 +1,413 @@
+//! What is delivered twice, late, out of order, with gaps, for somebody else, or broken: each is answered, and
+//! the record says what became of it. The agent is scripted, its stream is the real one.
+
+use serde_json::Value;
+use sternway_proto::{
+    limits,
+    v1::{self, agent_message::Message as Up},
+};
+use sternway_tests::{
+    controller::Controller,
+    ctl::Ctl,
+    engine::Scope,
+    scripted::{
+        Host, Session, TARGET, WAIT, accepted, finished, inventory, order_event, passed, restored,
+        target,
+    },
+    wait::until,
+};
+
+struct Ground {
+    host: Host,
+    ctl: Ctl,
+    controller: Controller,
+    _scope: Scope,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let scope = Scope::new().await;
+        let controller = Controller::new(&scope).await;
+        Self::on(scope, controller).await
+    }
+
+    async fn on(scope: Scope, controller: Controller) -> Self {
+        let ctl = controller.ctl();
+        let host = join(&ctl, "web-1").await;
+        Self {
+            host,
+            ctl,
+            controller,
+            _scope: scope,
+        }
+    }
+
+    /// A session whose inventory is known.
+    async fn session(&self) -> Session {
+        let session = self.host.session().await;
+        session.say(inventory()).await;
+        until("the inventory", WAIT, async || {
+            let listed = self.ctl.json(&["target", "ls", "--host", "web-1"]).await;
+            let known = listed["targets"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty());
+            known.then_some(()).ok_or(listed.to_string())
+        })
+        .await;
+        session
+    }
+
+    /// Starts a rollback while the agent is there and plans it.
+    async fn start(&self, session: &mut Session, deadline: &str) {
+        let ctl = self.ctl.clone();
+        let deadline = deadline.to_owned();
+        let starting = tokio::spawn(async move {
+            ctl.run(&[
+                "rollback",
+                "--host",
+                "web-1",
+                "--yes",
+                "--no-wait",
+                "--deadline",
+                &deadline,
+            ])
+            .await
+        });
+        session.plan().await;
+        let _ = starting.await.expect("no panic").exits(0);
+    }
+
+    async fn newest(&self) -> Value {
+        let listed = self.ctl.json(&["rollout", "ls"]).await;
+        listed["rollouts"][0].clone()
+    }
+
+    async fn ends(&self, state: &str) -> Value {
+        until(&format!("the rollout to be {state}"), WAIT, async || {
+            let newest = self.newest().await;
+            if newest["state"] == state {
+                Ok(newest)
+            } else {
+                Err(newest.to_string())
+            }
+        })
+        .await
+    }
+
+    /// Entries of the record with that action.
+    async fn recorded(&self, action: &str) -> usize {
+        let listed = self.ctl.json(&["record", "ls", "--limit", "500"]).await;
+        let entries = listed["entries"].as_array().cloned().unwrap_or_default();
+        entries
+            .iter()
+            .filter(|entry| entry["action"] == action)
+            .count()
+    }
+
+    async fn holds(&self) {
+        let verified = self.ctl.json(&["record", "verify"]).await;
+        assert_eq!(verified["holds"], true, "{verified}");
+    }
+}
+
+async fn join(ctl: &Ctl, name: &str) -> Host {
+    let made = ctl.json(&["host", "token", "--name", name]).await;
+    let token = made["token"].as_str().expect("a token");
+    Host::join(token).await.expect("joined")
+}
+
+#[tokio::test]
+async fn an_order_that_is_not_answered_comes_again_and_has_one_effect() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let first = session.order().await;
+    // Not answered: it comes again on the same session, and on the next one.
+    let second = session.order().await;
+    assert_eq!(first, second, "byte for byte the same");
+    drop(session);
+    let mut session = ground.session().await;
+    let third = session.order().await;
+    assert_eq!(first, third);
+    session.report(&third, 1, accepted()).await;
+    session.report(&third, 2, passed()).await;
+    session.report(&third, 3, restored()).await;
+    ground.ends("succeeded").await;
+    for (action, times) in [
+        ("order.created", 1),
+        ("order.sent", 1),
+        ("order.accepted", 1),
+        ("evidence.seen", 1),
+        ("order.finished", 1),
+    ] {
+        assert_eq!(ground.recorded(action).await, times, "{action}");
+    }
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn acknowledgements_that_are_lost_and_events_that_come_twice_count_once() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let order = session.order().await;
+    // Said, and gone before the acknowledgement.
+    session.event(&order, 1, accepted()).await;
+    session.event(&order, 2, passed()).await;
+    until("the evidence", WAIT, async || {
+        let seen = ground.recorded("evidence.seen").await;
+        (seen == 1).then_some(()).ok_or(seen)
+    })
+    .await;
+    drop(session);
+    let mut session = ground.session().await;
+    for _ in 0..3 {
+        session.report(&order, 1, accepted()).await;
+        session.report(&order, 2, passed()).await;
+    }
+    session.report(&order, 3, restored()).await;
+    session.report(&order, 3, restored()).await;
+    // What comes after the end is settled: acknowledged, and changes nothing.
+    session
+        .report(&order, 4, finished(v1::Outcome::Undone))
+        .await;
+    ground.ends("succeeded").await;
+    assert_eq!(ground.recorded("evidence.seen").await, 1);
+    assert_eq!(ground.recorded("order.finished").await, 1);
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn a_gap_and_a_wrong_order_of_events_are_said_and_mended_by_the_next_session() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let order = session.order().await;
+    session.event(&order, 3, restored()).await;
+    let refusal = session.refused().await;
+    assert_eq!(refusal.code, "events-gap");
+    assert!(!refusal.next_step.is_empty(), "{refusal:?}");
+    assert_eq!(ground.newest().await["state"], "running");
+    let mut session = ground.session().await;
+    session.report(&order, 1, accepted()).await;
+    session.report(&order, 2, passed()).await;
+    session.report(&order, 3, restored()).await;
+    ground.ends("succeeded").await;
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn events_of_a_foreign_order_change_nothing() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let order = session.order().await;
+    let other = join(&ground.ctl, "web-2").await;
+    let foreign = other.session().await;
+    for number in 1..=3 {
+        foreign.event(&order, number, restored()).await;
+    }
+    foreign
+        .say(Up::OrderEvent(order_event(
+            "00000000-0000-4000-8000-000000000000",
+            1,
+            restored(),
+        )))
+        .await;
+    until("the log to say so", WAIT, async || {
+        let metrics = sternway_tests::http::get(&ground.controller.metrics(), "/metrics").await;
+        let text = metrics.map(|answer| answer.body).unwrap_or_default();
+        let counted = text.lines().any(|line| {
+            line.starts_with("sternway_agent_messages_refused_total")
+                && line.contains("foreign-order")
+                && line.ends_with(" 4")
+        });
+        counted.then_some(()).ok_or(text)
+    })
+    .await;
+    assert_eq!(ground.newest().await["state"], "running");
+    session.report(&order, 1, accepted()).await;
+    session.report(&order, 2, passed()).await;
+    session.report(&order, 3, restored()).await;
+    ground.ends("succeeded").await;
+}
+
+#[tokio::test]
+async fn an_order_that_was_never_sent_expires_and_the_record_says_so() {
+    let ground = Ground::new().await;
+    drop(ground.session().await);
+    until("the host to be offline", WAIT, async || {
+        let shown = ground.ctl.json(&["host", "show", "web-1"]).await;
+        let state = shown["host"]["state"].clone();
+        (state == "offline").then_some(()).ok_or(state.to_string())
+    })
+    .await;
+    let start = [
+        "rollback",
+        "--host",
+        "web-1",
+        "--yes",
+        "--no-wait",
+        "--deadline",
+        "2s",
+    ];
+    let _ = ground.ctl.run(&start).await.exits(0);
+    let ended = ground.ends("expired").await;
+    let order = &ended["waves"][0]["orders"][0];
+    assert_eq!(order["problem"]["code"], "order-expired", "{order:#}");
+    assert_eq!(ground.recorded("order.finished").await, 1);
+    assert_eq!(ground.recorded("order.sent").await, 0);
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_stored_when_it_does()
+{
+    let scope = Scope::new().await;
+    let mut controller = Controller::new(&scope).await;
+    controller.kill();
+    controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
+    let ctl = controller.ctl();
+    until("the controller", WAIT, async || {
+        let said = ctl.run(&["status"]).await;
+        (said.code == 0).then_some(()).ok_or(said.stderr)
+    })
+    .await;
+    let ground = Ground::on(scope, controller).await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "2s").await;
+    let order = session.order().await;
+    session.report(&order, 1, accepted()).await;
+    drop(session);
+    let ended = ground.ends("needs-human").await;
+    let lost = &ended["waves"][0]["orders"][0];
+    assert_eq!(lost["problem"]["code"], "outcome-unknown", "{lost:#}");
+    // Its target is free for another one, and the truth still comes through.
+    let mut session = ground.session().await;
+    session.report(&order, 2, passed()).await;
+    assert_eq!(ground.newest().await["state"], "needs-human");
+    session.report(&order, 3, restored()).await;
+    let truth = ground.ends("succeeded").await;
+    let known = &truth["waves"][0]["orders"][0];
+    assert_eq!(known["outcome"], "restored", "{known:#}");
+    assert!(known["problem"].is_null(), "{known:#}");
+    assert_eq!(ground.recorded("order.finished").await, 2);
+    ground.start(&mut session, "5m").await;
+    let next = session.order().await;
+    assert_ne!(next.id(), order.id());
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn a_broken_or_hostile_answer_is_refused_with_its_reason_and_the_host_may_come_again() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "10m").await;
+    let order = session.order().await;
+    let id = order.id().to_string();
+    drop(session);
+    let huge = "x".repeat(limits::MESSAGE_BYTES + 1);
+    let cases = [
+        ("no order", order_message("x", 1), "malformed"),
+        ("no number", order_message(&id, 0), "malformed"),
+        ("too large", Up::TargetRemoved(huge), "too-large"),
+        (
+            "too many steps",
+            Up::OrderEvent(order_event(
+                &id,
+                1,
+                v1::order_event::Event::Planned(v1::Plan {
+                    target: TARGET.to_owned(),
+                    steps: vec![v1::StepInfo::default(); 10_000],
+                    ..v1::Plan::default()
+                }),
+            )),
+            "too-many",
+        ),
+        (
+            "an end with a hostile revision",
+            Up::OrderEvent(order_event(
+                &id,
+                1,
+                v1::order_event::Event::Finished(v1::OrderFinished {
+                    running_revision: "../../etc/passwd".to_owned(),
+                    ..v1::OrderFinished::default()
+                }),
+            )),
+            "malformed",
+        ),
+        (
+            "a second hello",
+            Up::Hello(v1::Hello::default()),
+            "malformed",
+        ),
+    ];
+    for (what, message, code) in cases {
+        let mut session = ground.host.session().await;
+        session.say(message).await;
+        let refusal = session.refused().await;
+        assert_eq!(refusal.code, code, "{what}: {refusal:?}");
+        assert!(
+            !refusal.message.is_empty() && !refusal.next_step.is_empty(),
+            "{what}"
+        );
+    }
+    // Anything before the hello is refused, too.
+    let mut stranger = ground.host.stranger().await;
+    stranger.say(inventory()).await;
+    assert_eq!(stranger.refused().await.code, "malformed");
+    let mut session = ground.session().await;
+    session.report(&order, 1, accepted()).await;
+    session.report(&order, 2, passed()).await;
+    session.report(&order, 3, restored()).await;
+    ground.ends("succeeded").await;
+    ground.holds().await;
+}
+
+fn order_message(id: &str, number: u64) -> Up {
+    Up::OrderEvent(order_event(id, number, accepted()))
+}
+
+#[tokio::test]
+async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
+    let ground = Ground::new().await;
+    let session = ground.host.session().await;
+    let targets = (0..520)
+        .map(|number| target(&format!("docker/shop-{number:03}")))
+        .collect();
+    session.say(Up::Inventory(v1::Inventory { targets })).await;
+    until("the targets", WAIT, async || {
+        let shown = ground.ctl.json(&["host", "ls"]).await;
+        let counted = shown["hosts"][0]["target_count"].clone();
+        (counted == 500).then_some(()).ok_or(shown.to_string())
+    })
+    .await;
+    // Older than the thousand revisions that came with the targets.
+    let exported = ground.ctl.run(&["record", "export"]).await.exits(0);
+    let noted = exported.stdout.matches("inventory.truncated").count();
+    assert_eq!(noted, 1);
+    let listed = ground.ctl.json(&["target", "ls"]).await;
+    assert_eq!(listed["targets"].as_array().map(Vec::len), Some(500));
+}
+
+#[tokio::test]
+async fn a_revoked_agent_is_told_why_and_revoking_again_is_no_error() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    let revoke = ["host", "revoke", "web-1", "--reason", "stolen", "--yes"];
+    let _ = ground.ctl.run(&revoke).await.exits(0);
+    assert_eq!(session.refused().await.code, "host-revoked");
+    let _ = ground.ctl.run(&revoke).await.exits(0);
+    assert_eq!(ground.recorded("host.revoked").await, 1);
+    until("the host to stay out", WAIT, async || {
+        let Ok(mut client) = ground.host.client().await else {
+            return Ok(());
+        };
+        let none = tokio_stream::empty::<v1::AgentMessage>();
+        match client.session(none).await {
+            Err(_) => Ok(()),
+            Ok(_) => Err("it is let in"),
+        }
+    })
+    .await;
+}
