@@ -1,6 +1,10 @@
 //! A real agent that looks after the containers of one scope and no others.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{binary, engine::Scope, process::Process};
 
@@ -19,6 +23,20 @@ impl Agent {
     /// # Panics
     /// The join fails.
     pub fn join(scope: &Scope, name: &str, token: &str) -> Self {
+        Self::join_with(scope, name, token, &scope.socket(), "")
+    }
+
+    /// As [`Agent::join`], with further settings, and with the engine behind that socket.
+    ///
+    /// # Panics
+    /// The join fails.
+    pub fn join_with(
+        scope: &Scope,
+        name: &str,
+        token: &str,
+        socket: &Path,
+        settings: &str,
+    ) -> Self {
         let folder = scope.folder().join(format!("agent-{name}"));
         fs::create_dir_all(&folder).expect("the agent's folder is made");
         let agent = Self {
@@ -28,8 +46,9 @@ impl Agent {
             process: None,
         };
         let text = format!(
-            "data_dir = \"{}\"\n\n[docker]\ninclude = [\"{}-*\"]\n",
+            "data_dir = \"{}\"\n{settings}\n[docker]\nsocket = \"{}\"\ninclude = [\"{}-*\"]\n",
             agent.folder.join("state").display(),
+            socket.display(),
             scope.name()
         );
         fs::write(&agent.config, text).expect("the agent's configuration is written");
@@ -81,7 +100,7 @@ impl Agent {
     }
 
     /// Where its configuration and state lie.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use bollard::{Docker, models::ContainerInspectResponse};
 use tempfile::TempDir;
 
-use crate::{binary, wait::until};
+use crate::{binary, dockerd::Dockerd, wait::until};
 
 /// On everything that a test makes; the value is the scope.
 pub const SCOPE_LABEL: &str = "sternway.test.scope";
@@ -25,11 +26,21 @@ pub fn run_id() -> String {
     std::env::var("STERNWAY_TEST_RUN").unwrap_or_else(|_| "by-hand".to_owned())
 }
 
+/// How long a call to the engine may take.
+const CALL: Duration = Duration::from_mins(1);
+
+fn new_name() -> String {
+    let number = SCOPES.fetch_add(1, Ordering::Relaxed);
+    format!("swt-{:x}-{number}", process::id())
+}
+
 /// What one test owns: a folder, a prefix for names, and everything on the engine that bears its label.
 #[derive(Debug)]
 pub struct Scope {
     name: String,
     docker: Docker,
+    /// The engine of this scope alone; none: the machine's.
+    own: Option<Dockerd>,
     folder: TempDir,
 }
 
@@ -39,14 +50,32 @@ impl Scope {
     /// # Panics
     /// No engine answers.
     pub async fn new() -> Self {
-        let docker = Docker::connect_with_unix_defaults()
-            .expect("the engine's socket")
-            .with_timeout(Duration::from_mins(1));
+        let docker = Docker::connect_with_unix_defaults().expect("the engine's socket");
+        Self::of(new_name(), docker, None).await
+    }
+
+    /// A scope with an engine of its own, which the test may stop, kill and hang. The calling thread moves into
+    /// its network: see [`Dockerd::start`].
+    ///
+    /// # Panics
+    /// The engine does not start.
+    pub async fn with_own_engine() -> Self {
+        let name = new_name();
+        let own = Dockerd::start(&name).await;
+        let socket = own.socket();
+        let docker = Docker::connect_with_unix(
+            &socket.to_string_lossy(),
+            CALL.as_secs(),
+            bollard::API_DEFAULT_VERSION,
+        );
+        Self::of(name, docker.expect("the engine's socket"), Some(own)).await
+    }
+
+    async fn of(name: String, docker: Docker, own: Option<Dockerd>) -> Self {
+        let docker = docker.with_timeout(CALL);
         if let Err(error) = docker.ping().await {
             panic!("no Docker engine answers ({error}): run deploy/scripts/setup-tests");
         }
-        let number = SCOPES.fetch_add(1, Ordering::Relaxed);
-        let name = format!("swt-{:x}-{number}", process::id());
         let folder = tempfile::Builder::new()
             .prefix(&name)
             .tempdir()
@@ -54,8 +83,34 @@ impl Scope {
         Self {
             name,
             docker,
+            own,
             folder,
         }
+    }
+
+    /// The engine of this scope alone.
+    ///
+    /// # Panics
+    /// It uses the machine's.
+    pub fn own_engine(&mut self) -> &mut Dockerd {
+        self.own.as_mut().expect("the scope has an own engine")
+    }
+
+    /// The socket of the engine.
+    pub fn socket(&self) -> PathBuf {
+        self.own.as_ref().map_or_else(
+            || Path::new("/var/run/docker.sock").to_owned(),
+            Dockerd::socket,
+        )
+    }
+
+    /// A program that is to talk to the engine of this scope.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        if let Some(own) = &self.own {
+            command.env("DOCKER_HOST", format!("unix://{}", own.socket().display()));
+        }
+        command
     }
 
     /// The prefix of all names of this scope.
@@ -64,7 +119,7 @@ impl Scope {
     }
 
     /// The folder of this scope, removed with it.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -156,7 +211,7 @@ impl Scope {
     }
 
     async fn cli_owned(&self, arguments: Vec<String>) -> String {
-        let output = tokio::process::Command::new("docker")
+        let output = tokio::process::Command::from(self.command("docker"))
             .args(&arguments)
             .kill_on_drop(true)
             .output()
@@ -226,6 +281,10 @@ impl Scope {
 
 impl Drop for Scope {
     fn drop(&mut self) {
+        if self.own.is_some() {
+            // All of it goes with its engine.
+            return;
+        }
         // Blocking, in a child: it works in a panic, and outside and inside of any runtime.
         let cleaned = Command::new(binary::script("deploy/scripts/clean-tests"))
             .args(["--scope", &self.name])

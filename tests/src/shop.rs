@@ -10,6 +10,9 @@ use crate::{
     engine::{RUN_LABEL, SCOPE_LABEL, Scope, run_id},
 };
 
+/// Makes an image.
+const SCRIPT: &str = "deploy/demo/shop-image";
+
 /// What an image of shop is like.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
@@ -81,13 +84,19 @@ impl Image {
     /// This image for one test alone, which may remove it. Its id is like no other's.
     pub async fn own(&self, scope: &Scope) -> String {
         let name = format!("{}-shop:{}", scope.name(), self.tag());
-        self.make(&name, scope.name()).await;
+        let script = scope.command(binary::script(SCRIPT));
+        self.make_by(script, &name, scope.name()).await;
         name
     }
 
     /// This image under a name of the caller's choice, for instance with a registry in front.
     pub async fn make(&self, name: &str, scope: &str) {
-        let mut command = Command::new(binary::script("deploy/demo/shop-image"));
+        let script = std::process::Command::new(binary::script(SCRIPT));
+        self.make_by(script, name, scope).await;
+    }
+
+    async fn make_by(&self, script: std::process::Command, name: &str, scope: &str) {
+        let mut command = Command::from(script);
         command
             .arg("--binary")
             .arg(binary::find("shop"))

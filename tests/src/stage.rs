@@ -1,6 +1,6 @@
 //! The stage of most stories: a controller, one host with its agent, and an operator, all real.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 
@@ -28,11 +28,20 @@ impl Stage {
     /// Something does not come up.
     pub async fn new() -> Self {
         let scope = Scope::new().await;
+        let socket = scope.socket();
+        Self::of(scope, &socket, "").await
+    }
+
+    /// As [`Stage::new`] on that scope; the agent finds its engine behind that socket and has further settings.
+    ///
+    /// # Panics
+    /// Something does not come up.
+    pub async fn of(scope: Scope, socket: &Path, settings: &str) -> Self {
         let controller = Controller::new(&scope).await;
         let ctl = controller.ctl();
         let token = ctl.json(&["host", "token", "--name", HOST]).await;
         let token = token["token"].as_str().expect("a token").to_owned();
-        let mut agent = Agent::join(&scope, HOST, &token);
+        let mut agent = Agent::join_with(&scope, HOST, &token, socket, settings);
         agent.start();
         let stage = Self {
             agent,

@@ -8,6 +8,7 @@
 mod controller_crash;
 mod crash;
 mod deliveries;
+mod engine_days;
 mod enrolment;
 mod harness;
 mod programs;

@@ -1,6 +1,6 @@
 //! The kind `docker` behind the trait that everyone else sees.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use sternway_proto::{
@@ -24,6 +24,11 @@ use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded},
 };
+
+/// How long each attempt at a step waits for an engine that is away.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// What the last resort is given at least.
+const LAST_RESORT: Duration = Duration::from_mins(2);
 
 #[async_trait]
 impl Kind for DockerKind {
@@ -107,14 +112,17 @@ impl Kind for DockerKind {
     }
 
     async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        self.awaited(step.timeout).await?;
         self.apply(context, step).await
     }
 
     async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
+        self.awaited(step.timeout).await?;
         self.undo(context, step).await
     }
 
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError> {
+        self.awaited(LAST_RESORT).await?;
         self.rescue(context, steps).await
     }
 
@@ -182,6 +190,12 @@ fn content(
 }
 
 impl DockerKind {
+    /// Waits for an engine that is being restarted, for half of the time there is: what is asked of it meanwhile
+    /// would use up the attempts there are in a second or two.
+    async fn awaited(&self, time: Duration) -> Result<(), EngineError> {
+        self.engine.awaited((time / 2).min(PATIENCE)).await
+    }
+
     /// Names of the containers that share a namespace of this one.
     async fn dependants(&self, id: &str) -> Result<Vec<String>, EngineError> {
         let wanted = format!("container:{id}");

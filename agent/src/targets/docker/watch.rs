@@ -14,7 +14,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{DockerKind, client::EngineError};
+use super::{
+    DockerKind,
+    client::{EngineError, QUICK},
+};
 use crate::targets::Changed;
 
 /// Quiet needed before a burst is told. A deploy's stop, remove, create and start take longer than
@@ -22,6 +25,8 @@ use crate::targets::Changed;
 const QUIET: Duration = Duration::from_millis(200);
 /// A burst without end is told at least this often.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the engine is asked whether it still answers.
+const PULSE: Duration = Duration::from_secs(15);
 /// The longest wait for an engine that is away.
 const BACK_OFF: Duration = Duration::from_secs(10);
 
@@ -59,24 +64,29 @@ impl Pending {
 }
 
 impl DockerKind {
-    /// Follows the events for ever; ends when nobody listens any more.
+    /// Follows the events for ever; ends when nobody listens any more. That the engine went away is told like any
+    /// change: everything is to be looked at, and the looks say what is wrong.
     pub async fn watch(&self, changed: Sender<Changed>) {
         let mut pauses = back_off();
-        let mut away = false;
+        let mut there = true;
         while !changed.is_closed() {
-            match self.engine.events(&["container", "network", "image"]).await {
-                Ok(events) => {
-                    let lived = self.follow(events, &changed).await;
-                    if lived {
-                        pauses = back_off();
-                        away = false;
-                    }
+            let gone = match self.followed(&changed).await {
+                Ok(()) => {
+                    pauses = back_off();
+                    there = true;
+                    info!("the engine's events were cut");
+                    None
                 }
-                Err(error) if !away => {
-                    warn!("the engine's events cannot be followed: {error}");
-                    away = true;
-                }
-                Err(_) => {}
+                Err(error) => Some(error),
+            };
+            if there && changed.send(Changed::All).await.is_err() {
+                return;
+            }
+            if let Some(error) = gone
+                && there
+            {
+                warn!("the engine's events cannot be followed: {error}");
+                there = false;
             }
             let ceiling = pauses.next().unwrap_or(BACK_OFF).as_millis();
             let ceiling = u64::try_from(ceiling).unwrap_or(u64::MAX);
@@ -86,15 +96,39 @@ impl DockerKind {
         }
     }
 
-    /// Tells what one stream of events says, until it is cut. True: the engine was there.
+    /// One stream of events until it is cut, or until the engine does not answer any more.
+    async fn followed(&self, changed: &Sender<Changed>) -> Result<(), EngineError> {
+        self.engine.ping(QUICK).await?;
+        let events = self
+            .engine
+            .events(&["container", "network", "image"])
+            .await?;
+        tokio::select! {
+            () = self.follow(events, changed) => {}
+            () = self.silence() => {}
+        }
+        Ok(())
+    }
+
+    /// Ends when the engine does not answer any more. A hung one cuts no connection: its events are just missing.
+    async fn silence(&self) {
+        loop {
+            sleep(PULSE).await;
+            if let Err(error) = self.engine.ping(QUICK).await {
+                warn!("{error}");
+                return;
+            }
+        }
+    }
+
+    /// Tells what one stream of events says, until it is cut.
     async fn follow(
         &self,
         events: impl Stream<Item = Result<EventMessage, EngineError>>,
         changed: &Sender<Changed>,
-    ) -> bool {
+    ) {
         tokio::pin!(events);
         let mut pending = Pending::default();
-        let mut lived = false;
         // Nothing is said until the engine has taken the request: what happens before is caught by
         // the look at everything that follows.
         let mut due = Some((Instant::now() + QUIET, Instant::now() + PATIENCE));
@@ -106,26 +140,18 @@ impl DockerKind {
             };
             match next {
                 Ok(Some(Ok(event))) => {
-                    lived = true;
                     if let Some(what) = self.meaning(&event).await {
                         pending.add(what);
                         let latest = due.map_or_else(|| Instant::now() + PATIENCE, |(_, at)| at);
                         due = Some((Instant::now() + QUIET, latest));
                     }
                 }
-                Ok(Some(Err(error))) => {
-                    if lived {
-                        info!("the engine's events were cut: {error}");
-                    }
-                    return lived;
-                }
-                Ok(None) => return lived,
+                Ok(Some(Err(_)) | None) => return,
                 Err(_) => {
-                    lived = true;
                     due = None;
                     for what in pending.take() {
                         if changed.send(what).await.is_err() {
-                            return lived;
+                            return;
                         }
                     }
                 }

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,14 @@ pub const QUICK: Duration = Duration::from_secs(15);
 pub const WORK: Duration = Duration::from_mins(1);
 /// Pulling an image.
 pub const PULL: Duration = Duration::from_mins(10);
+
+/// How often the engine is asked whether it still answers while a longer call is under way, and how long it may
+/// take to say so.
+const PULSE: Duration = Duration::from_secs(15);
+/// Behind a call that got no answer: is it the call or the engine?
+const SECOND_LOOK: Duration = Duration::from_secs(3);
+/// Between two looks at an engine that is away.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The oldest API this speaks: that of Docker 20.10, Debian 12's.
 const FLOOR: u32 = 41;
@@ -60,6 +68,8 @@ pub struct Engine {
     socket: Arc<PathBuf>,
     /// The agreed minor version; 0: to be negotiated.
     minor: Arc<AtomicU32>,
+    /// It took a call and did not answer: until it does, calls do not wait long.
+    silent: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -68,6 +78,7 @@ impl Engine {
         Self {
             socket: Arc::new(socket.into()),
             minor: Arc::new(AtomicU32::new(0)),
+            silent: Arc::new(AtomicBool::new(false)),
         }
     }
 
@@ -134,6 +145,66 @@ impl Engine {
         wire::json(what, &answer)
     }
 
+    /// Whether the engine answers at all.
+    ///
+    /// # Errors
+    /// It does not, within the deadline.
+    pub async fn ping(&self, deadline: Duration) -> Result<(), EngineError> {
+        let what = "ask the engine whether it is there";
+        let request = wire::request(Method::GET, "/_ping", None, &[])
+            .map_err(|error| EngineError::new(what, EngineErrorKind::Refused, error.to_string()))?;
+        let asked = tokio::time::timeout(deadline, wire::exchange(&self.socket, what, request));
+        let answer = asked.await;
+        self.silent.store(answer.is_err(), Ordering::Release);
+        answer.map_or_else(
+            |_| Err(EngineError::silent(what, deadline)),
+            |answer| answer.map(drop),
+        )
+    }
+
+    /// Waits until the engine answers: one that is being restarted is back in some seconds.
+    ///
+    /// # Errors
+    /// It did not within `patience`.
+    pub async fn awaited(&self, patience: Duration) -> Result<(), EngineError> {
+        let end = tokio::time::Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            match self.ping(left.clamp(PAUSE, QUICK)).await {
+                Err(error) if error.is_transient() => {
+                    if left <= PAUSE {
+                        return Err(error);
+                    }
+                }
+                // An answer of any kind is one: what it means is the next call's business.
+                _ => return Ok(()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Ends once the engine has stopped answering anything: then nothing comes of a longer call either.
+    async fn falls_silent(&self) {
+        loop {
+            tokio::time::sleep(PULSE).await;
+            match self.ping(PULSE).await {
+                Err(error) if error.kind == EngineErrorKind::Timeout => return,
+                _ => {}
+            }
+        }
+    }
+
+    async fn unanswered(&self, what: &str, deadline: Duration) -> EngineError {
+        if self.ping(SECOND_LOOK).await.is_err() {
+            return EngineError::silent(what, deadline);
+        }
+        let message = format!(
+            "no answer within {} s, though the engine answers otherwise",
+            deadline.as_secs()
+        );
+        EngineError::new(what, EngineErrorKind::Timeout, message)
+    }
+
     async fn exchange(
         &self,
         what: &str,
@@ -142,11 +213,25 @@ impl Engine {
     ) -> Result<Bytes, EngineError> {
         let request = request
             .map_err(|error| EngineError::new(what, EngineErrorKind::Refused, error.to_string()))?;
+        if self.silent.load(Ordering::Acquire)
+            && let Err(error) = self.ping(SECOND_LOOK).await
+        {
+            return Err(EngineError {
+                what: what.to_owned(),
+                ..error
+            });
+        }
         let exchanged = tokio::time::timeout(deadline, wire::exchange(&self.socket, what, request));
-        let answer = exchanged.await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", deadline.as_secs());
-            Err(EngineError::new(what, EngineErrorKind::Timeout, message))
-        });
+        let answer = tokio::select! {
+            biased;
+            answer = exchanged => match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(self.unanswered(what, deadline).await),
+            },
+            () = self.falls_silent(), if deadline > WORK => {
+                Err(EngineError::silent(what, PULSE))
+            }
+        };
         if let Err(error) = &answer
             && error.kind == EngineErrorKind::Unreachable
         {
@@ -200,7 +285,12 @@ mod tests {
         let answer = engine
             .exchange("ask", request, Duration::from_millis(50))
             .await;
-        assert_eq!(answer.expect_err("hangs").kind, EngineErrorKind::Timeout);
+        let error = answer.expect_err("hangs");
+        assert_eq!(error.kind, EngineErrorKind::Timeout);
+        assert!(
+            error.message.contains("the engine does not answer"),
+            "{error}"
+        );
         drop(listener);
         let gone = engine.api().await.expect_err("nobody listens");
         assert_eq!(gone.kind, EngineErrorKind::Unreachable);

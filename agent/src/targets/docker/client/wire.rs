@@ -48,10 +48,11 @@ pub(super) async fn exchange(
     request: Outgoing,
 ) -> Result<Bytes, EngineError> {
     let broken = |error: &dyn std::fmt::Display| {
-        EngineError::new(what, EngineErrorKind::Unreachable, error.to_string())
+        let message = format!("the engine broke off: {error}");
+        EngineError::new(what, EngineErrorKind::Unreachable, message)
     };
     let stream = UnixStream::connect(socket).await.map_err(|error| {
-        let message = format!("{}: {error}", socket.display());
+        let message = format!("the engine does not answer: {}: {error}", socket.display());
         EngineError::new(what, EngineErrorKind::Unreachable, message)
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
