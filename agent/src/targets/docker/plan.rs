@@ -144,7 +144,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
                 facts.dependants.join(", "),
                 facts.target
             ),
-            "stop that container first, and start it again after the rollback",
+            "remove it first, and create it again after the rollback: the engine binds it to the very container \
+             that is replaced, not to its name",
         ));
     }
     if facts.old.is_none() {

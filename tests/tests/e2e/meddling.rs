@@ -1,0 +1,194 @@
+//! Other tools at work on the same container: in the middle of a restore, and in its namespaces. What they made
+//! is left alone, exactly one runs, and the rollout says why.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sternway_tests::{
+    engine::Scope,
+    gate::Gate,
+    shop::Image,
+    stage::{HOST, Stage},
+    wait::until,
+};
+
+const ROLLOUT: Duration = Duration::from_mins(2);
+const FLAGS: [&str; 4] = ["-l", "sternway.soak=0s", "--restart", "always"];
+const REFUSED: i32 = 4;
+
+fn plain(version: &'static str) -> Image {
+    Image {
+        version,
+        ..Image::default()
+    }
+}
+
+struct Ground {
+    stage: Stage,
+    gate: Gate,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let scope = Scope::new().await;
+        let gate = Gate::new(&scope.socket(), scope.folder());
+        Self {
+            stage: Stage::of(scope, gate.socket(), "").await,
+            gate,
+        }
+    }
+
+    /// v1 of it is known-good, v2 runs.
+    async fn deployed(&self, local: &str) {
+        let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+        self.stage.scope.run(local, &FLAGS, &v1).await;
+        self.stage.known_good(local, 1).await;
+        self.stage.scope.redeploy(local, &FLAGS, &v2).await;
+        self.stage.known_good(local, 2).await;
+    }
+
+    async fn rollback(&self, local: &str) -> String {
+        let target = self.stage.scope.target(local);
+        let arguments = ["rollback", "--host", HOST, "--target", &target, "--to", "1"];
+        let all = [&arguments[..], &["--swap", "cold", "--yes", "--no-wait"]].concat();
+        let _ = self.stage.ctl.run(&all).await.exits(0);
+        let listed = self.stage.ctl.json(&["rollout", "ls"]).await;
+        let id = listed["rollouts"][0]["id"].as_str();
+        id.expect("a rollout has an id").to_owned()
+    }
+
+    async fn over(&self, id: &str) -> Value {
+        until("the rollout's end", ROLLOUT, async || {
+            let shown = self.stage.ctl.json(&["rollout", "show", id]).await;
+            let over = shown["rollout"]["state"] != "running";
+            over.then_some(shown.clone())
+                .ok_or_else(|| format!("{shown:#}"))
+        })
+        .await
+    }
+
+    /// Of all that has to do with that name exactly this container runs, under that name and as it was made.
+    async fn only(&self, local: &str, id: &str, shown: &Value) {
+        let name = self.stage.scope.named(local);
+        let filter = format!("name={name}");
+        let format = "{{.ID}} {{.Names}}";
+        let arguments = ["ps", "--no-trunc", "--filter", &filter, "--format", format];
+        let running = self.stage.scope.cli(&arguments).await;
+        assert_eq!(running, format!("{id} {name}"), "{shown:#}");
+        let policy = "{{.HostConfig.RestartPolicy.Name}}";
+        let policy = self
+            .stage
+            .scope
+            .cli(&["inspect", "-f", policy, &name])
+            .await;
+        assert_eq!(policy, "always", "{shown:#}");
+    }
+
+    async fn id(&self, local: &str) -> String {
+        let found = self.stage.scope.inspect(local).await;
+        found.and_then(|found| found.id).expect("it is there")
+    }
+}
+
+#[tokio::test]
+async fn a_container_deployed_over_the_one_that_is_to_be_stopped_is_left_alone() {
+    let ground = Ground::new().await;
+    ground.deployed("shop").await;
+    let held = ground.gate.hold("POST", "/stop");
+    let rollout = ground.rollback("shop").await;
+    held.reached().await;
+    let scope = &ground.stage.scope;
+    scope.cli(&["rm", "-f", &scope.named("shop")]).await;
+    let v3 = plain("v3").shared().await;
+    let theirs = scope.run("shop", &FLAGS, &v3).await;
+    held.release();
+    let shown = ground.over(&rollout).await;
+    ground.only("shop", &theirs, &shown).await;
+    assert_ne!(shown["rollout"]["state"], "succeeded", "{shown:#}");
+    let events = shown["events"].to_string();
+    assert!(events.contains("somebody deployed it"), "{shown:#}");
+}
+
+#[tokio::test]
+async fn a_container_that_took_the_free_name_is_left_alone() {
+    let ground = Ground::new().await;
+    ground.deployed("shop").await;
+    // The old one has given its name away, the new one has not yet taken it.
+    let held = ground.gate.hold_after(1, "POST", "/rename");
+    let rollout = ground.rollback("shop").await;
+    held.reached().await;
+    let v3 = plain("v3").shared().await;
+    let theirs = ground.stage.scope.run("shop", &FLAGS, &v3).await;
+    held.release();
+    let shown = ground.over(&rollout).await;
+    ground.only("shop", &theirs, &shown).await;
+    assert_ne!(shown["rollout"]["state"], "succeeded", "{shown:#}");
+    let events = shown["events"].to_string();
+    assert!(events.contains("somebody deployed it"), "{shown:#}");
+}
+
+#[tokio::test]
+async fn a_new_container_that_somebody_removed_leaves_the_old_one_running() {
+    let ground = Ground::new().await;
+    ground.deployed("shop").await;
+    let before = ground.id("shop").await;
+    let held = ground.gate.hold("POST", "/start");
+    let rollout = ground.rollback("shop").await;
+    held.reached().await;
+    let scope = &ground.stage.scope;
+    scope.cli(&["rm", "-f", &scope.named("shop")]).await;
+    held.release();
+    let shown = ground.over(&rollout).await;
+    ground.only("shop", &before, &shown).await;
+    assert_eq!(shown["rollout"]["state"], "undone", "{shown:#}");
+}
+
+#[tokio::test]
+async fn an_old_container_that_somebody_stopped_is_exchanged_all_the_same() {
+    let ground = Ground::new().await;
+    ground.deployed("shop").await;
+    let held = ground.gate.hold("POST", "/stop");
+    let rollout = ground.rollback("shop").await;
+    held.reached().await;
+    let scope = &ground.stage.scope;
+    scope.cli(&["stop", &scope.named("shop")]).await;
+    held.release();
+    let shown = ground.over(&rollout).await;
+    assert_eq!(shown["rollout"]["state"], "succeeded", "{shown:#}");
+    ground.only("shop", &ground.id("shop").await, &shown).await;
+    ground.stage.current("shop", 1).await;
+}
+
+#[tokio::test]
+async fn a_container_whose_namespaces_others_share_is_not_pulled_from_under_them() {
+    let ground = Ground::new().await;
+    let scope = &ground.stage.scope;
+    let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+    let flags = [&FLAGS[..], &["--ipc", "shareable"]].concat();
+    scope.run("shop", &flags, &v1).await;
+    ground.stage.known_good("shop", 1).await;
+    scope.redeploy("shop", &flags, &v2).await;
+    ground.stage.known_good("shop", 2).await;
+    let target = scope.target("shop");
+    let rollback = ["rollback", "--host", HOST, "--target", &target, "--to", "1"];
+    let rollback = [&rollback[..], &["--yes"]].concat();
+    let shared = format!("container:{}", scope.named("shop"));
+    for flag in ["--network", "--ipc", "--pid"] {
+        let sharing = [flag, &shared, "-e", "SHOP_PORT=9000"];
+        scope.run("sidecar", &sharing, &v1).await;
+        let _ = ground
+            .stage
+            .ctl
+            .run(&rollback)
+            .await
+            .exits(REFUSED)
+            .complains(&scope.named("sidecar"))
+            .complains("create it again after the rollback");
+        ground.stage.unchanged("shop", 2).await;
+        scope.cli(&["rm", "-f", &scope.named("sidecar")]).await;
+    }
+    let _ = ground.stage.ctl.run(&rollback).await.exits(0);
+    ground.stage.current("shop", 1).await;
+    let sharing = ["--network", &shared, "-e", "SHOP_PORT=9000"];
+    scope.run("sidecar", &sharing, &v1).await;
+}
