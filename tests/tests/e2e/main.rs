@@ -11,6 +11,7 @@ mod deliveries;
 mod engine_days;
 mod enrolment;
 mod harness;
+mod images_gone;
 mod meddling;
 mod programs;
 mod refusals;
