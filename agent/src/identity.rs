@@ -164,10 +164,12 @@ impl Identity {
             .map_err(IdentityError::Tls)
     }
 
-    /// Takes a renewed certificate over: to disk, then to the next dial.
+    /// Takes a renewed certificate over: to disk, and only then to the next dial. Key and certificate are one
+    /// file, replaced in one piece: whatever dies in between, those that are there fit each other.
     ///
     /// # Errors
-    /// It is not for this host, does not fit its key, or cannot be written; then the old one stands.
+    /// It is not for this host, does not fit its key, or cannot be written; then the old one stands, on disk and
+    /// for the next dial.
     pub fn renew(
         &mut self,
         tls: &ClientTls,
@@ -180,10 +182,11 @@ impl Identity {
             return Err(IdentityError::NotOurs);
         }
         // Tried before it is written: a certificate that does not work must not replace one that does.
-        tls.replace(credentials.clone(), &trust, self.cluster)
-            .map_err(IdentityError::Tls)?;
+        ClientTls::new(credentials.clone(), &trust, self.cluster).map_err(IdentityError::Tls)?;
         store_trust(&self.dir, &trust)?;
         store_credentials(&self.dir, &credentials)?;
+        tls.replace(credentials.clone(), &trust, self.cluster)
+            .map_err(IdentityError::Tls)?;
         self.credentials = credentials;
         self.trust = trust;
         self.obtained_ms = now_ms;

@@ -11,6 +11,8 @@ use clap::Parser as _;
 use sternway_agent::{
     cli::{Cli, Command, ConfigCommand, Join},
     config::{LogFormat, Settings},
+    engine::journal::file_name,
+    executor::ledger::Ledger,
     identity::{Identity, IdentityError},
 };
 use sternway_proto::{
@@ -112,6 +114,16 @@ fn join(settings: &Settings, arguments: &Join) -> anyhow::Result<()> {
                 .context("nothing was done; with --again it joins as another host"),
             other => other.into(),
         })?;
+    }
+    // The journal of an order tells the controller that gave it, which is this host's no more.
+    let orders = settings.data_dir.join("orders");
+    let open = Ledger::unfinished(&orders).context("the orders of this host cannot be read")?;
+    if let Some(order) = open.first() {
+        anyhow::bail!(
+            "order {order} is open on this host; nothing was done. Start the agent and let it come to its end \
+             (sternway-agent run), then join again. Where it cannot: see what runs, and move {} out of its folder",
+            orders.join("open").join(file_name(*order)).display()
+        );
     }
     let text = match arguments.token.as_str() {
         "-" => std::io::read_to_string(std::io::stdin()).context("no token could be read")?,

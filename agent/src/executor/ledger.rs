@@ -65,6 +65,10 @@ impl LedgerError {
 /// The highest that was accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Fence {
+    /// The host that the orders were for. A machine that has joined again is another, and takes orders of another
+    /// controller, which counts from the beginning. None: written before this was noted.
+    #[serde(default)]
+    host: Option<Uuid>,
     epoch: u64,
     /// Per target: epoch and sequence of the newest order.
     newest: BTreeMap<TargetName, (u64, u64)>,
@@ -113,11 +117,19 @@ impl Ledger {
         files::make_dir(&open)?;
         files::make_dir(&done)?;
         let fence_path = dir.join("fence.json");
-        let fence = match files::read(&fence_path)? {
+        let before = match files::read(&fence_path)? {
             None => Fence::default(),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| LedgerError::Fence {
-                reason: error.to_string(),
-            })?,
+            Some(bytes) => {
+                serde_json::from_slice::<Fence>(&bytes).map_err(|error| LedgerError::Fence {
+                    reason: error.to_string(),
+                })?
+            }
+        };
+        let another = before.host.is_some_and(|host| host != host_id);
+        let fence = Fence {
+            host: Some(host_id),
+            // No order for the host before can pass any more: it is for another.
+            ..if another { Fence::default() } else { before }
         };
         forget_old(&done, now_ms)?;
         let mut found = Vec::new();
@@ -125,6 +137,8 @@ impl Ledger {
             match read(&open, order) {
                 // Never acknowledged: the order comes again, and is then new.
                 Err(LedgerError::Journal(JournalError::Unborn { path })) => files::remove(&path)?,
+                // Its end is for a controller that is not this host's any more.
+                Ok(journal) if another && is_over(&journal) => put_away(&open, &done, order)?,
                 journal => found.push(found_open(&open, order, journal)),
             }
         }
@@ -274,26 +288,52 @@ impl Ledger {
     /// # Errors
     /// The journal cannot be moved.
     pub fn settle(&self, order: Uuid) -> Result<(), LedgerError> {
-        let (from, to) = (
-            self.open.join(file_name(order)),
-            self.done.join(file_name(order)),
-        );
-        match fs::rename(&from, &to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => {
-                return Err(FileError {
-                    action: "move",
-                    path: from,
-                    source,
-                }
-                .into());
-            }
-            Ok(()) => {}
-        }
-        files::sync_dir(&self.done)?;
-        files::sync_dir(&self.open)?;
-        Ok(())
+        put_away(&self.open, &self.done, order)
     }
+
+    /// Orders that have begun and are not over, of a ledger that nobody has open.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn unfinished(dir: &Path) -> Result<Vec<Uuid>, LedgerError> {
+        let open = dir.join("open");
+        if !open.exists() {
+            return Ok(Vec::new());
+        }
+        let mut unfinished = journals(&open)?;
+        unfinished.retain(|order| match read(&open, *order) {
+            Ok(journal) => !is_over(&journal),
+            Err(LedgerError::Journal(JournalError::Unborn { .. })) => false,
+            // What it did is not known.
+            Err(_) => true,
+        });
+        Ok(unfinished)
+    }
+}
+
+fn is_over(journal: &Journal) -> bool {
+    journal
+        .events()
+        .any(|event| matches!(event, Event::Finished { .. }))
+}
+
+fn put_away(open: &Path, done: &Path, order: Uuid) -> Result<(), LedgerError> {
+    let (from, to) = (open.join(file_name(order)), done.join(file_name(order)));
+    match fs::rename(&from, &to) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(FileError {
+                action: "move",
+                path: from,
+                source,
+            }
+            .into());
+        }
+        Ok(()) => {}
+    }
+    files::sync_dir(done)?;
+    files::sync_dir(open)?;
+    Ok(())
 }
 
 fn refusal(error: &OrderError) -> (Finish, v1::Problem) {

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use prost::Message as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -127,6 +128,45 @@ fn a_death_before_the_first_record_leaves_the_order_new() {
         "accepted",
         "its own fence does not stop it"
     );
+}
+
+#[test]
+fn a_machine_that_has_joined_again_begins_anew_and_tells_nothing_of_before() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    arrive(&mut ledger, &sealed(10, "docker/shop", 9, 7));
+    assert_eq!(
+        arrive(&mut ledger, &sealed(11, "docker/shop", 3, 8)),
+        "order-stale"
+    );
+    let open = Ledger::unfinished(dir.path()).expect("read");
+    assert_eq!(open, [Uuid::from_u128(10)], "not one that is over");
+    fs::remove_file(ledger.path(Uuid::from_u128(10))).expect("moved out");
+    let open = Ledger::unfinished(dir.path()).expect("read");
+    assert!(open.is_empty(), "{open:?}");
+
+    let other = Uuid::from_u128(8);
+    let (mut ledger, found) = Ledger::open(dir.path(), other, NOW).expect("opened");
+    assert!(found.is_empty(), "{found:?}");
+    assert_eq!(ledger.highest_epoch(), 0);
+    // What was for the host before stays refused.
+    assert_eq!(
+        arrive(&mut ledger, &sealed(12, "docker/shop", 9, 9)),
+        "order-for-another-host"
+    );
+    let mut order =
+        v1::Order::decode(sealed(13, "docker/shop", 1, 1).order.as_slice()).expect("read");
+    order.host_id = other.to_string();
+    assert_eq!(arrive(&mut ledger, &order::seal(&order)), "accepted");
+    let (ledger, _) = Ledger::open(dir.path(), other, NOW).expect("opened");
+    assert_eq!(ledger.highest_epoch(), 1, "the new fence is on disk");
+}
+
+#[test]
+fn a_ledger_that_was_never_begun_has_nothing_unfinished() {
+    let dir = TempDir::new().expect("folder");
+    let unfinished = Ledger::unfinished(&dir.path().join("orders")).expect("read");
+    assert!(unfinished.is_empty(), "{unfinished:?}");
 }
 
 #[test]
