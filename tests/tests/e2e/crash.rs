@@ -78,6 +78,10 @@ impl Ground {
         [&own[..], &CHECKS[..]].concat()
     }
 
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub(super) async fn deploy(&self, image: &str) {
         let publish = self.publish();
         let flags = self.flags(&publish);
@@ -129,7 +133,7 @@ impl Ground {
 
     /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
     pub(super) async fn exactly_one(&self, version: &str, rollout: &Value, what: &str) {
-        let address = format!("127.0.0.1:{}", self.port);
+        let address = self.address();
         let settled = try_until(what, SETTLES, async || {
             let answer = http::get(&address, "/")
                 .await

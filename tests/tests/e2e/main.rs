@@ -8,8 +8,10 @@
 mod controller_crash;
 mod crash;
 mod deliveries;
+mod disk_full;
 mod engine_days;
 mod enrolment;
+mod forgotten;
 mod harness;
 mod images_gone;
 mod meddling;
