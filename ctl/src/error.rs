@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use crate::{
     exit_code::ExitCode,
+    json,
     text::{Tone, View, paint},
 };
 
@@ -28,6 +29,7 @@ pub(crate) enum Kind {
 #[error("{what}")]
 pub(crate) struct CtlError {
     kind: Kind,
+    code: Option<String>,
     what: String,
     because: Vec<String>,
     next: Vec<String>,
@@ -38,6 +40,7 @@ impl CtlError {
     pub(crate) fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self {
             kind,
+            code: None,
             what: what.into(),
             because: Vec::new(),
             next: Vec::new(),
@@ -82,7 +85,8 @@ impl CtlError {
     pub(crate) fn from_status(doing: &str, status: &Status) -> Self {
         let error = Self::new(kind_of(status.code()), format!("cannot {doing}"));
         if let Some(problem) = fault::from_status(status) {
-            let error = error.because(problem.message);
+            let code = (!problem.code.is_empty()).then_some(problem.code);
+            let error = Self { code, ..error }.because(problem.message);
             return match problem.next_step {
                 step if step.is_empty() => error,
                 step => error.next(step),
@@ -115,6 +119,17 @@ impl CtlError {
             Kind::Refused => ExitCode::Refused,
             Kind::Declined => ExitCode::Declined,
         }
+    }
+
+    /// One line for a program, with its line end.
+    pub(crate) fn document(&self) -> String {
+        json::line(&json::error::Failure {
+            exit_code: self.exit_code().number(),
+            code: self.code.as_deref(),
+            message: &self.what,
+            because: &self.because,
+            next: &self.next,
+        })
     }
 
     /// The text for a terminal, with its last line end.
@@ -183,6 +198,14 @@ mod tests {
           because: no host is named wbe-1\u{1b}[2J
           next: did you mean web-1?
         ");
+    }
+
+    #[test]
+    fn a_program_gets_one_line() {
+        let problem = Problem::new("host-unknown", "no host is named wbe-1\x1b[2J", "web-1?");
+        let status = fault::to_status(Code::NotFound, problem);
+        let error = CtlError::from_status("show host wbe-1", &status);
+        insta::assert_snapshot!(error.document(), @r#"{"version":1,"type":"error","exit_code":1,"code":"host-unknown","message":"cannot show host wbe-1","because":["no host is named wbe-1\\u{1b}[2J"],"next":["web-1?"]}"#);
     }
 
     #[test]

@@ -78,8 +78,12 @@ async fn run(cli: Cli, ui: &mut Ui) -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            let view = ui.err_view;
-            ui.note(&error.render(view));
+            let text = if ui.json() {
+                error.document()
+            } else {
+                error.render(ui.err_view)
+            };
+            ui.note(&text);
             error.exit_code()
         }
     }

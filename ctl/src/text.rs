@@ -53,9 +53,9 @@ pub(crate) fn paint(view: View, tone: Tone, text: &str) -> String {
     }
 }
 
-/// Cleaned, and cut to so many characters.
+/// Cleaned, its ids short, and cut to so many characters.
 pub(crate) fn clip(text: &str, limit: usize) -> String {
-    let text = clean(text);
+    let text = prose(text);
     if text.chars().count() <= limit {
         return text;
     }
@@ -69,6 +69,31 @@ pub(crate) fn short_id(id: &str) -> String {
     let id = clean(id);
     let id = id.strip_prefix("sha256:").unwrap_or(&id);
     id.chars().take(12).collect()
+}
+
+/// Cleaned, and every id of 64 digits cut to its first twelve: enough for people, and for `docker`. What
+/// stands behind an `@` stays whole: it is meant to be pulled.
+pub(crate) fn prose(text: &str) -> String {
+    const WHOLE: usize = 64;
+    let text = clean(text);
+    let mut short = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(begin) = rest.find(|it: char| it.is_ascii_hexdigit()) {
+        let (before, from) = rest.split_at(begin);
+        let length = from
+            .find(|it: char| !it.is_ascii_hexdigit())
+            .unwrap_or(from.len());
+        let (digits, after) = from.split_at(length);
+        short.push_str(before);
+        let pulled = short.ends_with("@sha256:");
+        short.push_str(if length == WHOLE && !pulled {
+            digits.get(..12).unwrap_or(digits)
+        } else {
+            digits
+        });
+        rest = after;
+    }
+    short + rest
 }
 
 /// `3 min ago`, `in 2 h`; a zero is a time that never was.
@@ -116,6 +141,16 @@ pub(crate) fn time_of_day(at_ms: i64) -> String {
     format!("{hour:02}:{minute:02}:{:02}", second % 60)
 }
 
+/// A time to come, as people wait for it: `14:05:00 UTC (in 10 min)`, with its day where that is not today.
+pub(crate) fn until(view: View, at_ms: i64) -> String {
+    let today = view.now_ms.div_euclid(86_400_000) == at_ms.div_euclid(86_400_000);
+    let time = match absolute(at_ms) {
+        Some(at) if !today => format!("{} {}", at.get(..10).unwrap_or(&at), time_of_day(at_ms)),
+        _ => time_of_day(at_ms),
+    };
+    format!("{time} UTC ({})", relative(view, at_ms))
+}
+
 /// `3 min ago (2026-11-20T22:43:48.123Z)`.
 pub(crate) fn relative_and_absolute(view: View, at_ms: i64) -> String {
     match absolute(at_ms) {
@@ -152,6 +187,14 @@ mod tests {
         );
         assert_eq!(absolute(i64::MAX), None);
         assert_eq!(time_of_day(view.now_ms), "22:43:48");
+        assert_eq!(
+            until(view, view.now_ms + 600_000),
+            "22:53:48 UTC (in 10 min)"
+        );
+        assert_eq!(
+            until(view, view.now_ms + 7_200_000),
+            "2025-11-21 00:43:48 UTC (in 2 h)"
+        );
     }
 
     #[test]
@@ -168,6 +211,19 @@ mod tests {
         assert_eq!(clip("äöüß", 3), "äö…");
         assert_eq!(clip("\x1b[31m", 20), "\\u{1b}[31m");
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn ids_in_prose_are_short_and_digests_that_are_pulled_are_whole() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(
+            prose(&format!("container {id} of sha256:{id}.")),
+            "container 0123456789ab of sha256:0123456789ab."
+        );
+        let pulled = format!("docker pull shop@sha256:{id}");
+        assert_eq!(prose(&pulled), pulled);
+        assert_eq!(prose(&format!("{id}0")), format!("{id}0"));
+        assert_eq!(prose("deadbeef, #12, \x1b[0m"), "deadbeef, #12, \\u{1b}[0m");
     }
 
     #[test]

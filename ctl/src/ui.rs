@@ -66,6 +66,11 @@ impl Ui {
         self.format == Format::Json
     }
 
+    /// Whether stdout is a terminal.
+    pub(crate) fn person_reads_data(&self) -> bool {
+        self.view.width.is_some()
+    }
+
     /// Writes data to stdout. A reader that has gone away is no error: nothing more is written.
     pub(crate) fn data(&mut self, text: &str) -> Result<(), CtlError> {
         let Some(out) = &mut self.out else {

@@ -11,7 +11,7 @@ use crate::{
     exit_code::ExitCode,
     json::{self, host as document},
     render,
-    text::{clean, relative_and_absolute},
+    text::{clean, until},
 };
 
 #[derive(Debug, Subcommand)]
@@ -120,15 +120,26 @@ async fn token(
     let answer = client
         .create_join_token("make a join token", message)
         .await?;
-    let until = relative_and_absolute(app.ui.view, answer.expires_ms);
-    app.ui.note(&format!(
-        "Works once, until {until}, and is shown only now. On the host: `sternway-agent join`."
-    ));
+    let until = until(app.ui.view, answer.expires_ms);
     let document = document::Token {
         token: answer.token.clone(),
         expires: json::time(answer.expires_ms),
     };
-    app.answer(&document, &(clean(&answer.token) + "\n"))?;
+    let token = clean(&answer.token);
+    app.answer(&document, &format!("{token}\n"))?;
+    if app.ui.json() {
+        return Ok(ExitCode::Done);
+    }
+    // In a pipe the token goes where it was sent, and not a second time to whoever keeps stderr.
+    let (join, how) = if app.ui.person_reads_data() {
+        (token.as_str(), "")
+    } else {
+        ("-", ", with the token on its standard input")
+    };
+    app.ui.note(&format!(
+        "\nThe token works once, until {until}, and is shown only now. On the host, as root{how}:\n\n  \
+         sternway-agent join {join}\n"
+    ));
     Ok(ExitCode::Done)
 }
 

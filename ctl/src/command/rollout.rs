@@ -92,8 +92,7 @@ async fn show(app: &mut App<'_>, rollout: String) -> Ended {
         news.extend(watch.apply(event, app.ui.view.now_ms).news);
     }
     let view = app.ui.view;
-    let text =
-        render::rollout::show(view, &watch, &news) + "\n" + &render::rollout::summary(view, &watch);
+    let text = render::rollout::show(view, &watch, &news);
     app.answer(&document, &text)?;
     Ok(ExitCode::Done)
 }
@@ -124,7 +123,8 @@ pub(crate) async fn watch_to_end(
         }
         End::Detached | End::TimedOut => {
             app.ui.note(&format!(
-                "The rollout goes on without us. Come back with `ctl rollout watch {id}`."
+                "{}The rollout goes on without us. Come back with `ctl rollout watch {id}`.",
+                render::rollout::left(app.ui.err_view, watch)
             ));
             Ok(ExitCode::StillRunning)
         }

@@ -2,6 +2,9 @@
 //!
 //! A field may be added within a version; none is renamed, removed or given another meaning.
 
+#[cfg(test)]
+mod docs;
+pub(crate) mod error;
 pub(crate) mod host;
 pub(crate) mod record;
 pub(crate) mod rollout;

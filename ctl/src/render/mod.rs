@@ -8,7 +8,7 @@ pub(crate) mod target;
 
 use sternway_proto::v1;
 
-use crate::text::{Tone, View, clean, paint};
+use crate::text::{Tone, View, clean, paint, prose};
 
 /// An icon, a word, and the tone that goes with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) fn verdict(verdict: v1::Verdict) -> Sign {
 
 /// A problem on one line: message, and what to do.
 pub(crate) fn problem(problem: &v1::Problem) -> String {
-    let message = clean(&problem.message);
+    let message = prose(&problem.message);
     if problem.next_step.is_empty() {
         message
     } else {

@@ -100,7 +100,9 @@ fn checks(plan: &v1::Plan) -> String {
 
 fn warnings(response: &v1::PlanRollbackResponse, plan: &v1::Plan) -> Vec<v1::Problem> {
     let mut warnings = plan.warnings.clone();
-    if response.host_offline {
+    // The controller says so itself, with more.
+    let said = warnings.iter().any(|it| it.code == "host-offline");
+    if response.host_offline && !said {
         warnings.push(v1::Problem::new(
             "host-offline",
             "the host is offline: this plan is made from what the controller knew last, and the order \

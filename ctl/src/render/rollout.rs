@@ -7,11 +7,10 @@ use sternway_proto::{
 
 use super::{Sign, pairs, problem, target, verdict};
 use crate::{
-    json::rollout::order_state,
     table::{Rows, plain},
     text::{
-        Tone, View, clean, clip, duration, paint, relative, relative_and_absolute, revision_name,
-        time_of_day,
+        Tone, View, clean, clip, duration, paint, prose, relative, relative_and_absolute,
+        revision_name, time_of_day, until,
     },
     watch::fold::{News, OrderWatch, Watch, What},
 };
@@ -83,9 +82,10 @@ fn from_to(plan: &v1::Plan) -> String {
     format!("{from} → {to}")
 }
 
-/// `ctl rollout show`: the facts, then every line of progress.
+/// `ctl rollout show`: the facts, every line of progress, and how it ended.
 pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
     let rollout = &watch.rollout;
+    let asked: Vec<String> = watch.orders().map(|it| restore(&it.order)).collect();
     let finished = match rollout.finished_ms {
         0 => String::new(),
         at => relative_and_absolute(view, at),
@@ -94,6 +94,7 @@ pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
         view,
         &[
             ("rollout", clean(&rollout.id)),
+            ("asked", asked.join(", ")),
             ("state", state(rollout.state()).painted(view)),
             ("operator", clean(&rollout.operator)),
             ("reason", clean(&rollout.reason)),
@@ -102,11 +103,24 @@ pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
         ],
     );
     text.push('\n');
-    for item in news.iter().filter(|it| matches!(it.what, What::Event(_))) {
-        text.push_str(&line(view, watch, item));
+    // That a step began is of interest while it lasts, and whose it is where there are several.
+    let several = watch.orders().nth(1).is_some();
+    for item in news {
+        let (What::Event(event), Some(order)) = (&item.what, watch.order(&item.order_id)) else {
+            continue;
+        };
+        if matches!(event, Event::Step(step) if order.is_past(step)) {
+            continue;
+        }
+        if several {
+            text.push_str(&line(view, watch, item));
+        } else {
+            let time = paint(view, Tone::Dim, &time_of_day(item.at_ms));
+            text.push_str(&format!("{time} {}", happened(view, order, &item.what)));
+        }
         text.push('\n');
     }
-    text
+    text + "\n" + &summary(view, watch)
 }
 
 /// A line of progress, with its time, without its line end.
@@ -144,35 +158,69 @@ pub(crate) fn happened(view: View, order: &OrderWatch, what: &What) -> String {
 
 fn note(note: &v1::OrderNote) -> String {
     let word = match note.code.as_str() {
-        "turned-back" => "⚠ turned back: the restore is being undone".to_owned(),
-        "confirmed" => "✔ confirmed: what ran before was looked at".to_owned(),
-        "rescued" => "⚠ rescued: what can run was started".to_owned(),
+        "turned-back" => "⚠ going back".to_owned(),
+        "confirmed" => "✔ looked at what ran before".to_owned(),
+        "rescued" => match note.problem {
+            None => "⚠ last resort: what can run was started".to_owned(),
+            Some(_) => "✖ last resort failed".to_owned(),
+        },
         code => format!("◌ {}", clip(code, 40)),
     };
-    let message = match note.message.as_str() {
-        "" => String::new(),
-        text => format!("; {}", clean(text)),
+    // A note with a problem may say the same in both.
+    let said = match &note.problem {
+        Some(it) => problem(it),
+        None => prose(&note.message),
     };
-    let why = note
-        .problem
-        .as_ref()
-        .map_or_else(String::new, |it| format!("; {}", problem(it)));
-    word + &message + &why
+    match said.as_str() {
+        "" => word,
+        said => format!("{word}: {said}"),
+    }
 }
 
+/// What the state of an order means for whoever waits for it.
 fn waiting(view: View, order: &v1::RolloutOrder) -> String {
-    if order.state() == v1::OrderState::Queued && !order.host_online {
-        let until = relative(view, order.not_after_ms);
-        return format!("⚠ the host is offline: the order waits and expires {until}");
+    let host = clean(&order.host_name);
+    let deadline = || until(view, order.not_after_ms);
+    match (order.state(), order.host_online) {
+        (v1::OrderState::Queued, true) => "◌ the order is stored and goes to the host".to_owned(),
+        (v1::OrderState::Queued, false) => format!(
+            "⚠ {host} is offline: the order waits until {}, then expires; Ctrl-C leaves it waiting",
+            deadline()
+        ),
+        (v1::OrderState::Sent, true) => "◌ the order is sent".to_owned(),
+        (v1::OrderState::Sent, false) => format!(
+            "⚠ {host} went offline with the order on its way: it takes it until {}, or not at all",
+            deadline()
+        ),
+        (v1::OrderState::Accepted, true) => format!("✔ {host} is online and has the order"),
+        (v1::OrderState::Accepted, false) => format!(
+            "⚠ the connection to {host} is lost: it carries the order out by itself and reports when it \
+             is back"
+        ),
+        (v1::OrderState::Finished, _) => "◌ the order is finished".to_owned(),
+        (v1::OrderState::Unspecified, _) => {
+            "? the order is in a state that this ctl does not know".to_owned()
+        }
     }
-    format!("◌ order {}", order_state(order.state()))
+}
+
+/// What is left behind by whoever stops watching.
+pub(crate) fn left(view: View, watch: &Watch) -> String {
+    watch
+        .waiting()
+        .map(|order| {
+            let host = clean(&order.host_name);
+            let until = until(view, order.not_after_ms);
+            format!("The order waits for {host} until {until}, then expires.\n")
+        })
+        .collect()
 }
 
 fn step_line(view: View, order: &OrderWatch, step: &v1::StepChanged) -> String {
     let sign = step_sign(step.state()).painted(view);
     let message = match step.message.as_str() {
         "" => String::new(),
-        text => format!(": {}", clean(text)),
+        text => format!(": {}", prose(text)),
     };
     format!("{sign} {}{message}", step_name(order, step))
 }
@@ -225,20 +273,25 @@ fn finished(view: View, finished: &v1::OrderFinished) -> String {
     )
 }
 
-/// How it ended: a sentence for every order, its evidence, and what to do now.
+/// How it ended: what happened, why, what runs now, the evidence, and what to do next.
 pub(crate) fn summary(view: View, watch: &Watch) -> String {
     let mut text = String::new();
     for order in watch.orders() {
         text.push_str(&sentence(view, order));
+        let running = running(order);
+        if !running.is_empty() {
+            text.push_str(&format!("  runs now: {running}\n"));
+        }
         if let Some(why) = order.problem() {
-            text.push_str(&format!("  because: {}\n", clean(&why.message)));
+            text.push_str(&format!("  because: {}\n", prose(&why.message)));
             if !why.next_step.is_empty() {
                 text.push_str(&format!("  next: {}\n", clean(&why.next_step)));
             }
         }
-        if !order.evidence.is_empty() {
+        let evidence = order.last_evidence();
+        if !evidence.is_empty() {
             text.push('\n');
-            text.push_str(&target::evidence(view, &order.evidence));
+            text.push_str(&target::evidence(view, &evidence));
         }
         text.push_str(&afterwards(order));
     }
@@ -266,7 +319,9 @@ fn sentence(view: View, order: &OrderWatch) -> String {
         ),
         v1::Outcome::Undone => (
             Tone::Bad,
-            format!("✖ undone: {it} could not go to {to}; {from} runs again, after {took}"),
+            format!(
+                "✖ undone: {it} could not go from {from} to {to}, and was put back after {took}"
+            ),
         ),
         v1::Outcome::Refused => (
             Tone::Bad,
@@ -278,31 +333,32 @@ fn sentence(view: View, order: &OrderWatch) -> String {
                 "✖ expired: {it} stays as it was; the deadline passed before the order was taken"
             ),
         ),
-        v1::Outcome::NeedsHuman => (Tone::Bad, needs_human(order, &it)),
+        v1::Outcome::NeedsHuman => (
+            Tone::Bad,
+            format!(
+                "⚠ needs a human: neither the rollback of {it} nor its undo could be completed"
+            ),
+        ),
         v1::Outcome::Unspecified => (
             Tone::Warn,
             format!(
-                "◌ {}: {it}, {from} → {to}",
-                order_state(order.order.state())
+                "◌ not finished: {it}, {from} → {to}; {}",
+                waiting(view, &order.order)
             ),
         ),
     };
     paint(view, tone, &text) + "\n"
 }
 
-fn needs_human(order: &OrderWatch, it: &str) -> String {
+/// The revision that runs now, as people name it; empty where nobody said.
+fn running(order: &OrderWatch) -> String {
     let plan = &order.plan;
-    let running = match order.running_revision() {
-        "" => "nothing is known to run".to_owned(),
-        id if id == plan.from_revision => {
-            format!("{} runs", revision_name(plan.from_number, id))
-        }
-        id if id == plan.to_revision => format!("{} runs", revision_name(plan.to_number, id)),
-        id => format!("{} runs", revision_name(0, id)),
-    };
-    format!(
-        "⚠ needs a human: neither the rollback of {it} nor its undo could be completed; {running}"
-    )
+    match order.running_revision() {
+        "" => String::new(),
+        id if id == plan.from_revision => revision_name(plan.from_number, id),
+        id if id == plan.to_revision => revision_name(plan.to_number, id),
+        id => revision_name(0, id),
+    }
 }
 
 /// The next command after a restore. Names that could mean something to a shell are not put into one.
@@ -349,7 +405,7 @@ mod tests {
     #[test]
     fn progress_is_one_line_an_event() {
         insta::assert_snapshot!(lines(success()), @r"
-        00:00:00 web-1 docker/shop  ◌ order queued
+        00:00:00 web-1 docker/shop  ◌ the order is stored and goes to the host
         00:00:01 web-1 docker/shop  ✔ accepted by the host
         00:00:02 web-1 docker/shop  ◌ started step 2/2, stop shop\u{1b}[1A (revision #2)
         00:00:02 web-1 docker/shop  ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
@@ -363,6 +419,40 @@ mod tests {
         let watch = watched(success());
         insta::assert_snapshot!(summary(View::plain(0), &watch), @r"
         ✔ restored: docker/shop on web-1 went from #2 to #1 in 2.0 s, verified
+          runs now: #1
+
+        CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
+        http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✔ passed
+
+        Was #2 bad? Then nobody shall come back to it:
+          ctl revision mark bad 2 --host web-1 --target docker/shop --reason '…'
+        ");
+    }
+
+    #[test]
+    fn the_report_says_what_was_asked_what_happened_and_what_runs_now() {
+        let mut watch = Watch::default();
+        let mut told = Vec::new();
+        for event in success() {
+            told.extend(watch.apply(event, 0).news);
+        }
+        watch.rollout.finished_ms = 4_000;
+        insta::assert_snapshot!(show(View::plain(61_000), &watch, &told), @r"
+        rollout   0198a1b2-0000-7000-8000-000000000001
+        asked     web-1 docker/shop #2 → #1
+        state     ✔ succeeded
+        operator  alice
+        reason    500s
+        started   60 s ago (1970-01-01T00:00:01.000Z)
+        finished  57 s ago (1970-01-01T00:00:04.000Z)
+
+        00:00:01 ✔ accepted by the host
+        00:00:02 ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
+        00:00:03 ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03 ✔ finished, restored
+
+        ✔ restored: docker/shop on web-1 went from #2 to #1 in 2.0 s, verified
+          runs now: #1
 
         CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
         http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✔ passed
@@ -390,19 +480,79 @@ mod tests {
         ];
         let watch = watched(events.clone());
         insta::assert_snapshot!(lines(events) + "---\n" + &summary(View::plain(0), &watch), @r"
-        00:00:00 web-1 docker/shop  ◌ order sent
+        00:00:00 web-1 docker/shop  ◌ the order is sent
         00:00:01 web-1 docker/shop  ✖ failed step 2/2, stop shop\u{1b}[1A (revision #2): no such container
         00:00:02 web-1 docker/shop  ◌ undoing step 2/2, stop shop\u{1b}[1A (revision #2)
         00:00:02 web-1 docker/shop  ✔ undone step 2/2, stop shop\u{1b}[1A (revision #2)
         00:00:03 web-1 docker/shop  ✖ failed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
         00:00:03 web-1 docker/shop  ✖ finished, undone: http said 500 → look at the kept container
         ---
-        ✖ undone: docker/shop on web-1 could not go to #1; #2 runs again, after 2.0 s
+        ✖ undone: docker/shop on web-1 could not go from #2 to #1, and was put back after 2.0 s
+          runs now: #2
           because: http said 500
           next: look at the kept container
 
         CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
         http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✖ failed
+        ");
+    }
+
+    #[test]
+    fn every_state_of_an_order_says_what_it_means() {
+        let view = View::plain(1_000);
+        let text: String = [
+            (v1::OrderState::Queued, true),
+            (v1::OrderState::Queued, false),
+            (v1::OrderState::Sent, true),
+            (v1::OrderState::Sent, false),
+            (v1::OrderState::Accepted, true),
+            (v1::OrderState::Accepted, false),
+        ]
+        .into_iter()
+        .map(|(state, host_online)| {
+            let mut rollout = rollout(v1::RolloutState::Running, state);
+            rollout.waves[0].orders[0].host_online = host_online;
+            let watch = Watch::new(rollout, 0);
+            let order = watch.order("o1").expect("known");
+            waiting(view, &order.order) + "\n" + &left(view, &watch)
+        })
+        .collect();
+        insta::assert_snapshot!(text, @r"
+        ◌ the order is stored and goes to the host
+        ⚠ web-1 is offline: the order waits until 00:10:01 UTC (in 10 min), then expires; Ctrl-C leaves it waiting
+        The order waits for web-1 until 00:10:01 UTC (in 10 min), then expires.
+        ◌ the order is sent
+        ⚠ web-1 went offline with the order on its way: it takes it until 00:10:01 UTC (in 10 min), or not at all
+        ✔ web-1 is online and has the order
+        ⚠ the connection to web-1 is lost: it carries the order out by itself and reports when it is back
+        ");
+    }
+
+    #[test]
+    fn a_note_says_it_once() {
+        let told = |code: &str, message: &str, problem: Option<v1::Problem>| {
+            note(&v1::OrderNote {
+                code: code.into(),
+                message: message.into(),
+                problem,
+            })
+        };
+        let id = "c".repeat(64);
+        let why = v1::Problem::new("checks-failed", format!("container {id} says 500"), "");
+        let text = [
+            told("turned-back", &why.message, Some(why.clone())),
+            told("confirmed", "shop answers", None),
+            told("rescued", &format!("container {id} runs"), None),
+            told("rescued", &why.message, Some(why.clone())),
+            told("newer", "", None),
+        ]
+        .join("\n");
+        insta::assert_snapshot!(text, @r"
+        ⚠ going back: container cccccccccccc says 500
+        ✔ looked at what ran before: shop answers
+        ⚠ last resort: what can run was started: container cccccccccccc runs
+        ✖ last resort failed: container cccccccccccc says 500
+        ◌ newer
         ");
     }
 
@@ -426,10 +576,11 @@ mod tests {
         .collect();
         insta::assert_snapshot!(text, @r"
         ✔ unchanged: docker/shop on web-1 ran #1 already and passes its checks
+          runs now: #1
         ✖ refused: docker/shop on web-1 stays as it was; nothing was changed
         ✖ expired: docker/shop on web-1 stays as it was; the deadline passed before the order was taken
-        ⚠ needs a human: neither the rollback of docker/shop on web-1 nor its undo could be completed; #1 runs
-        ◌ sent: docker/shop on web-1, #2 → #1
+        ⚠ needs a human: neither the rollback of docker/shop on web-1 nor its undo could be completed
+        ◌ not finished: docker/shop on web-1, #2 → #1; ◌ the order is sent
         ");
     }
 

@@ -91,6 +91,13 @@ impl Watch {
         }
     }
 
+    /// The orders that wait for their host.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &v1::RolloutOrder> {
+        self.orders()
+            .map(|it| &it.order)
+            .filter(|it| it.state() == v1::OrderState::Queued && !it.host_online)
+    }
+
     /// The orders in the order of the waves.
     pub(crate) fn orders(&self) -> impl Iterator<Item = &OrderWatch> {
         let orders = self.rollout.waves.iter().flat_map(|wave| &wave.orders);
@@ -107,9 +114,13 @@ impl Watch {
         for order in rollout.waves.iter().flat_map(|wave| &wave.orders) {
             let known = self.orders.entry(order.order_id.clone()).or_default();
             let state = |it: &v1::RolloutOrder| (it.state, it.host_online);
-            // An order that is over says so itself, with its outcome.
-            let over = order.state() == v1::OrderState::Finished;
-            if state(&known.order) != state(order) && !over {
+            // That it was taken, and how it ended, an order says itself, by its events.
+            let said = match order.state() {
+                v1::OrderState::Finished => true,
+                v1::OrderState::Accepted => order.host_online && known.order.host_online,
+                _ => false,
+            };
+            if state(&known.order) != state(order) && !said {
                 news.push(News {
                     order_id: order.order_id.clone(),
                     at_ms: now_ms,
@@ -168,6 +179,35 @@ impl OrderWatch {
             Event::Evidence(evidence) => self.evidence.push(evidence.clone()),
             Event::Finished(finished) => self.finished = Some(finished.clone()),
         }
+    }
+
+    /// Whether a step has gone beyond that event: its end was told.
+    pub(crate) fn is_past(&self, event: &v1::StepChanged) -> bool {
+        let begins = matches!(
+            event.state(),
+            v1::StepState::Started | v1::StepState::UndoStarted
+        );
+        begins
+            && self
+                .steps
+                .get(&event.index)
+                .is_some_and(|last| last.state() != event.state())
+    }
+
+    /// The last evidence of each check, in the order in which they were first made.
+    pub(crate) fn last_evidence(&self) -> Vec<v1::Evidence> {
+        let mut last: Vec<v1::Evidence> = Vec::new();
+        for it in &self.evidence {
+            let same = |other: &&mut v1::Evidence| {
+                (&other.check, &other.subject, &other.instance)
+                    == (&it.check, &it.subject, &it.instance)
+            };
+            match last.iter_mut().find(same) {
+                Some(other) => *other = it.clone(),
+                None => last.push(it.clone()),
+            }
+        }
+        last
     }
 
     /// How it ended; unspecified while it has not.
@@ -283,7 +323,11 @@ pub(crate) mod tests {
         Event::Finished(v1::OrderFinished {
             outcome: outcome.into(),
             problem,
-            running_revision: "a".repeat(64),
+            running_revision: match outcome {
+                v1::Outcome::Restored | v1::Outcome::Unchanged => "a".repeat(64),
+                v1::Outcome::Undone => "b".repeat(64),
+                _ => String::new(),
+            },
         })
     }
 
@@ -335,6 +379,38 @@ pub(crate) mod tests {
             assert_eq!(order.evidence.len(), 1);
             assert_eq!(order.took_ms(), 2_000);
         }
+    }
+
+    #[test]
+    fn what_an_order_says_itself_is_not_said_twice() {
+        let accepted = |host_online| {
+            let mut rollout = rollout(v1::RolloutState::Running, v1::OrderState::Accepted);
+            rollout.waves[0].orders[0].host_online = host_online;
+            stored(rollout)
+        };
+        let mut watch = Watch::default();
+        let told: Vec<usize> = [
+            stored(rollout(v1::RolloutState::Running, v1::OrderState::Sent)),
+            accepted(true),
+            happened(1, Event::Accepted(v1::OrderAccepted {})),
+            accepted(false),
+            accepted(true),
+        ]
+        .into_iter()
+        .map(|event| watch.apply(event, 0).news.len())
+        .collect();
+        assert_eq!(told, [1, 0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn of_a_check_that_was_made_again_the_last_evidence_counts() {
+        let mut watch = Watch::default();
+        watch.apply(success().remove(0), 0);
+        watch.apply(happened(1, evidence(v1::Verdict::Failed)), 0);
+        watch.apply(happened(2, evidence(v1::Verdict::Passed)), 0);
+        let last = watch.order("o1").expect("known").last_evidence();
+        assert_eq!(last.len(), 1);
+        assert_eq!(last[0].verdict(), v1::Verdict::Passed);
     }
 
     #[test]

@@ -82,10 +82,15 @@ async fn attach_until_over(
         let Some(status) = lost else { continue };
         failures += 1;
         if failures > ATTEMPTS || !is_transient(&status) {
-            let doing = format!("follow rollout {rollout}");
-            return Err(CtlError::from_status(&doing, &status).next(format!(
-                "the rollout goes on without us; come back with `ctl rollout watch {rollout}`"
-            )));
+            let error = CtlError::from_status(&format!("follow rollout {rollout}"), &status);
+            // What the controller refuses may not even exist.
+            return Err(if is_transient(&status) {
+                error.next(format!(
+                    "the rollout goes on without us; come back with `ctl rollout watch {rollout}`"
+                ))
+            } else {
+                error
+            });
         }
         if failures == 1 {
             display.note(

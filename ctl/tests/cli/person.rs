@@ -258,3 +258,49 @@ async fn an_undone_rollback_is_red_and_says_so() {
     assert_eq!(code, Some(10), "{shown}");
     assert!(shown.contains("\x1b[31m✖ undone"), "{shown:?}");
 }
+
+#[tokio::test]
+async fn an_order_for_a_host_that_is_away_waits_and_says_until_when() {
+    let stage = Stage::new(Script {
+        hangs: true,
+        // 2100-01-01T00:00:05Z
+        offline_until_ms: 4_102_444_805_000,
+        ..Script::default()
+    })
+    .await;
+    let mut terminal = Terminal::start(&stage, 200, &YES);
+    terminal
+        .shows("web-1 is offline: the order waits until 2100-01-01 00:00:05 UTC")
+        .await;
+    terminal.shows("Ctrl-C leaves it waiting").await;
+    terminal.types(CTRL_C);
+    terminal
+        .shows("The order waits for web-1 until 2100-01-01 00:00:05 UTC")
+        .await;
+    let (code, shown) = terminal.ends().await;
+    assert_eq!(code, Some(6), "{shown}");
+}
+
+#[tokio::test]
+async fn a_token_comes_with_the_command_that_uses_it_and_only_once_in_a_pipe() {
+    let stage = Stage::new(Script::default()).await;
+    let (code, shown) = Terminal::start(&stage, 100, &["host", "token"])
+        .ends()
+        .await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(
+        shown.contains("  sternway-agent join swj1_token\r\n"),
+        "{shown}"
+    );
+
+    let said = stage.run(&["host", "token"]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "swj1_token\n"));
+    assert!(
+        said.stderr.contains("sternway-agent join -"),
+        "{}",
+        said.stderr
+    );
+    assert!(!said.stderr.contains("swj1_token"), "{}", said.stderr);
+    let said = stage.run(&["host", "token", "-o", "json"]).await;
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+}

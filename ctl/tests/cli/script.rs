@@ -21,6 +21,8 @@ pub(crate) struct Script {
     /// The answer to StartRollback never comes.
     pub(crate) start_hangs: bool,
     pub(crate) blocker: bool,
+    /// The host is offline; its order waits until that time, Unix milliseconds.
+    pub(crate) offline_until_ms: i64,
     /// The labels of the host.
     pub(crate) labels: &'static [(&'static str, &'static str)],
     /// The request ids of StartRollback.
@@ -38,6 +40,7 @@ impl Default for Script {
             hangs: false,
             start_hangs: false,
             blocker: false,
+            offline_until_ms: 0,
             labels: &[],
             started: Mutex::default(),
             watched: Mutex::default(),
@@ -87,8 +90,13 @@ impl Script {
                     order_id: "o1".into(),
                     host_name: "web-1".into(),
                     target: "docker/shop".into(),
-                    state: v1::OrderState::Sent.into(),
-                    host_online: true,
+                    state: if self.offline_until_ms == 0 {
+                        v1::OrderState::Sent.into()
+                    } else {
+                        v1::OrderState::Queued.into()
+                    },
+                    host_online: self.offline_until_ms == 0,
+                    not_after_ms: self.offline_until_ms,
                     plan: Some(self.plan()),
                     ..Default::default()
                 }],
@@ -155,6 +163,16 @@ macro_rules! unscripted {
                 Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
             }
 
+            async fn create_join_token(
+                &self,
+                _: Request<v1::CreateJoinTokenRequest>,
+            ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+                Ok(Response::new(v1::CreateJoinTokenResponse {
+                    token: "swj1_token".into(),
+                    expires_ms: 4_102_444_805_000,
+                }))
+            }
+
             async fn plan_rollback(
                 &self,
                 request: Request<v1::PlanRollbackRequest>,
@@ -199,7 +217,9 @@ macro_rules! unscripted {
             ) -> Result<Response<Self::WatchRolloutStream>, Status> {
                 let mut watched = self.watched.lock().expect("whole");
                 *watched += 1;
-                let events = stream::iter(self.events().into_iter().map(Ok));
+                // Nothing happens on a host that is away.
+                let told = if self.offline_until_ms == 0 { usize::MAX } else { 1 };
+                let events = stream::iter(self.events().into_iter().take(told).map(Ok));
                 Ok(Response::new(if self.hangs {
                     Box::pin(events.take(2).chain(stream::pending()))
                 } else if *watched <= self.cut_watches {
@@ -225,7 +245,6 @@ macro_rules! unscripted {
 unscripted! {
     get_status(GetStatusRequest) -> GetStatusResponse;
     get_host(GetHostRequest) -> GetHostResponse;
-    create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
     revoke_host(RevokeHostRequest) -> RevokeHostResponse;
     list_targets(ListTargetsRequest) -> ListTargetsResponse;
     get_target(GetTargetRequest) -> GetTargetResponse;
