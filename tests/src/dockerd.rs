@@ -7,7 +7,7 @@ use std::{
     os::{fd::AsFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    thread::sleep,
+    thread,
     time::Duration,
 };
 
@@ -20,11 +20,11 @@ use tempfile::TempDir;
 use crate::{http, process::Process, wait::until};
 
 /// From its start to its first answer: some seconds on an idle machine.
-const START: Duration = Duration::from_mins(1);
+const START: Duration = Duration::from_mins(2);
 /// Between two looks at what is ending.
 const LOOK: Duration = Duration::from_millis(10);
 /// From a request to stop to its end: it stops its containers first.
-const STOP: Duration = Duration::from_mins(1);
+const STOP: Duration = Duration::from_mins(2);
 
 /// An engine; all of it is gone with its owner.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Drop for Dockerd {
                 // It may be gone already, which is as good.
                 let _ = kill_process(id, Signal::KILL);
             }
-            sleep(LOOK);
+            pause();
         }
         for group in cgroups(&self.name) {
             remove_cgroup(&group);
@@ -228,6 +228,15 @@ impl Namespaces {
     }
 }
 
+/// Between two looks of what ends a value, where nothing can be awaited.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a drop cannot await; each of its loops is bounded"
+)]
+fn pause() {
+    thread::sleep(LOOK);
+}
+
 /// Where a shell of root's finds the engine, `iptables` and `ip`.
 fn path() -> String {
     let own = std::env::var("PATH").unwrap_or_default();
@@ -272,7 +281,7 @@ fn remove_cgroup(group: &Path) {
     }
     for _ in 0..500 {
         match fs::remove_dir(group) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(LOOK),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => pause(),
             _ => return,
         }
     }
