@@ -40,10 +40,6 @@ use crate::{
 /// the epoch so far that other agents refuse the jump.
 const EPOCH_FOLLOWS: u64 = 4096;
 
-/// How long the revisions of a removed target are remembered, and how often that is looked at.
-const REMEMBERED: Duration = Duration::from_hours(24 * 90);
-const PRUNE: Duration = Duration::from_mins(1);
-
 /// Issues a new certificate to a host that has one.
 #[async_trait]
 pub trait Renew: Send + Sync + 'static {
@@ -290,7 +286,6 @@ impl Fleet {
     pub async fn expire(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut pruned: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
                 biased;
@@ -303,28 +298,6 @@ impl Fleet {
             let lost = self.give_up(now).await;
             self.committed("give up lost orders", lost);
             self.send_again();
-            if pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE) {
-                pruned = Some(tokio::time::Instant::now());
-                self.prune(now).await;
-            }
-        }
-    }
-
-    /// Deletes the revisions of targets that are gone for long.
-    async fn prune(&self, now_ms: i64) {
-        match self
-            .store
-            .removed_prune(now_ms.saturating_sub(millis(REMEMBERED)))
-            .await
-        {
-            Ok(0) => {}
-            Ok(targets) => {
-                tracing::info!("the revisions of {targets} removed targets were deleted");
-            }
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "failed to delete the revisions of removed targets"
-            ),
         }
     }
 

@@ -78,15 +78,12 @@ pub trait HostStore: Send + Sync {
 pub trait TargetStore: Send + Sync {
     /// Targets with their host's id, by name; all hosts' where none is given.
     async fn target_list(&self, host: Option<Uuid>) -> Result<Vec<(Uuid, v1::Target)>, StoreError>;
-    /// The whole history, newest first, marks included; also of a target that is gone.
+    /// The whole history, newest first, marks included; also of a target that is gone, until its agent forgets it.
     async fn revision_list(
         &self,
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
-    /// Deletes the revisions, but for the marked ones, of targets that were removed before that; some of them at a
-    /// time. Answers with how many targets it were.
-    async fn removed_prune(&self, before_ms: i64) -> Result<u64, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError>;
     /// Revisions with this digest that are marked bad, as `(host name, target, revision)`.

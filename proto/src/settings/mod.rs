@@ -68,7 +68,8 @@ impl Schema {
         format!("{}{SEPARATOR}", self.prefix)
     }
 
-    /// Reads the settings: flags before the environment before the file before the defaults.
+    /// Reads the settings: flags before the environment before the file before the defaults. The library leaves
+    /// empty lists of the defaults out: such a field needs `#[serde(default)]`.
     ///
     /// # Errors
     /// The file cannot be read, a key does not exist, or a value is of the wrong kind.
@@ -191,6 +192,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Below {
         size: u32,
+        #[serde(default)]
         names: Vec<String>,
     }
 

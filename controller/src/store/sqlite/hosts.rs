@@ -284,7 +284,7 @@ impl HostStore for Sqlite {
                 Seen::Inventory(all) => targets::replace(&mut tx, observation, all).await?,
                 Seen::Target(target) => targets::upsert(&mut tx, observation, target).await?,
                 Seen::TargetRemoved(name) => {
-                    targets::remove(&mut tx, observation.host_id, name, observation.at_ms).await?;
+                    targets::remove(&mut tx, observation.host_id, name).await?;
                 }
             }
         }

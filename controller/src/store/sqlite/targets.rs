@@ -47,11 +47,6 @@ pub(super) async fn upsert(
     .bind(body.encode_to_vec())
     .execute(&mut **tx)
     .await?;
-    sqlx::query("DELETE FROM removed_targets WHERE host_id = $1 AND target = $2")
-        .bind(observation.host_id.to_string())
-        .bind(&target.name)
-        .execute(&mut **tx)
-        .await?;
     revisions(tx, observation, target).await
 }
 
@@ -61,14 +56,15 @@ async fn revisions(
     target: &v1::Target,
 ) -> Result<(), StoreError> {
     let host = observation.host_id.to_string();
-    let known: HashMap<String, Vec<u8>> =
-        sqlx::query_as("SELECT id, body FROM revisions WHERE host_id = $1 AND target = $2")
-            .bind(&host)
-            .bind(&target.name)
-            .fetch_all(&mut **tx)
-            .await?
-            .into_iter()
-            .collect();
+    let known: HashMap<String, Vec<u8>> = sqlx::query_as(
+        "SELECT id, body FROM revisions WHERE host_id = $1 AND target = $2 AND listed = 1",
+    )
+    .bind(&host)
+    .bind(&target.name)
+    .fetch_all(&mut **tx)
+    .await?
+    .into_iter()
+    .collect();
     for revision in target.revisions.iter().rev() {
         let body = revision.encode_to_vec();
         match known.get(&revision.id) {
@@ -83,7 +79,7 @@ async fn revisions(
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (host_id, target, id) DO UPDATE SET number = excluded.number,
                  image_id = excluded.image_id, image_digest = excluded.image_digest,
-                 body = excluded.body",
+                 body = excluded.body, listed = 1",
         )
         .bind(&host)
         .bind(&target.name)
@@ -146,7 +142,7 @@ pub(super) async fn replace(
         .await?;
     let kept: HashSet<&str> = all.iter().map(|target| target.name.as_str()).collect();
     for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
-        remove(tx, observation.host_id, name, observation.at_ms).await?;
+        remove(tx, observation.host_id, name).await?;
     }
     for target in all {
         upsert(tx, observation, target).await?;
@@ -154,36 +150,24 @@ pub(super) async fn replace(
     Ok(())
 }
 
-/// Forgets a target; its revisions stay for a while, for it may come back.
-pub(super) async fn remove(
-    tx: &mut Tx<'_>,
-    host: Uuid,
-    name: &str,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    let removed = sqlx::query("DELETE FROM targets WHERE host_id = $1 AND name = $2")
-        .bind(host.to_string())
-        .bind(name)
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
-    if removed > 0 {
-        sqlx::query(
-            "INSERT INTO removed_targets (host_id, target, removed_ms) VALUES ($1, $2, $3)
-             ON CONFLICT (host_id, target) DO UPDATE SET removed_ms = excluded.removed_ms",
-        )
-        .bind(host.to_string())
-        .bind(name)
-        .bind(now_ms)
-        .execute(&mut **tx)
-        .await?;
+/// Forgets a target, with its revisions: its agent cannot restore them any more, and begins to count anew should
+/// the name come back. What a person marked stays, unlisted: it is asked for by its digest, wherever it ran.
+pub(super) async fn remove(tx: &mut Tx<'_>, host: Uuid, name: &str) -> Result<(), StoreError> {
+    for statement in [
+        "DELETE FROM targets WHERE host_id = $1 AND name = $2",
+        "DELETE FROM revisions WHERE host_id = $1 AND target = $2 AND NOT EXISTS (
+             SELECT 1 FROM marks m WHERE m.host_id = revisions.host_id
+                 AND m.target = revisions.target AND m.revision = revisions.id)",
+        "UPDATE revisions SET listed = 0 WHERE host_id = $1 AND target = $2",
+    ] {
+        sqlx::query(statement)
+            .bind(host.to_string())
+            .bind(name)
+            .execute(&mut **tx)
+            .await?;
     }
     Ok(())
 }
-
-/// Targets deleted in one transaction, so that orders get their turn between.
-pub(super) const REMOVED_LONG_AGO: &str = "SELECT host_id, target FROM removed_targets
-     WHERE removed_ms < $1 ORDER BY removed_ms LIMIT 100";
 
 type Marked = (Vec<u8>, Option<i64>, Option<String>);
 
@@ -224,43 +208,13 @@ impl TargetStore for Sqlite {
             "SELECT r.body, m.mark, m.reason FROM revisions r
              LEFT JOIN marks m ON m.host_id = r.host_id AND m.target = r.target
                  AND m.revision = r.id
-             WHERE r.host_id = $1 AND r.target = $2 ORDER BY r.number DESC",
+             WHERE r.host_id = $1 AND r.target = $2 AND r.listed = 1 ORDER BY r.number DESC",
         )
         .bind(host.to_string())
         .bind(target)
         .fetch_all(&self.reader)
         .await?;
         rows.into_iter().map(marked).collect()
-    }
-
-    async fn removed_prune(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let gone: Vec<(String, String)> = sqlx::query_as(REMOVED_LONG_AGO)
-            .bind(before_ms)
-            .fetch_all(&self.reader)
-            .await?;
-        if gone.is_empty() {
-            return Ok(0);
-        }
-        let mut tx = self.begin().await?;
-        for (host, target) in &gone {
-            for statement in [
-                // What a person marked is asked for by its digest, wherever it ran.
-                "DELETE FROM revisions WHERE host_id = $1 AND target = $2 AND NOT EXISTS (
-                     SELECT 1 FROM targets t WHERE t.host_id = revisions.host_id
-                         AND t.name = revisions.target) AND NOT EXISTS (
-                     SELECT 1 FROM marks m WHERE m.host_id = revisions.host_id
-                         AND m.target = revisions.target AND m.revision = revisions.id)",
-                "DELETE FROM removed_targets WHERE host_id = $1 AND target = $2",
-            ] {
-                sqlx::query(statement)
-                    .bind(host)
-                    .bind(target)
-                    .execute(&mut *tx)
-                    .await?;
-            }
-        }
-        super::commit(tx).await?;
-        Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
     }
 
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError> {

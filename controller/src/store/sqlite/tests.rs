@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Sqlite, hosts, log, orders, rollouts, targets};
+use super::{Sqlite, hosts, log, orders, rollouts};
 use crate::{
     record::Actor,
     store::{MetaStore as _, RecordStore as _, StoreError, Trouble, types::Note},
@@ -132,7 +132,6 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
         (hosts::TOKENS_STALE, "join_tokens_unused"),
-        (targets::REMOVED_LONG_AGO, "removed_targets_since"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
