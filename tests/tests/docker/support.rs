@@ -97,20 +97,29 @@ pub(crate) fn comparable(inspect: &Value) -> BTreeMap<String, Value> {
             if key == "Mounts" {
                 unname(&mut value);
             }
+            if key == "Links" {
+                unname_links(&mut value, inspect["Name"].as_str().expect("a name"));
+            }
             let counts = matches!(key.as_str(), "MaskedPaths" | "ReadonlyPaths");
             if counts || !is_empty(&value) {
                 all.insert(format!("{part}.{key}"), value);
             }
         }
     }
-    // Where an anonymous volume is attached by name, it stands in `Binds` as well: what is mounted decides.
-    all.remove("HostConfig.Binds");
+    binds(inspect, &mut all);
     let mounts = inspect["Mounts"].as_array().expect("mounts");
     for mount in mounts {
         let place = mount["Destination"].as_str().expect("a destination");
         let mut mount = mount.clone();
-        // The relabelling mode: `z` is what the engine says of a volume it named itself.
-        mount.as_object_mut().expect("a mount").remove("Mode");
+        let entries = mount.as_object_mut().expect("a mount");
+        // `z` is what the engine says of a volume that was attached by name.
+        if entries
+            .get("Name")
+            .and_then(Value::as_str)
+            .is_some_and(generated)
+        {
+            entries.remove("Mode");
+        }
         all.insert(format!("Mounts.{place}"), mount);
     }
     let networks = inspect["NetworkSettings"]["Networks"].as_object();
@@ -129,11 +138,42 @@ pub(crate) fn comparable(inspect: &Value) -> BTreeMap<String, Value> {
     all
 }
 
+/// Binds in any order. An anonymous volume that is attached by name stands among them as well: for it, what is
+/// mounted decides.
+fn binds(inspect: &Value, all: &mut BTreeMap<String, Value>) {
+    let said = inspect["HostConfig"]["Binds"].as_array();
+    let mut said: Vec<&str> = said
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    said.retain(|bind| !bind.split(':').next().is_some_and(generated));
+    said.sort_unstable();
+    all.remove("HostConfig.Binds");
+    if !said.is_empty() {
+        all.insert("HostConfig.Binds".to_owned(), said.into());
+    }
+}
+
+/// Links name the container that has them.
+fn unname_links(value: &mut Value, own: &str) {
+    for link in value.as_array_mut().into_iter().flatten() {
+        let text = link
+            .as_str()
+            .expect("a link")
+            .replace(&format!(":{own}/"), ":/self/");
+        *link = text.into();
+    }
+}
+
+fn generated(source: &str) -> bool {
+    source.len() == 64 && !source.contains('/')
+}
+
 /// Takes the names the engine gave to volumes out of mounts: what is mounted stands below.
 fn unname(mounts: &mut Value) {
     for mount in mounts.as_array_mut().into_iter().flatten() {
         let mount = mount.as_object_mut().expect("a mount");
-        let generated = |source: &str| source.len() == 64 && !source.contains('/');
         if mount
             .get("Source")
             .and_then(Value::as_str)

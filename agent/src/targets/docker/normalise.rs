@@ -228,15 +228,32 @@ fn keep_mounts(inspect: &Value, host: &mut Settings, anonymous: &BTreeMap<String
 }
 
 fn as_bind(mount: &Value) -> String {
-    let source = match text(mount, "Type") {
-        "volume" => text(mount, "Name"),
-        _ => text(mount, "Source"),
-    };
+    let is_volume = text(mount, "Type") == "volume";
+    let source = text(mount, if is_volume { "Name" } else { "Source" });
     let place = text(mount, "Destination");
-    if mount["RW"].as_bool() == Some(false) {
-        format!("{source}:{place}:ro")
-    } else {
+    // On a volume `z` is the engine's own word; on a folder of the host somebody asked for it.
+    let said = text(mount, "Mode").split(',').filter(|word| {
+        if is_volume {
+            *word == "nocopy"
+        } else {
+            matches!(*word, "z" | "Z")
+        }
+    });
+    let spread = match text(mount, "Propagation") {
+        "" | "rprivate" => None,
+        other => Some(other),
+    };
+    let read_only = mount["RW"].as_bool() == Some(false);
+    let options: Vec<&str> = read_only
+        .then_some("ro")
+        .into_iter()
+        .chain(said)
+        .chain(spread)
+        .collect();
+    if options.is_empty() {
         format!("{source}:{place}")
+    } else {
+        format!("{source}:{place}:{}", options.join(","))
     }
 }
 

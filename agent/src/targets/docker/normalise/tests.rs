@@ -158,3 +158,19 @@ fn repositories_are_told_from_tags_and_ports() {
     assert_eq!(repository_of("reg:5000/shop@sha256:1"), "reg:5000/shop");
     assert_eq!(bind_parts("a:/b:ro"), ("a", "/b"));
 }
+
+#[test]
+fn mounts_of_another_container_keep_their_options() {
+    let mut inspect = inspect(ID, &"a".repeat(64));
+    inspect["Mounts"] = json!([
+        {"Type": "bind", "Source": "/a", "Destination": "/1", "Mode": "", "RW": true, "Propagation": "rprivate"},
+        {"Type": "bind", "Source": "/a", "Destination": "/2", "Mode": "ro,Z", "RW": false, "Propagation": "rslave"},
+        {"Type": "volume", "Name": "v", "Destination": "/3", "Mode": "z", "RW": true, "Propagation": ""},
+        {"Type": "volume", "Name": "v", "Destination": "/4", "Mode": "ro,nocopy", "RW": false},
+    ]);
+    let (record, _) = recorded(&inspect);
+    assert_eq!(
+        record.host["Binds"],
+        json!(["/a:/1", "/a:/2:ro,Z,rslave", "v:/3", "v:/4:ro,nocopy"])
+    );
+}
