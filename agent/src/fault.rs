@@ -2,8 +2,8 @@
 //! release has (and into unit tests).
 //!
 //! - `STERNWAY_FAULT=journal:N:before|in|after` kills the process (SIGKILL, nothing is unwound or flushed)
-//!   before the N-th append to any order's journal, after it was written and before it was synced, or after it
-//!   was synced.
+//!   before the N-th append to any order's journal, when half of the record is written, or after it was synced.
+//!   (Between a whole write and its sync a death reads as after it, because the kernel lives on.)
 //! - `STERNWAY_FAULT=journal:N:fail:FILE` makes appends fail as on a full disk from the N-th on, for as long as
 //!   `FILE` exists. Half of the record is written first.
 //!
@@ -28,6 +28,25 @@ pub fn journal(_moment: Moment) {}
 #[cfg(feature = "faults")]
 pub fn journal(moment: Moment) {
     armed::journal(moment);
+}
+
+/// What of a record is written: all of it, but for a test that dies in the middle.
+#[cfg(not(feature = "faults"))]
+#[inline]
+#[must_use]
+pub fn torn(record: &[u8]) -> &[u8] {
+    record
+}
+
+/// What of a record is written: all of it, but for a test that dies in the middle.
+#[cfg(feature = "faults")]
+#[must_use]
+pub fn torn(record: &[u8]) -> &[u8] {
+    if armed::dies(Moment::In) {
+        record.get(..record.len() / 2).unwrap_or(record)
+    } else {
+        record
+    }
 }
 
 /// Why this journal cannot be written, if a test wants that.
@@ -92,12 +111,16 @@ mod armed {
     });
     static APPENDS: AtomicU64 = AtomicU64::new(0);
 
+    /// Whether it dies at that moment of the append that is on its way.
+    pub(super) fn dies(moment: Moment) -> bool {
+        *ARMED == Some((APPENDS.load(Ordering::SeqCst), Fault::Dies(moment)))
+    }
+
     pub(super) fn journal(moment: Moment) {
-        let number = match moment {
-            Moment::Before => APPENDS.fetch_add(1, Ordering::SeqCst) + 1,
-            Moment::In | Moment::After => APPENDS.load(Ordering::SeqCst),
-        };
-        if *ARMED == Some((number, Fault::Dies(moment))) {
+        if moment == Moment::Before {
+            APPENDS.fetch_add(1, Ordering::SeqCst);
+        }
+        if dies(moment) {
             let _ = rustix::process::kill_process(
                 rustix::process::getpid(),
                 rustix::process::Signal::KILL,

@@ -279,7 +279,7 @@ impl Journal {
             self.file.write_all(&record[..record.len() / 2])?;
             return Err(full);
         }
-        self.file.write_all(record)
+        self.file.write_all(fault::torn(record))
     }
 
     /// Where it lies.

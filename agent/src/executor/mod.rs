@@ -456,7 +456,7 @@ fn lost(core: &Core, order: Uuid, target: Option<TargetName>, reason: &str) -> L
             "order {order} is open and cannot be gone on with: {reason}; what it did to {what} is not known"
         ),
         format!(
-            "see what runs on the host (`docker ps -a --filter label=sternway.order={order}`) and set it right; then move              {} out of its folder and start the agent again",
+            "see what runs on the host (`docker ps -a --filter label=sternway.order={order}`) and set it right; then move {} out of its folder and start the agent again",
             path.display()
         ),
     );

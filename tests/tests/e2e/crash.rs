@@ -246,14 +246,17 @@ macro_rules! killed {
     };
 }
 
-// Killed between write and sync a journal reads as after the sync, because the kernel lives on: once is enough.
 killed! {
     a_cold_restore_killed_before_each_append_ends_on_one_revision: forward("cold", "before");
     a_cold_restore_killed_in_each_append_ends_on_one_revision: forward("cold", "in");
     a_cold_restore_killed_after_each_append_ends_on_one_revision: forward("cold", "after");
     a_warm_restore_killed_before_each_append_ends_on_one_revision: forward("warm", "before");
+    a_warm_restore_killed_in_each_append_ends_on_one_revision: forward("warm", "in");
     a_warm_restore_killed_after_each_append_ends_on_one_revision: forward("warm", "after");
     an_undo_of_a_cold_restore_killed_before_each_append_ends_on_the_old_one: undo("cold", "before");
+    an_undo_of_a_cold_restore_killed_in_each_append_ends_on_the_old_one: undo("cold", "in");
     an_undo_of_a_cold_restore_killed_after_each_append_ends_on_the_old_one: undo("cold", "after");
+    an_undo_of_a_warm_restore_killed_before_each_append_ends_on_the_old_one: undo("warm", "before");
+    an_undo_of_a_warm_restore_killed_in_each_append_ends_on_the_old_one: undo("warm", "in");
     an_undo_of_a_warm_restore_killed_after_each_append_ends_on_the_old_one: undo("warm", "after");
 }

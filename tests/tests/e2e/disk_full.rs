@@ -11,13 +11,14 @@ use std::{
 
 use serde_json::Value;
 use sternway_tests::{
+    http,
     stage::{HOST, Stage},
     wait::until,
 };
 
 use crate::crash::{Ground, newest_rollout};
 
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(3);
 
 /// A disk of some MiB under the agent's state. Unmounted with its owner, also in a panic.
 struct SmallDisk(PathBuf);
@@ -185,4 +186,78 @@ async fn a_disk_that_fills_up_in_mid_order_leaves_one_revision_and_what_it_misse
         .ground
         .exactly_one("v1", &next, "with room again")
         .await;
+}
+
+/// The journal of the order fails from an append on, for as long as the disk stays full.
+async fn journal_fails(number: u32) {
+    let mut ground = Ground::new().await;
+    let full = ground.stage.agent.folder().join("full");
+    fs::write(&full, "").expect("written");
+    ground.stage.agent.kill();
+    let fault = format!("journal:{number}:fail:{}", full.display());
+    ground.stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
+    ground.stage.online().await;
+    let stage = &ground.stage;
+    begin(stage, &["--to", "1", "--swap", "cold"]).await;
+    until("the hold", SOON, async || {
+        let target = stage.target("shop").await;
+        has_problem(&target, "journal-failed")
+            .then_some(())
+            .ok_or(target.to_string())
+    })
+    .await;
+    until("an answer while it stands still", SOON, async || {
+        let answer = http::get(&ground.address(), "/").await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        matches!(answer.body.as_str(), "v1" | "v2")
+            .then_some(())
+            .ok_or(format!("{answer:?}"))
+    })
+    .await;
+    assert!(ground.stage.agent.process().status().is_none(), "it lives");
+    fs::remove_file(&full).expect("removed");
+    let stage = &ground.stage;
+    let rollout = over(stage).await;
+    let version = match rollout["state"].as_str() {
+        Some("succeeded") => "v1",
+        Some("undone") => "v2",
+        other => panic!("{other:?}: {rollout:#}"),
+    };
+    let what = format!("a journal that failed from append {number} on");
+    ground.exactly_one(version, &rollout, &what).await;
+    until("the problem's end", SOON, async || {
+        let target = stage.target("shop").await;
+        (!has_problem(&target, "journal-failed"))
+            .then_some(())
+            .ok_or(target.to_string())
+    })
+    .await;
+}
+
+fn has_problem(target: &Value, code: &str) -> bool {
+    let problems = target["readiness"]["problems"].as_array();
+    problems
+        .into_iter()
+        .flatten()
+        .any(|problem| problem["code"] == code)
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_before_anything_is_changed_is_told_and_gone_on_with() {
+    journal_fails(3).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_with_the_old_one_stopped_is_told_and_gone_on_with() {
+    journal_fails(10).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_with_the_names_exchanged_is_told_and_gone_on_with() {
+    journal_fails(12).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_with_the_new_one_started_is_told_and_gone_on_with() {
+    journal_fails(14).await;
 }
