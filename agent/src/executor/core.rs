@@ -16,7 +16,7 @@ use sternway_proto::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{ledger::Ledger, outbox::Outbox, settings::Settings};
+use super::{ledger::Ledger, outbox::Outbox, settings::Settings, stranded::Stranded};
 use crate::{
     store::{gone::Gone, revisions::Revisions},
     targets::{Observed, Registry},
@@ -36,21 +36,13 @@ pub(super) struct Core {
     /// The controller's clock minus the host's, milliseconds.
     clock_offset_ms: AtomicI64,
     /// Orders that are open and cannot be gone on with.
-    lost: Mutex<BTreeMap<Uuid, Lost>>,
+    stranded: Mutex<BTreeMap<Uuid, Stranded>>,
     /// Targets whose order cannot go on at this moment, and why: told as a problem of their readiness.
     stuck: Mutex<BTreeMap<TargetName, v1::Problem>>,
     /// How long targets were seen gone.
     gone: Mutex<Gone>,
     /// Targets to be forgotten when they are tended next.
     due: Mutex<BTreeSet<TargetName>>,
-}
-
-/// An order that is open and cannot be gone on with: what it did is not known.
-#[derive(Debug, Clone)]
-pub(super) struct Lost {
-    /// None: not even that is known, so that no target is safe.
-    pub(super) target: Option<TargetName>,
-    pub(super) problem: v1::Problem,
 }
 
 /// What is known of a target beside its revisions; found anew after a restart.
@@ -96,7 +88,7 @@ impl Core {
             live: Mutex::default(),
             active: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
-            lost: Mutex::default(),
+            stranded: Mutex::default(),
             due: Mutex::default(),
             gone: Mutex::new(gone),
             stuck: Mutex::default(),
@@ -128,25 +120,26 @@ impl Core {
     }
 
     /// An open order cannot be gone on with: its target is blocked, and so is every target where it is not known.
-    pub(super) fn lose(&self, order: Uuid, lost: Lost) {
-        match &lost.target {
-            Some(target) => self.outbox.target(target),
+    pub(super) fn strand(&self, order: Uuid, stranded: Stranded) {
+        let target = stranded.target.clone();
+        lock(&self.stranded).insert(order, stranded);
+        match target {
+            Some(target) => self.outbox.target(&target),
             None => self.outbox.all(),
         }
-        lock(&self.lost).insert(order, lost);
     }
 
     /// What stands in the way of every order for that target.
-    pub(super) fn lost(&self, target: &TargetName) -> Option<v1::Problem> {
-        lock(&self.lost)
+    pub(super) fn stranded(&self, target: &TargetName) -> Option<v1::Problem> {
+        lock(&self.stranded)
             .values()
-            .find(|lost| lost.target.as_ref().is_none_or(|one| one == target))
-            .map(|lost| lost.problem.clone())
+            .find(|stranded| stranded.target.as_ref().is_none_or(|one| one == target))
+            .map(|stranded| stranded.problem.clone())
     }
 
     /// Orders whose things on the host are not to be touched.
     pub(super) fn open_orders(&self) -> Vec<Uuid> {
-        let mut open: Vec<Uuid> = lock(&self.lost).keys().copied().collect();
+        let mut open: Vec<Uuid> = lock(&self.stranded).keys().copied().collect();
         open.extend(self.active().values().map(|active| active.order));
         open
     }
@@ -165,7 +158,7 @@ impl Core {
     /// Why the target's order cannot go on, if it cannot.
     pub(super) fn stuck(&self, target: &TargetName) -> Option<v1::Problem> {
         let stuck = lock(&self.stuck).get(target).cloned();
-        stuck.or_else(|| self.lost(target))
+        stuck.or_else(|| self.stranded(target))
     }
 
     pub(super) fn set_clock_offset(&self, offset_ms: i64) {

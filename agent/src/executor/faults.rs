@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -55,6 +55,8 @@ struct World {
     /// Steps that panic before one does not.
     panics: u32,
     checks_panic: bool,
+    /// The last resort makes room on the disk of this state folder, and panics.
+    rescue_panics: Option<PathBuf>,
     /// It ends, against its contract.
     watch_ends: bool,
     /// How long its checks may take.
@@ -197,6 +199,11 @@ impl Kind for Scripted {
 
     async fn rescue(&self, _: &StepContext<'_>, _: &[Step]) -> Result<Done, StepError> {
         let mut world = self.world();
+        if let Some(dir) = world.rescue_panics.take() {
+            fault::full::no_longer(&dir);
+            drop(world);
+            panic!("on purpose");
+        }
         world.rescues += 1;
         world.running.get_or_insert("v2");
         Ok(Done::said("what ran before runs"))
@@ -315,6 +322,20 @@ impl Agent {
         })
         .await
         .ok()
+    }
+
+    async fn sees_no_problem(&mut self, code: &str) {
+        timeout(SOON, async {
+            loop {
+                if let Report::Target(target) = self.reports.recv().await.expect("running")
+                    && !has_problem(&target, code)
+                {
+                    return;
+                }
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{code} is still told"));
     }
 
     /// Waits until the order stands still for that reason (true) or is over (false).
@@ -567,6 +588,31 @@ async fn an_order_whose_task_panics_is_gone_on_with_as_after_a_crash() {
     let end = agent.end(Uuid::from_u128(3)).await.expect("told");
     assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_task_panics_while_it_stands_still_no_longer_stands_still() {
+    for spared in 1.. {
+        assert!(spared < 30, "the search comes to an end");
+        let (dir, kind, mut agent) = deployed().await;
+        {
+            let mut world = kind.world();
+            world.in_two_steps = true;
+            world.rescue_panics = Some(dir.path().to_owned());
+        }
+        fault::full::after(dir.path(), spared);
+        let id = Uuid::from_u128(1);
+        agent.send(Request::Order(seal(&order(1)))).await;
+        agent.stands_still(id, "journal-failed").await;
+        fault::full::no_longer(dir.path());
+        agent.end(id).await.expect("told");
+        agent.sees_no_problem("journal-failed").await;
+        let panicked = kind.world().rescue_panics.is_none();
+        agent.stop().await;
+        if panicked {
+            return;
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,441 @@
+//! Takes requests in: orders are begun, found open again or refused; plans are made beside them. Each order has a
+//! task of its own, and what is left by one that panicked is gone on with as after a crash.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use sternway_proto::{name::TargetName, order::VerifiedOrder, v1};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+};
+use uuid::Uuid;
+
+use super::{
+    core::{Active, Core, now_ms},
+    inventory::{self, Changes},
+    ledger::{Arrival, Found, LedgerError},
+    plan::{self, Wanted},
+    run::Course,
+    stranded::Stranded,
+};
+use crate::{
+    boundary::Request,
+    engine::{event, journal::Journal},
+    targets::Changed,
+};
+
+/// How long orders on their way may go on after a request to stop; then they are cut off, and the next
+/// agent goes on with them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Refusals that are remembered in memory because the disk takes nothing.
+const NOT_TAKEN: usize = 1_000;
+
+/// Panics of one order after which it is no longer gone on with. Its journal has a budget of its own.
+const PANICS: u32 = 10;
+
+/// Plans made at the same time.
+const PLANS: usize = 8;
+
+/// The task of an order.
+#[derive(Debug, Clone)]
+struct Task {
+    order: Uuid,
+    target: TargetName,
+    panics: u32,
+}
+
+/// Takes requests in.
+pub(super) struct Office {
+    core: Arc<Core>,
+    changes: Changes,
+    courses: JoinSet<()>,
+    plans: JoinSet<()>,
+    /// Whose task that is, and how often it panicked: one that panics cannot say so any more.
+    tasks: HashMap<task::Id, Task>,
+    /// Orders that were refused because the disk failed: what was said of them stands.
+    not_taken: BTreeMap<Uuid, Vec<v1::OrderEvent>>,
+}
+
+impl Office {
+    /// Goes on with the orders that were found open.
+    pub(super) fn open(core: Arc<Core>, changes: Changes, found: Vec<Found>) -> Self {
+        let mut office = Self {
+            core,
+            changes,
+            courses: JoinSet::new(),
+            plans: JoinSet::new(),
+            tasks: HashMap::new(),
+            not_taken: BTreeMap::new(),
+        };
+        for found in found {
+            office.resume(found, 0);
+        }
+        office
+    }
+
+    /// Works until the shutdown, or until nobody asks any more.
+    pub(super) async fn work(&mut self, mut requests: mpsc::Receiver<Request>) {
+        let shutdown = self.core.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.courses.join_next_with_id() => self.ended(ended).await,
+                Some(ended) = self.plans.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("planning failed: {error}");
+                    }
+                }
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+            }
+        }
+        self.close().await;
+    }
+
+    /// Lets the orders that are on their way get to their next line, at most.
+    pub(super) async fn close(&mut self) {
+        let _ = tokio::time::timeout(STOP_TIMEOUT, async {
+            while self.courses.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Connected { clock_offset_ms } => {
+                self.core.set_clock_offset(clock_offset_ms);
+                self.core.outbox.connected();
+            }
+            Request::ClockOffset { clock_offset_ms } => self.core.set_clock_offset(clock_offset_ms),
+            Request::Disconnected => self.core.outbox.disconnected(),
+            Request::Order(sealed) => self.order(&sealed),
+            Request::EventsStored(stored) => self.stored(&stored),
+            Request::Plan(request) => self.plan(request),
+            Request::Marks(marks) => {
+                if let Err(error) = self.core.revisions().set_marks(marks.marks) {
+                    tracing::error!("the marks of revisions could not be stored: {error}");
+                }
+                // A mark changes where a rollback would go.
+                let core = self.core.clone();
+                self.plans.spawn(async move {
+                    for target in core.targets() {
+                        if let Some(kind) = core.registry.of(&target) {
+                            inventory::readiness(&core, kind.as_ref(), &target).await;
+                        }
+                        core.outbox.target(&target);
+                    }
+                });
+            }
+        }
+    }
+
+    fn order(&mut self, sealed: &v1::SealedOrder) {
+        if let Ok(order) = sternway_proto::order::parse(sealed)
+            && let Some(events) = self.not_taken.get(&order.id())
+        {
+            self.core.outbox.repeat(order.id(), events.clone());
+            return;
+        }
+        let core = self.core.clone();
+        let arrival = core
+            .ledger()
+            .arrive(sealed, now_ms(), core.controller_now_ms(), |order| {
+                acceptable(&core, order)
+            });
+        match arrival {
+            Ok(Arrival::Accepted(order, journal)) => {
+                tracing::info!(order.id = %order.id(), target = %order.target(), "order {} accepted", order.id());
+                self.core.outbox.epoch(self.core.ledger().highest_epoch());
+                self.begin(*order, journal, None);
+            }
+            Ok(Arrival::Repeated(id)) => self.repeat(id),
+            Ok(Arrival::Refused(id, lines)) => {
+                tracing::warn!(order.id = %id, "order {id} refused");
+                self.core.outbox.order(id, event::wire(id, &lines));
+            }
+            Ok(Arrival::Unreadable(error)) => {
+                tracing::error!("an order that cannot be read was dropped: {error}");
+            }
+            Err(error) => self.not_taken(sealed, &error),
+        }
+    }
+
+    /// The disk failed before the order was in the journal: it was not accepted, and is told so.
+    fn not_taken(&mut self, sealed: &v1::SealedOrder, error: &LedgerError) {
+        tracing::error!("an order could not be taken: {error}");
+        let Ok(order) = sternway_proto::order::parse(sealed) else {
+            return;
+        };
+        let code = if error.is_no_space() {
+            "no-disk-space"
+        } else {
+            "state-folder"
+        };
+        let refusal = event::Line {
+            at_ms: now_ms(),
+            event: event::Event::Finished {
+                outcome: event::Finish::Refused,
+                problem: Some(v1::Problem::new(
+                    code,
+                    format!("the agent cannot write its journal: {error}"),
+                    "make room on the host's disk, then start the rollback again",
+                )),
+                running: None,
+            },
+        };
+        let events = event::wire(order.id(), &[refusal]);
+        // Bounded: each costs the controller an order, and a full disk is mended or the host is lost.
+        if self.not_taken.len() < NOT_TAKEN {
+            self.not_taken.insert(order.id(), events.clone());
+        }
+        self.core.outbox.order(order.id(), events);
+    }
+
+    fn repeat(&self, id: Uuid) {
+        // The journal of an order that is on its way is being written: it is never opened a second time.
+        if self.core.outbox.again(id) {
+            return;
+        }
+        let lines = self.core.ledger().lines(id);
+        match lines {
+            Ok(lines) => self.core.outbox.repeat(id, event::wire(id, &lines)),
+            Err(error) => {
+                tracing::error!(order.id = %id, "the journal of order {id} cannot be read: {error}");
+            }
+        }
+    }
+
+    /// `recovered`: it was found open, after so many panics of it in this process.
+    fn begin(&mut self, order: VerifiedOrder, journal: Journal, recovered: Option<u32>) {
+        let (id, target) = (order.id(), order.target().clone());
+        let Some(kind) = self.core.registry.of(&target).cloned() else {
+            let reason = format!("no kind looks after {target} any more");
+            self.strand(id, Some(target), &reason);
+            return;
+        };
+        let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
+        needs.insert(order.revision().clone());
+        self.core
+            .active()
+            .insert(target.clone(), Active { order: id, needs });
+        let course = Course::new(self.core.clone(), kind, order, journal);
+        let core = self.core.clone();
+        let of = target.clone();
+        let task = self.courses.spawn(async move {
+            let end = match course {
+                Err(illegal) => Err(illegal),
+                Ok(course) => {
+                    course.tell();
+                    course.finish(recovered.is_some()).await
+                }
+            };
+            if let Err(illegal) = end {
+                let reason = format!("its course is impossible: {illegal}");
+                core.strand(id, Stranded::new(&core, id, Some(of), &reason));
+                // Busy until then: nobody may begin another restore over a half-done one.
+                std::future::pending::<()>().await;
+            }
+        });
+        self.tasks.insert(
+            task.id(),
+            Task {
+                order: id,
+                target,
+                panics: recovered.unwrap_or_default(),
+            },
+        );
+    }
+
+    fn resume(&mut self, found: Found, panics: u32) {
+        let id = found.order;
+        let journal = match found.journal {
+            Ok(journal) => journal,
+            Err(error) => {
+                self.strand(id, found.target, &chain(&error));
+                return;
+            }
+        };
+        let finished = journal
+            .events()
+            .any(|event| matches!(event, event::Event::Finished { .. }));
+        if finished {
+            self.core.outbox.order(id, event::wire(id, journal.lines()));
+            return;
+        }
+        match ordered(journal.lines()) {
+            Some(order) => {
+                tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
+                self.begin(order, journal, Some(panics));
+            }
+            None => self.strand(id, None, "it holds no order that this version can read"),
+        }
+    }
+
+    fn strand(&self, order: Uuid, target: Option<TargetName>, reason: &str) {
+        self.core
+            .strand(order, Stranded::new(&self.core, order, target, reason));
+    }
+
+    async fn ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(task) = self.tasks.remove(&id) else {
+            return;
+        };
+        if let Err(error) = ended {
+            self.panicked(task, &error);
+            return;
+        }
+        self.core.active().remove(&task.target);
+        self.core.outbox.target(&task.target);
+        // The inventory only ends with the executor.
+        let _ = self.changes.send(Changed::Target(task.target)).await;
+    }
+
+    /// A bug. What it left is what a crash leaves, and is gone on with in the same way: the journal says where.
+    fn panicked(&mut self, task: Task, error: &task::JoinError) {
+        let id = task.order;
+        tracing::error!(order.id = %id, "the task of order {id} failed: {error}");
+        // What it said of a hold was its own; the next one finds out for itself.
+        self.core.set_stuck(&task.target, None);
+        if task.panics >= PANICS {
+            self.strand(
+                id,
+                Some(task.target),
+                "it made the agent fail again and again",
+            );
+            return;
+        }
+        let found = self.core.ledger().find(id);
+        self.resume(found, task.panics + 1);
+    }
+
+    fn stored(&self, stored: &v1::EventsStored) {
+        let Ok(id) = Uuid::try_parse(&stored.order_id) else {
+            return;
+        };
+        if self.core.outbox.stored(id, stored.up_to)
+            && let Err(error) = self.core.ledger().settle(id)
+        {
+            tracing::warn!(order.id = %id, "the journal of order {id} could not be put away: {error}");
+        }
+    }
+
+    fn plan(&mut self, request: v1::PlanRequest) {
+        if self.plans.len() >= PLANS {
+            self.core.outbox.reply(v1::PlanReply {
+                request_id: request.request_id,
+                result: Some(v1::plan_reply::Result::Problem(v1::Problem::new(
+                    "too-many-plans",
+                    "the agent makes too many plans at this moment",
+                    "try again",
+                ))),
+            });
+            return;
+        }
+        let core = self.core.clone();
+        self.plans.spawn(async move {
+            let result = make_plan(&core, &request).await;
+            core.outbox.reply(v1::PlanReply {
+                request_id: request.request_id,
+                result: Some(match result {
+                    Ok(plan) => v1::plan_reply::Result::Plan(plan),
+                    Err(problem) => v1::plan_reply::Result::Problem(problem),
+                }),
+            });
+        });
+    }
+}
+
+/// The order that a journal is of.
+fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
+    lines.iter().find_map(|line| match &line.event {
+        event::Event::Accepted { order, .. } => {
+            let sealed = v1::SealedOrder {
+                order: order.clone(),
+            };
+            sternway_proto::order::parse(&sealed).ok()
+        }
+        _ => None,
+    })
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {
+    let malformed = |reason: String| v1::Problem::new("request-malformed", reason, "");
+    let target = request
+        .target
+        .parse()
+        .map_err(|error| malformed(format!("{error}")))?;
+    let revision = request
+        .revision
+        .parse()
+        .map_err(|error| malformed(format!("{error}")))?;
+    let wanted = Wanted {
+        target: &target,
+        revision: &revision,
+        scope: request.scope(),
+        swap: request.swap(),
+    };
+    plan::plan(core, &wanted).await.map(|planned| planned.plan)
+}
+
+/// What stands in an order's way on this host, now, beside what is wrong with the order itself.
+fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
+    let target = order.target();
+    if core.registry.of(target).is_none() {
+        return Err(v1::Problem::new(
+            "target-unknown",
+            format!("this agent looks after no {} targets", target.kind()),
+            "see `ctl target ls`",
+        ));
+    }
+    if let Some(problem) = core.stranded(target) {
+        return Err(problem);
+    }
+    if let Some(active) = core.active().get(target) {
+        return Err(v1::Problem::new(
+            "target-busy",
+            format!(
+                "order {} is restoring {target} at this moment",
+                active.order
+            ),
+            "wait for it: `ctl rollout watch`",
+        ));
+    }
+    let revisions = core.revisions();
+    revisions
+        .entry(target, order.revision())
+        .map_err(|error| plan::store_problem(&error))?;
+    if revisions.is_bad(target, order.revision()) {
+        return Err(v1::Problem::new(
+            "revision-bad",
+            format!(
+                "revision {} of {target} is marked DO_NOT_DEPLOY",
+                order.revision().short()
+            ),
+            "choose another with `ctl history`",
+        ));
+    }
+    Ok(())
+}
