@@ -4,8 +4,10 @@ use std::{fmt::Display, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How often a condition is looked at again.
-const INTERVAL: Duration = Duration::from_millis(25);
+/// The pause after the first look. Each pause is half as long again, up to [`LONGEST_PAUSE`]: many looks start a
+/// process, and what has not come in a second is seldom missed for a quarter of one.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Looks until `look` answers `Ok`; its error says what it saw instead.
 ///
@@ -18,16 +20,19 @@ pub async fn try_until<T, E: Display>(
 ) -> Result<T, String> {
     let end = Instant::now() + deadline;
     let mut last = "nothing: the first look did not come back".to_owned();
+    let mut pause = FIRST_PAUSE;
     loop {
         match timeout_at(end, look()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(seen)) => last = seen.to_string(),
             Err(_) => return Err(format!("waited {deadline:?} for {what}; last seen: {last}")),
         }
-        if Instant::now() + INTERVAL >= end {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(format!("waited {deadline:?} for {what}; last seen: {last}"));
         }
-        sleep(INTERVAL).await;
+        sleep(pause.min(left)).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use serde_json::json;
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, orders, rollouts, small, targets, uuid};
+use super::{Sqlite, Tx, decode, log::append, orders, rollouts, row::row, small, targets, uuid};
 use crate::{
     record::{Actor, Draft},
     rollout::order::Input,
@@ -24,21 +23,22 @@ pub(super) const HOST_BY_NAME_OR_ID: &str = "SELECT id FROM hosts WHERE name = $
 pub(super) const TOKENS_STALE: &str =
     "DELETE FROM join_tokens WHERE used_ms IS NULL AND expires_ms < $1";
 
-#[derive(FromRow)]
-struct HostRow {
-    id: String,
-    name: String,
-    labels: String,
-    joined_ms: i64,
-    last_seen_ms: i64,
-    revoked_ms: Option<i64>,
-    revoke_reason: String,
-    facts: Option<Vec<u8>>,
-    agent_version: String,
-    clock_offset_ms: i64,
-    certificate_not_after_ms: i64,
-    target_count: i64,
-    targets_ready: i64,
+row! {
+    struct HostRow {
+        id: String,
+        name: String,
+        labels: String,
+        joined_ms: i64,
+        last_seen_ms: i64,
+        revoked_ms: Option<i64>,
+        revoke_reason: String,
+        facts: Option<Vec<u8>>,
+        agent_version: String,
+        clock_offset_ms: i64,
+        certificate_not_after_ms: i64,
+        target_count: i64,
+        targets_ready: i64,
+    }
 }
 
 impl TryFrom<HostRow> for Host {

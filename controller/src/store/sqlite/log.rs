@@ -1,9 +1,8 @@
 //! The record in SQLite: entries are appended in the transaction of what they describe.
 
 use async_trait::async_trait;
-use sqlx::FromRow;
 
-use super::{Sqlite, Tx, signed, unsigned};
+use super::{Sqlite, Tx, row::row, signed, unsigned};
 use crate::{
     record::{Draft, Entry, Hash, Head, Verifier},
     store::{
@@ -12,16 +11,17 @@ use crate::{
     },
 };
 
-#[derive(FromRow)]
-struct EntryRow {
-    number: i64,
-    at_ms: i64,
-    actor: String,
-    action: String,
-    subject: String,
-    body: String,
-    previous_hash: Vec<u8>,
-    hash: Vec<u8>,
+row! {
+    struct EntryRow {
+        number: i64,
+        at_ms: i64,
+        actor: String,
+        action: String,
+        subject: String,
+        body: String,
+        previous_hash: Vec<u8>,
+        hash: Vec<u8>,
+    }
 }
 
 /// A hash as it is stored. One of another length was tampered with: it becomes one that fits nothing.

@@ -8,8 +8,10 @@
 mod hosts;
 mod log;
 mod meta;
+mod migrations;
 mod orders;
 mod rollouts;
+mod row;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -73,7 +75,7 @@ impl Sqlite {
             .connect_with(options.clone())
             .await
             .map_err(open)?;
-        sqlx::migrate!("./migrations/sqlite").run(&writer).await?;
+        migrations::all().run(&writer).await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(BUSY)

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use prost::Message as _;
 use serde_json::json;
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::SqliteConnection;
 use sternway_proto::v1::{self, order_event::Event};
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, rollouts, signed, small, unsigned, uuid};
+use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
 use crate::{
     record::{Actor, Draft},
     rollout::order::{Applied, Ending, Input, Phase, Progress, apply},
@@ -55,26 +55,27 @@ pub(super) const ORDERS_OVERDUE: &str = "SELECT o.id, o.host_id FROM orders o
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
 
-#[derive(FromRow)]
-struct OrderRow {
-    id: String,
-    rollout_id: String,
-    wave: i64,
-    host_id: String,
-    host_name: String,
-    target: String,
-    sequence: i64,
-    state: i64,
-    outcome: i64,
-    problem: Option<Vec<u8>>,
-    running_revision: String,
-    last_event: i64,
-    proven: i64,
-    lost: i64,
-    sent_ms: i64,
-    not_after_ms: i64,
-    plan: Vec<u8>,
-    sealed: Vec<u8>,
+row! {
+    struct OrderRow {
+        id: String,
+        rollout_id: String,
+        wave: i64,
+        host_id: String,
+        host_name: String,
+        target: String,
+        sequence: i64,
+        state: i64,
+        outcome: i64,
+        problem: Option<Vec<u8>>,
+        running_revision: String,
+        last_event: i64,
+        proven: i64,
+        lost: i64,
+        sent_ms: i64,
+        not_after_ms: i64,
+        plan: Vec<u8>,
+        sealed: Vec<u8>,
+    }
 }
 
 pub(super) fn outcome(number: i64) -> v1::Outcome {

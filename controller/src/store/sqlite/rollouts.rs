@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use serde_json::json;
-use sqlx::FromRow;
 use sternway_proto::{order, v1};
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, orders, uuid};
+use super::{Sqlite, Tx, decode, log::append, orders, row::row, uuid};
 use crate::{
     record::{Actor, Draft},
     rollout::{
@@ -33,14 +32,15 @@ pub(super) const ROLLOUTS_OF_HOST: &str = "SELECT * FROM rollouts WHERE id IN (
 pub(super) const ROLLOUTS_BY_PREFIX: &str =
     "SELECT * FROM rollouts WHERE id >= $1 AND id < $1 || 'g' ORDER BY id LIMIT 2";
 
-#[derive(FromRow)]
-struct RolloutRow {
-    id: String,
-    operator: String,
-    reason: String,
-    state: i64,
-    created_ms: i64,
-    finished_ms: i64,
+row! {
+    struct RolloutRow {
+        id: String,
+        operator: String,
+        reason: String,
+        state: i64,
+        created_ms: i64,
+        finished_ms: i64,
+    }
 }
 
 fn state(number: i64) -> v1::RolloutState {
@@ -360,17 +360,18 @@ async fn insert(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(), sqlx::Error> {
 
 /// The plan to carry out, and its host's name, if it may be carried out.
 async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, String), StartError> {
-    #[derive(FromRow)]
-    struct PlanRow {
-        host_id: String,
-        made_for: String,
-        scope: i64,
-        swap: i64,
-        created_ms: i64,
-        expires_ms: i64,
-        body: Vec<u8>,
-        name: String,
-        revoked_ms: Option<i64>,
+    row! {
+        struct PlanRow {
+            host_id: String,
+            made_for: String,
+            scope: i64,
+            swap: i64,
+            created_ms: i64,
+            expires_ms: i64,
+            body: Vec<u8>,
+            name: String,
+            revoked_ms: Option<i64>,
+        }
     }
     let used: Option<String> = sqlx::query_scalar("SELECT id FROM rollouts WHERE plan_id = $1")
         .bind(new.plan_id.to_string())
