@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Flags, LogFormat};
+use sternway_proto::service::LogFormat;
+
+use crate::config::Flags;
 
 /// Records what is deployed on this host, and restores it when ordered to
 #[derive(Debug, Parser)]

@@ -1,16 +1,12 @@
 //! The agent's binary: parses, reads the settings, and hands over to the library.
 
-use std::{
-    io::{ErrorKind, Write as _},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use sternway_agent::{
     cli::{Cli, Command, ConfigCommand, Join},
-    config::{LogFormat, Settings},
+    config::Settings,
     engine::journal::file_name,
     executor::ledger::Ledger,
     identity::{Identity, IdentityError},
@@ -18,10 +14,10 @@ use sternway_agent::{
 use sternway_proto::{
     enrol::{self, JoinError},
     fault,
+    service::{self, LogFormat},
     settings::Sources,
     token::JoinToken,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -32,29 +28,10 @@ fn main() -> ExitCode {
         let format = settings.log_format;
         act(cli.command, settings).map_err(|error| (error, format))
     });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((error, LogFormat::Json)) if logs => {
-            log_end(&error);
-            ExitCode::FAILURE
-        }
-        Err((error, _)) => {
-            // The chain without a backtrace; where even that cannot be written nobody reads it.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The error that ends a service, as a line of its log, whatever the filter lets pass.
-fn log_end(error: &anyhow::Error) {
-    let log = tracing_subscriber::fmt()
-        .json()
-        .with_writer(std::io::stderr)
-        .finish();
-    tracing::subscriber::with_default(log, || {
-        tracing::error!(error = format!("{error:#}"), "ended by an error");
-    });
+    service::end(ended.map_err(|(error, format)| {
+        let format = if logs { format } else { LogFormat::Human };
+        (format!("{error:#}"), format)
+    }))
 }
 
 /// The settings, or why there are none and how that is told.
@@ -72,10 +49,7 @@ fn settings(cli: &Cli) -> Result<Settings, (anyhow::Error, LogFormat)> {
         sources.flags.clone(),
     )
     .map_err(|error| {
-        let format = match Settings::schema().guess(&sources, "log_format") {
-            Some(format) if format == "json" => LogFormat::Json,
-            _ => LogFormat::Human,
-        };
+        let format = LogFormat::guess(&Settings::schema(), &sources);
         (error.into(), format)
     })
 }
@@ -90,11 +64,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        // Whoever read it has read enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write the answer"),
-    }
+    service::say(text).context("failed to write the answer")
 }
 
 /// Two threads: the agent must not compete with what it looks after.
@@ -198,37 +168,12 @@ fn status(settings: &Settings) -> anyhow::Result<()> {
     ))
 }
 
-fn log(settings: &Settings) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .context("the setting log is no filter")?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Human => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
-}
-
 fn run(settings: Settings) -> anyhow::Result<()> {
-    log(&settings)?;
+    service::log(&settings.log, settings.log_format)?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async move {
         let shutdown = CancellationToken::new();
-        let mut terminate =
-            signal(SignalKind::terminate()).context("no signals can be received")?;
-        let mut interrupt =
-            signal(SignalKind::interrupt()).context("no signals can be received")?;
-        let asked = shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            asked.cancel();
-        });
+        service::end_by_signal(shutdown.clone()).context("no signals can be received")?;
         sternway_agent::run::run(settings, shutdown).await
     });
     // A look-up or a write that hangs does not hold the end up.

@@ -4,7 +4,7 @@
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use sd_notify::NotifyState;
+use sternway_proto::service::notify;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +53,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     .context("the state of this host cannot be used")?;
     tracing::info!(host = %identity.host_name, host.id = %identity.host_id, "agent of {} is up", identity.host_name);
     let status = format!("looking after {}", identity.host_name);
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-    let watchdog = tokio::spawn(watchdog(shutdown.clone()));
+    notify::ready(&status);
+    let watchdog = tokio::spawn(notify::watchdog(shutdown.clone()));
     let link = Link::new(identity, to_executor, reports, shutdown.clone())
         .context("the identity of this host cannot be used")?;
     let mut link = tokio::spawn(link.keep());
@@ -64,7 +64,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         () = executor.ended() => Some("executor"),
         _ = &mut link => Some("link"),
     };
-    notify(&[NotifyState::Stopping]);
+    notify::stopping();
     shutdown.cancel();
     let stopped = async {
         if died != Some("executor") {
@@ -107,27 +107,6 @@ pub fn lock(dir: &Path) -> anyhow::Result<File> {
         ),
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("failed to lock {}", path.display()))
-        }
-    }
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager was not told");
-    }
-}
-
-/// Answers the service manager's watchdog, if it has one, for as long as the runtime makes progress.
-async fn watchdog(shutdown: CancellationToken) {
-    let Some(limit) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let mut tick = tokio::time::interval((limit / 2).max(Duration::from_millis(100)));
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            _ = tick.tick() => notify(&[NotifyState::Watchdog]),
         }
     }
 }

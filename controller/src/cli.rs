@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sternway_proto::identity::Role;
 
-use crate::config::{Flags, LogFormat};
+use sternway_proto::service::LogFormat;
+
+use crate::config::Flags;
 
 /// Keeps the record of a fleet and rolls it back
 #[derive(Debug, Parser)]

@@ -14,7 +14,6 @@ pub mod select;
 pub mod store;
 
 pub mod cli;
-mod notify;
 mod serve;
 
 pub use self::serve::{Addresses, RunError, Running, run};

@@ -1,20 +1,18 @@
 //! The controller's binary: parses, reads the settings, and hands over to the library.
 
-use std::{
-    io::{ErrorKind, Write as _},
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{process::ExitCode, time::SystemTime};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use sternway_controller::{
     cli::{Cli, Command, ConfigCommand, OperatorCommand},
-    config::{LogFormat, Settings},
+    config::Settings,
     pki,
 };
-use sternway_proto::settings::Sources;
-use tokio::signal::unix::{SignalKind, signal};
+use sternway_proto::{
+    service::{self, LogFormat},
+    settings::Sources,
+};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -25,29 +23,10 @@ fn main() -> ExitCode {
         let format = settings.log_format;
         act(cli.command, settings).map_err(|error| (error, format))
     });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((error, LogFormat::Json)) if logs => {
-            log_end(&error);
-            ExitCode::FAILURE
-        }
-        Err((error, _)) => {
-            // The chain without a backtrace; where even that cannot be written nobody reads it.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The error that ends a service, as a line of its log, whatever the filter lets pass.
-fn log_end(error: &anyhow::Error) {
-    let log = tracing_subscriber::fmt()
-        .json()
-        .with_writer(std::io::stderr)
-        .finish();
-    tracing::subscriber::with_default(log, || {
-        tracing::error!(error = format!("{error:#}"), "ended by an error");
-    });
+    service::end(ended.map_err(|(error, format)| {
+        let format = if logs { format } else { LogFormat::Human };
+        (format!("{error:#}"), format)
+    }))
 }
 
 /// The settings, or why there are none and how that is told.
@@ -65,10 +44,7 @@ fn settings(cli: &Cli) -> Result<Settings, (anyhow::Error, LogFormat)> {
         sources.flags.clone(),
     )
     .map_err(|error| {
-        let format = match Settings::schema().guess(&sources, "log_format") {
-            Some(format) if format == "json" => LogFormat::Json,
-            _ => LogFormat::Human,
-        };
+        let format = LogFormat::guess(&Settings::schema(), &sources);
         (error.into(), format)
     })
 }
@@ -123,42 +99,16 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        // Whoever read it has read enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write the answer"),
-    }
-}
-
-fn log(settings: &Settings) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .context("the setting log is no filter")?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Human => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+    service::say(text).context("failed to write the answer")
 }
 
 #[tokio::main]
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    log(&settings)?;
+    service::log(&settings.log, settings.log_format)?;
     sternway_controller::listen::raise_limit();
     let shutdown = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("no signals can be received")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no signals can be received")?;
-    let running = sternway_controller::run(settings, shutdown.clone()).await?;
-    tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        shutdown.cancel();
-    });
+    service::end_by_signal(shutdown.clone()).context("no signals can be received")?;
+    let running = sternway_controller::run(settings, shutdown).await?;
     running.wait().await?;
     Ok(())
 }

@@ -12,6 +12,7 @@ pub const ORDER_ACCEPTED_SECONDS: &str = "sternway_order_accepted_seconds";
 pub const STORE_WAIT: &str = "sternway_store_write_wait_seconds";
 pub const OBSERVATIONS_BATCH: &str = "sternway_observations_batch";
 pub const AGENT_MESSAGES_REFUSED: &str = "sternway_agent_messages_refused_total";
+pub const HANDSHAKES_FAILED: &str = "sternway_handshakes_failed_total";
 
 /// Bounds of the latency histograms, seconds.
 pub const LATENCY_BUCKETS: [f64; 12] = [
@@ -40,5 +41,9 @@ pub fn describe() {
     describe_counter!(
         AGENT_MESSAGES_REFUSED,
         "Messages of agents that were not acceptable, by why"
+    );
+    describe_counter!(
+        HANDSHAKES_FAILED,
+        "Connections that came to nothing before a request"
     );
 }

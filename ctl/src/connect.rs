@@ -56,8 +56,9 @@ pub(crate) async fn connect(config: &Config, ui: &mut Ui) -> Result<Client, CtlE
 fn check_age(peer: &PeerCertificate, view: View) -> Result<Option<String>, CtlError> {
     let until = peer.not_after_ms;
     let renew = format!(
-        "have it renewed: `sternway-controller operator issue {}` on the controller",
-        peer.identity.name
+        "on the controller make new credentials, in a new folder: `sternway-controller operator issue --operator {} \
+         --role {} --operator-dir NEW`",
+        peer.identity.name, peer.identity.role
     );
     match until.saturating_sub(view.now_ms) {
         ..=0 => Err(CtlError::new(Kind::Error, "cannot use the credentials")

@@ -57,7 +57,9 @@ impl ExitCode {
             Self::Declined => "declined at the prompt; nothing was changed",
             Self::StillRunning => "still running: detached by Ctrl-C or --timeout",
             Self::Undone => "the rollback failed and was undone; what ran before runs again",
-            Self::NeedsHuman => "neither the rollback nor its undo could be completed",
+            Self::NeedsHuman => {
+                "a person is needed: neither the rollback nor its undo could be completed, or what became of it is not known"
+            }
             Self::Expired => "the order's deadline passed before its host took it; nothing changed",
             Self::AnswerIsNo => {
                 "the answer is no: a digest marked bad, a target not ready, a broken record"

@@ -5,7 +5,7 @@ use tokio::{
     sync::watch,
 };
 
-/// Counts how often the person pressed Ctrl-C (or the process was told to end).
+/// Counts how often the person pressed Ctrl-C.
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
     count: watch::Receiver<u32>,

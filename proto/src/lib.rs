@@ -8,6 +8,8 @@ pub mod identity;
 pub mod limits;
 pub mod name;
 pub mod order;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod settings;
 pub mod tls;
 pub mod token;

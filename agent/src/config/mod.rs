@@ -8,20 +8,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sternway_proto::settings::{self, Schema, Sources, duration};
+use sternway_proto::{
+    service::LogFormat,
+    settings::{self, Schema, Sources, duration},
+};
 
 use crate::targets::docker::DockerSettings;
 
 /// What the environment's keys begin with: `STERNWAY_AGENT__LOG`, `STERNWAY_AGENT__DOCKER__SOCKET`.
 pub const PREFIX: &str = "STERNWAY_AGENT__";
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Human,
-    Json,
-}
 
 /// Everything that can be set. Durations read like `10m` or `1h 30m`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,18 +8,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sternway_proto::settings::{self, Schema, Sources, duration};
+use sternway_proto::{
+    service::LogFormat,
+    settings::{self, Schema, Sources, duration},
+};
 
 /// What the environment's keys begin with: `STERNWAY_CONTROLLER__DATA_DIR`.
 pub const PREFIX: &str = "STERNWAY_CONTROLLER__";
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Human,
-    Json,
-}
 
 /// Everything that can be set. Keys are flat; durations read like `10m` or `1h 30m`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

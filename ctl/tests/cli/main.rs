@@ -198,7 +198,7 @@ async fn an_expired_certificate_is_not_even_tried() {
     );
     assert!(
         said.stderr
-            .contains("sternway-controller operator issue alice")
+            .contains("sternway-controller operator issue --operator alice --role ")
     );
     assert_eq!(stage.connections.load(Ordering::SeqCst), 0);
 }

@@ -1,28 +1,28 @@
-//! Tells the service manager, where there is one, that the controller is ready, alive, or stopping.
+//! Tells the service manager, where there is one, that the service is ready, alive, or stopping.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager was not told");
     }
 }
 
-/// Everything listens.
-pub(crate) fn ready() {
-    tell(NotifyState::Ready);
+/// It does what it is for, which the status says in a few words.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The end has begun.
-pub(crate) fn stopping() {
-    tell(NotifyState::Stopping);
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
 }
 
 /// Answers the service manager's watchdog, if it has one, for as long as the runtime makes progress.
-pub(crate) async fn watchdog(shutdown: CancellationToken) {
+pub async fn watchdog(shutdown: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -31,7 +31,7 @@ pub(crate) async fn watchdog(shutdown: CancellationToken) {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            _ = tick.tick() => tell(NotifyState::Watchdog),
+            _ = tick.tick() => tell(&[NotifyState::Watchdog]),
         }
     }
 }
