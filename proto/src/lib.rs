@@ -4,6 +4,7 @@
 pub mod channel;
 pub mod enrol;
 pub mod fault;
+pub mod field;
 pub mod identity;
 pub mod limits;
 pub mod name;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sternway_proto::{
+    field,
     name::{RevisionId, TargetName},
     v1,
 };
@@ -118,7 +119,7 @@ fn assemble(
                 description: step.description.clone(),
             })
             .collect(),
-        changes: changes(&before, &after),
+        changes: field::changes(&before, &after),
         checks: draft.checks.clone(),
         soak_ms: i64::try_from(draft.soak.as_millis()).unwrap_or(i64::MAX),
         warnings: draft.warnings.clone(),
@@ -144,43 +145,6 @@ fn bad_revision(
         ),
         "choose another with `ctl history`, or lift the mark with `ctl revision mark none`",
     )
-}
-
-/// The fields that differ, sorted by path; both sides are sorted already.
-fn changes(before: &[v1::Field], after: &[v1::Field]) -> Vec<v1::FieldChange> {
-    use std::collections::BTreeMap;
-    let side = |fields: &[v1::Field]| -> BTreeMap<String, v1::Field> {
-        fields
-            .iter()
-            .map(|field| (field.path.clone(), field.clone()))
-            .collect()
-    };
-    let (before, after) = (side(before), side(after));
-    let mut paths: Vec<&String> = before.keys().chain(after.keys()).collect();
-    paths.sort();
-    paths.dedup();
-    paths
-        .into_iter()
-        .filter(|path| before.get(*path) != after.get(*path))
-        .map(|path| {
-            let text = |field: &v1::Field| match &field.content {
-                Some(v1::field::Content::Value(text) | v1::field::Content::PrivateHash(text)) => {
-                    text.clone()
-                }
-                None => String::new(),
-            };
-            let private = [before.get(path), after.get(path)]
-                .into_iter()
-                .flatten()
-                .any(|field| matches!(field.content, Some(v1::field::Content::PrivateHash(_))));
-            v1::FieldChange {
-                path: path.clone(),
-                before: before.get(path).map(text),
-                after: after.get(path).map(text),
-                private,
-            }
-        })
-        .collect()
 }
 
 fn late<T>(

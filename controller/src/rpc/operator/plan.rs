@@ -1,6 +1,9 @@
 //! What a rollback would do: asked of the agent, or, where its host is offline, made from what is stored.
 
-use sternway_proto::v1::{self, Problem, RestoreScope, Swap};
+use sternway_proto::{
+    field,
+    v1::{self, Problem, RestoreScope, Swap},
+};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -130,7 +133,7 @@ fn stored(found: &Found, to: &v1::Revision, scope: RestoreScope, swap: Swap) -> 
         to_number: to.number,
         scope: scope.into(),
         swap: swap.into(),
-        changes: current.map_or_else(Vec::new, |from| convert::changes(from, to)),
+        changes: current.map_or_else(Vec::new, |from| field::changes(&from.fields, &to.fields)),
         warnings,
         blockers: found.target.unsupported.iter().cloned().collect(),
         expected_outage: "not known while the host is offline".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sternway_proto::v1;
+use sternway_proto::{field, v1};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -161,7 +161,7 @@ pub(super) async fn diff(
     let before = find(or(&request.before, "previous"))?.revision;
     let after = find(or(&request.after, "current"))?.revision;
     Ok(v1::DiffRevisionsResponse {
-        changes: convert::changes(before, after),
+        changes: field::changes(&before.fields, &after.fields),
         before: Some(before.clone()),
         after: Some(after.clone()),
     })
