@@ -25,7 +25,9 @@ const ABOUT: &str = "identity.toml";
 /// Why there is no usable identity.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    #[error("this machine has not joined yet")]
+    #[error(
+        "this machine has not joined yet; join with a token from `ctl host token`: sternway-agent join TOKEN"
+    )]
     NotJoined,
     #[error("this machine has joined already, as {name}")]
     Joined { name: HostName },

@@ -27,9 +27,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The agent could not start: another one runs on the folder, the machine has not joined, or the folder
 /// cannot be used.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let identity = Identity::load(&settings.data_dir).context(
-        "there is no identity; join with a token from `ctl host token`: sternway-agent join TOKEN",
-    )?;
+    let identity = Identity::load(&settings.data_dir)?;
     let _lock = lock(&settings.data_dir)?;
     let docker: Arc<dyn Kind> = Arc::new(DockerKind::new(settings.docker.clone())?);
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);

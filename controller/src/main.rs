@@ -63,7 +63,8 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
             say(&format!(
                 "cluster {} is in {}\n\
                  {} is an admin: STERNWAY_CONFIG={} ctl status\n\
-                 keep {} somewhere safe and offline: running does not need it",
+                 keep {} somewhere safe and offline: running does not need it\n\
+                 now start it: systemctl enable --now sternway-controller, or sternway-controller run",
                 made.cluster,
                 settings.data_dir.display(),
                 operator.operator,

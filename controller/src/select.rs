@@ -161,10 +161,10 @@ impl<'a> History<'a> {
             _ => (
                 "nothing-to-go-back-to",
                 format!(
-                    "there is nothing to go back to: {} is the first revision of {name} that is not marked bad",
+                    "there is nothing to go back to: {} is the oldest revision of {name} that is not marked bad",
                     self.current_name()
                 ),
-                "deploy a good revision; see `ctl history`",
+                "name another that was deployed since, `--to N` (see `ctl history`), or deploy a good one",
             ),
         };
         Problem::new(code, message, next_step)

@@ -117,6 +117,11 @@ impl Stage {
     }
 
     async fn agent(&self, joined: &enrol::Joined) -> Agent {
+        self.agent_that_saw(joined, 0).await.0
+    }
+
+    /// An agent that accepted orders up to that epoch, and the epoch that it is told.
+    async fn agent_that_saw(&self, joined: &enrol::Joined, epoch: u64) -> (Agent, u64) {
         let tls = ClientTls::new(
             joined.credentials.clone(),
             &joined.controller_trust,
@@ -131,15 +136,21 @@ impl Stage {
             inbound: None,
             sender,
         };
-        agent.say(Up::Hello(v1::Hello::default())).await;
+        let hello = v1::Hello {
+            highest_epoch: epoch,
+            ..v1::Hello::default()
+        };
+        agent.say(Up::Hello(hello)).await;
         let session = AgentServiceClient::new(channel)
             .session(ReceiverStream::new(receiver))
             .await
             .expect("a session");
         agent.inbound = Some(session.into_inner());
-        assert!(matches!(agent.hear().await, Down::Welcome(_)));
+        let Down::Welcome(welcome) = agent.hear().await else {
+            panic!("not welcome");
+        };
         assert!(matches!(agent.hear().await, Down::Marks(_)));
-        agent
+        (agent, welcome.epoch)
     }
 }
 
@@ -375,6 +386,26 @@ async fn an_order_survives_a_restart_and_is_believed_with_evidence_only_once() {
     assert_eq!(verified.problem, None);
     assert!(verified.entries > 5);
     stage.stop().await;
+}
+
+#[tokio::test]
+async fn the_epoch_rises_above_a_host_that_has_it_from_elsewhere_and_not_above_our_own_orders() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    start(&mut operator, "web-1", 0).await;
+    let mut agent = stage.agent(&joined).await;
+    let own = agent.order().await.order().epoch;
+    drop(agent);
+    let (agent, epoch) = stage.agent_that_saw(&joined, own).await;
+    assert_eq!(epoch, own);
+    drop(agent);
+    // As after a restore of the controller's folder: what it was not sent by us is another's.
+    let other = stage.join("web-2").await;
+    let (_agent, epoch) = stage.agent_that_saw(&other, own).await;
+    assert_eq!(epoch, own + 1);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub struct Settings {
     pub listen_metrics: String,
     /// `host:port` by which hosts and operators reach `listen`. Empty: made from it.
     pub advertise: String,
-    /// The same for `listen_enrolment`.
+    /// The same for `listen_enrolment`. Empty: at the host of `advertise`, where that is set.
     pub advertise_enrolment: String,
     pub log_format: LogFormat,
     /// A filter as of `tracing`: `info`, `sternway_controller=debug,info`.

@@ -8,7 +8,7 @@ pub mod validate;
 pub mod watch;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -94,6 +94,8 @@ pub struct Fleet {
     epoch_limit: u64,
     numbers: AtomicU64,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
+    /// Hosts that were sent orders since this controller began: they have its epoch from itself.
+    ordered: Mutex<HashSet<Uuid>>,
     observations: Mutex<Option<mpsc::Sender<Observation>>>,
     observer: Mutex<Option<JoinHandle<()>>>,
     watchers: Arc<Watchers>,
@@ -124,6 +126,7 @@ impl Fleet {
                 epoch_limit: epoch.saturating_add(EPOCH_FOLLOWS),
                 numbers: AtomicU64::new(1),
                 sessions: Mutex::default(),
+                ordered: Mutex::default(),
                 observations: Mutex::new(Some(sender)),
                 observer: Mutex::new(Some(observer)),
                 watchers: Arc::default(),
@@ -252,6 +255,7 @@ impl Fleet {
                 "order {} sent to {}", order.id, order.host_name
             );
             sent.insert(order.id, Sent::after(before, tokio::time::Instant::now()));
+            self.lock_ordered().insert(host);
             self.watchers.changed(order.rollout_id);
         }
         Ok(())
@@ -382,6 +386,10 @@ impl Fleet {
         }
     }
 
+    fn lock_ordered(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
+        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -433,7 +441,9 @@ impl Fleet {
 
     /// Follows the epoch a host has seen, within bounds.
     async fn follow_epoch(&self, seen: u64, host: &Host) -> Result<(), StoreError> {
-        if seen < self.epoch() {
+        let own = self.epoch();
+        // It has our own from our own orders.
+        if seen < own || seen == own && self.lock_ordered().contains(&host.id) {
             return Ok(());
         }
         if seen >= self.epoch_limit {

@@ -35,6 +35,16 @@ pub(crate) fn advertised(configured: &str, bound: SocketAddr) -> String {
     format!("{name}:{}", bound.port())
 }
 
+/// Where machines join: as configured, else under the name by which the controller is reached otherwise.
+fn enrolment(settings: &Settings, bound: SocketAddr) -> String {
+    match settings.advertise.rsplit_once(':') {
+        Some((host, _)) if settings.advertise_enrolment.is_empty() => {
+            format!("{host}:{}", bound.port())
+        }
+        _ => advertised(&settings.advertise_enrolment, bound),
+    }
+}
+
 impl Addresses {
     pub(super) fn of(
         settings: &Settings,
@@ -59,7 +69,7 @@ impl Addresses {
             listen_enrolment,
             listen_metrics,
             advertise: advertised(&settings.advertise, listen),
-            advertise_enrolment: advertised(&settings.advertise_enrolment, listen_enrolment),
+            advertise_enrolment: enrolment(settings, listen_enrolment),
         })
     }
 
@@ -78,5 +88,26 @@ impl Addresses {
             path: path.display().to_string(),
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_join_where_the_controller_is_reached_unless_they_are_told_otherwise() {
+        let join = |advertise: &str, advertise_enrolment: &str| {
+            let settings = Settings {
+                advertise: advertise.to_owned(),
+                advertise_enrolment: advertise_enrolment.to_owned(),
+                ..Settings::default()
+            };
+            enrolment(&settings, ([127, 0, 0, 1], 7543).into())
+        };
+        assert_eq!(join("", ""), "127.0.0.1:7543");
+        assert_eq!(join("ctl.example:443", ""), "ctl.example:7543");
+        assert_eq!(join("[::1]:443", ""), "[::1]:7543");
+        assert_eq!(join("ctl.example:443", "join.example:1"), "join.example:1");
     }
 }

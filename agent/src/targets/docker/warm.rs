@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sternway_proto::v1::{Problem, Swap};
+use sternway_proto::{
+    name::clean_text,
+    v1::{Problem, Swap},
+};
 
 use super::{
     labels,
@@ -31,8 +34,8 @@ pub(super) fn choose(facts: &Facts<'_>) -> Result<(Swap, String), Problem> {
     let label = facts.result.labels().remove(labels::SWAP);
     let hindrance = hindrance(facts);
     match (facts.swap, label.as_deref(), hindrance) {
-        (Swap::Cold, _, _) => Ok((Swap::Cold, "as asked for".to_owned())),
-        (Swap::Warm, _, None) => Ok((Swap::Warm, "as asked for".to_owned())),
+        (Swap::Cold, _, _) => Ok((Swap::Cold, "it was asked for".to_owned())),
+        (Swap::Warm, _, None) => Ok((Swap::Warm, "it was asked for".to_owned())),
         (Swap::Warm, _, Some(reason)) => Err(Problem::new(
             "warm-impossible",
             format!("a warm swap is not possible: {reason}"),
@@ -42,6 +45,15 @@ pub(super) fn choose(facts: &Facts<'_>) -> Result<(Swap, String), Problem> {
             Ok((Swap::Cold, format!("its label {} says so", labels::SWAP)))
         }
         (Swap::Unspecified, _, Some(reason)) => Ok((Swap::Cold, reason)),
+        // Somebody wished for something: the way that suits every container is the safe one.
+        (Swap::Unspecified, Some(other), None) if other != "warm" => Ok((
+            Swap::Cold,
+            format!(
+                "its label {} says {:?}, which is neither warm nor cold",
+                labels::SWAP,
+                clean_text(other)
+            ),
+        )),
         (Swap::Unspecified, _, None) => Ok((
             Swap::Warm,
             "two instances may overlap: nothing of it is exclusive".to_owned(),
@@ -58,11 +70,9 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
         Some(old) if old.paused => return Some("it is paused now".to_owned()),
         Some(_) => {}
     }
-    if record
-        .labels()
-        .get("sternway.exclusive")
-        .is_some_and(|value| value == "true")
-    {
+    let exclusive = record.labels().remove("sternway.exclusive");
+    // Whatever else was written there was meant to say so.
+    if exclusive.is_some_and(|value| !matches!(value.as_str(), "" | "false" | "no" | "0")) {
         return Some("its label sternway.exclusive says that there may be one only".to_owned());
     }
     let host = |key: &str| record.host.get(key).unwrap_or(&Value::Null);
@@ -300,7 +310,7 @@ mod tests {
     #[test]
     fn wishes_and_labels_decide_where_both_are_possible() {
         let plain = record(&json!({"PortBindings": ports()}), &json!({}));
-        assert_eq!(chosen(&plain, Swap::Cold, Ok(())), "as asked for");
+        assert_eq!(chosen(&plain, Swap::Cold, Ok(())), "it was asked for");
         assert_eq!(
             chosen(&plain, Swap::Warm, Err("no nft".into())),
             "warm-impossible"
@@ -318,10 +328,16 @@ mod tests {
         let paused = |swap| chosen_beside(&plain, swap, Ok(()), true);
         assert!(paused(Swap::Unspecified).contains("paused"));
         assert_eq!(paused(Swap::Warm), "warm-impossible");
-        let exclusive = record(
-            &json!({"PortBindings": ports()}),
-            &json!({"sternway.exclusive": "true"}),
-        );
-        assert!(chosen(&exclusive, Swap::Unspecified, Ok(())).contains("exclusive"));
+        for (label, value, reason) in [
+            ("sternway.exclusive", "true", "exclusive"),
+            ("sternway.exclusive", "Yes", "exclusive"),
+            ("sternway.exclusive", "false", "warm"),
+            ("sternway.swap", "warm", "warm"),
+            ("sternway.swap", "hot", "neither warm nor cold"),
+        ] {
+            let labelled = record(&json!({"PortBindings": ports()}), &json!({label: value}));
+            let chosen = chosen(&labelled, Swap::Unspecified, Ok(()));
+            assert!(chosen.contains(reason), "{label}={value}: {chosen}");
+        }
     }
 }

@@ -391,7 +391,7 @@ impl DockerKind {
         match subject.check(&checks).await? {
             Verdict::Passed => Ok(Done::said("every check passed")),
             _ => Err(StepError {
-                next_step: "see the evidence: `ctl rollout show`".to_owned(),
+                next_step: "see the evidence of that check".to_owned(),
                 ..refused("check-failed", format!("a check of the {instance} failed"))
             }),
         }
