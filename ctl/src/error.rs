@@ -83,7 +83,7 @@ impl CtlError {
 
     /// What a failed call says. `doing` reads after "cannot": `roll back web-1`.
     pub(crate) fn from_status(doing: &str, status: &Status) -> Self {
-        let error = Self::new(kind_of(status.code()), format!("cannot {doing}"));
+        let error = Self::new(kind_of(status), format!("cannot {doing}"));
         if let Some(problem) = fault::from_status(status) {
             let code = (!problem.code.is_empty()).then_some(problem.code);
             let error = Self { code, ..error }.because(problem.message);
@@ -101,7 +101,7 @@ impl CtlError {
             None => error,
         };
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded => {
+            _ if is_transient(status) => {
                 error.next("check the address with `ctl config show`, and that the controller runs")
             }
             Code::Unauthenticated | Code::PermissionDenied => {
@@ -156,9 +156,9 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     }
 }
 
-fn kind_of(code: Code) -> Kind {
-    match code {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Kind::Unreachable,
+fn kind_of(status: &Status) -> Kind {
+    match status.code() {
+        _ if is_transient(status) => Kind::Unreachable,
         Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition => Kind::Refused,
         _ => Kind::Error,
     }

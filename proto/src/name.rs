@@ -197,7 +197,7 @@ pub fn check_label(key: &str, value: &str) -> Result<(), NameError> {
     checked("label value", value, 63, "A-Z a-z 0-9 . _ - /", ok)
 }
 
-/// Free text fit for a terminal, a log and the record: control characters (and those that change
+/// Free text fit for a terminal, a log and the record: control characters (and those that are not seen or change
 /// the direction of text) escaped, cut to [`limits::TEXT_BYTES`].
 #[must_use]
 pub fn clean_text(text: &str) -> String {
@@ -207,8 +207,12 @@ pub fn clean_text(text: &str) -> String {
             out.push('…');
             break;
         }
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
+        // Nothing is seen of these, or they turn what is.
+        let unseen = matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+        );
+        if c.is_control() || unseen {
             out.extend(c.escape_default());
         } else {
             out.push(c);

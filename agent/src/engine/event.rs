@@ -24,6 +24,9 @@ pub enum Event {
         /// The revision that will run: differs from the ordered one where only the image or only the
         /// configuration goes back.
         result: RevisionId,
+        /// Whether what stood there before ran. Journals of earlier versions do not say: then it counts as if.
+        #[serde(default = "ran")]
+        ran: bool,
         /// Past this instant the restore is undone rather than continued, Unix milliseconds.
         until_ms: i64,
     },
@@ -73,6 +76,10 @@ pub enum Event {
         problem: Option<v1::Problem>,
         running: Option<RevisionId>,
     },
+}
+
+fn ran() -> bool {
+    true
 }
 
 impl Event {

@@ -188,6 +188,7 @@ impl Run {
                 steps,
                 result,
                 until_ms,
+                ..
             } if matches!(self.phase, Phase::Accepted { .. }) && well_formed(steps) => {
                 self.progress = vec![
                     Progress {

@@ -47,6 +47,9 @@ struct World {
     apply_fails: bool,
     /// The undo answers with success and nothing runs.
     undo_loses: bool,
+    /// What the undo starts ends at once, and so does what the last resort starts.
+    undo_stops: bool,
+    stopped: bool,
     /// The scope puts together what runs already.
     result_is_running: bool,
     /// As an exchange is: one step stops what runs, the next starts the other.
@@ -117,6 +120,7 @@ impl Kind for Scripted {
         Ok(Observed {
             target: target.clone(),
             state: match world.running {
+                Some(_) if world.stopped => v1::TargetState::Stopped,
                 Some(_) => v1::TargetState::Running,
                 None => v1::TargetState::Gone,
             },
@@ -194,6 +198,7 @@ impl Kind for Scripted {
     async fn undo(&self, _context: &StepContext<'_>, _step: &Step) -> Result<Done, StepError> {
         let mut world = self.world();
         world.running = (!world.undo_loses).then_some("v2");
+        world.stopped = world.undo_stops;
         Ok(Done::said("switched back"))
     }
 
@@ -430,6 +435,33 @@ async fn never_blind_an_undo_that_leaves_nothing_running_is_not_called_undone() 
     agent.send(Request::Order(seal(&order(1)))).await;
     let end = agent.end(Uuid::from_u128(1)).await.expect("told");
     assert_ne!(end.outcome(), v1::Outcome::Undone, "{end:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn never_none_what_was_put_back_and_does_not_run_is_not_called_undone() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().apply_fails = true;
+    kind.world().undo_stops = true;
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::NeedsHuman, "{end:?}");
+    assert_eq!(end.running_revision, "", "{end:?}");
+    assert_eq!(kind.world().rescues, 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_did_not_run_before_is_undone_when_it_is_back() {
+    let (_dir, kind, mut agent) = deployed().await;
+    {
+        let mut world = kind.world();
+        (world.apply_fails, world.undo_stops, world.stopped) = (true, true, true);
+    }
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Undone, "{end:?}");
+    assert_eq!(end.running_revision, "", "{end:?}");
     agent.stop().await;
 }
 

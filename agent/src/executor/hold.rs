@@ -7,7 +7,10 @@ use std::time::Duration;
 use sternway_proto::v1;
 use tokio::time::sleep;
 
-use super::run::{Course, Stalled};
+use super::{
+    plan::is_running,
+    run::{Course, Stalled},
+};
 use crate::engine::{
     journal::JournalError,
     machine::{Action, Illegal},
@@ -119,13 +122,6 @@ impl Course {
         }
     }
 
-    fn ran_before(&self) -> bool {
-        let live = self.core.live();
-        // Not known after a restart in mid-order: then it counts as if.
-        live.get(self.target())
-            .is_none_or(|live| is_running(live.state))
-    }
-
     /// An engine that does not answer cannot start anything either.
     async fn runs(&self) -> bool {
         self.look()
@@ -161,13 +157,6 @@ impl Course {
         self.rescued = false;
         None
     }
-}
-
-fn is_running(state: v1::TargetState) -> bool {
-    matches!(
-        state,
-        v1::TargetState::Running | v1::TargetState::Restarting
-    )
 }
 
 fn pause(tries: u32) -> Duration {

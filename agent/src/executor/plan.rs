@@ -25,6 +25,8 @@ pub(super) struct Planned {
     pub(super) steps: Vec<Step>,
     pub(super) draft: Draft,
     pub(super) to: Recorded,
+    /// Whether what stands there now runs.
+    pub(super) ran: bool,
 }
 
 /// What is asked for.
@@ -81,7 +83,16 @@ pub(super) async fn plan(core: &Core, wanted: &Wanted<'_>) -> Result<Planned, v1
         steps: draft.steps.clone(),
         draft,
         to,
+        ran: is_running(observed.state),
     })
+}
+
+/// Also one that restarts again and again does what it can.
+pub(super) fn is_running(state: v1::TargetState) -> bool {
+    matches!(
+        state,
+        v1::TargetState::Running | v1::TargetState::Restarting
+    )
 }
 
 fn assemble(

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     core::{Core, now_ms},
     hold::Hold,
-    plan::{self, Wanted},
+    plan::{self, Wanted, is_running},
 };
 use crate::{
     engine::{
@@ -264,6 +264,7 @@ impl Course {
             plan: planned.plan,
             steps: planned.steps,
             result,
+            ran: planned.ran,
             until_ms: now_ms().saturating_add(limit.unwrap_or(i64::MAX)),
         });
         match written {
@@ -400,25 +401,53 @@ impl Course {
         let Some(from) = expected else {
             return Ok(("nothing ran before, nothing runs now".to_owned(), true));
         };
-        let recorded = self.core.revisions().recorded(&target, &from);
-        let Ok(recorded) = recorded else {
+        let passes = self.checked_again(&target, &from).await?;
+        // Behind its checks, so that one that ends soon after its start is not taken for one that runs.
+        let runs = self
+            .look()
+            .await
+            .is_some_and(|found| is_running(found.state));
+        if self.ran_before() && !runs {
             return Ok((
-                "what ran before is back; its record is not in the store".to_owned(),
-                true,
+                "what ran before is back in its place and does not run".to_owned(),
+                false,
             ));
+        }
+        Ok((format!("what ran before is back; {passes}"), true))
+    }
+
+    /// What the checks of the revision from before say of it.
+    async fn checked_again(
+        &mut self,
+        target: &TargetName,
+        from: &RevisionId,
+    ) -> Result<&'static str, Stalled> {
+        let recorded = self.core.revisions().recorded(target, from);
+        let Ok(recorded) = recorded else {
+            return Ok("its record is not in the store");
         };
-        let kind = self.kind.clone();
+        let (kind, target) = (self.kind.clone(), target.clone());
         let verdict = self
             .with_evidence(CONFIRM_TIMEOUT, async move |sink| {
                 kind.check(&target, &recorded, &sink).await
             })
             .await?;
-        let message = match verdict {
-            Some(Ok(v1::Verdict::Passed)) => "what ran before is back and passes its checks",
-            Some(Ok(_)) => "what ran before is back; its checks do not pass",
-            Some(Err(_)) | None => "what ran before is back; its checks could not be run",
-        };
-        Ok((message.to_owned(), true))
+        Ok(match verdict {
+            Some(Ok(v1::Verdict::Passed)) => "it passes its checks",
+            Some(Ok(_)) => "its checks do not pass",
+            Some(Err(_)) | None => "its checks could not be run",
+        })
+    }
+
+    /// Whether what stood there before the order ran.
+    pub(super) fn ran_before(&self) -> bool {
+        self.journal
+            .events()
+            .find_map(|event| match event {
+                Event::Planned { ran, .. } => Some(*ran),
+                _ => None,
+            })
+            .unwrap_or(true)
     }
 
     pub(super) async fn rescue(&mut self) -> Result<Done, StepError> {
@@ -443,8 +472,11 @@ impl Course {
             })
     }
 
+    /// The revision that runs: not one that only stands there.
     async fn running(&self) -> Option<RevisionId> {
-        self.observed().await.unwrap_or_default()
+        let found = self.look().await?;
+        let content = found.content.filter(|_| is_running(found.state));
+        content.map(|content| content.id())
     }
 
     /// The revision that bears the target's name now.

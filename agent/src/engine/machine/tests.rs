@@ -35,6 +35,7 @@ fn planned() -> Event {
             step("d", false),
         ],
         result: RevisionId::of(b"to"),
+        ran: true,
         until_ms: UNTIL,
     }
 }
@@ -261,6 +262,7 @@ fn plans_the_fold_could_not_rely_on_are_refused() {
             plan,
             steps,
             result,
+            ran: true,
             until_ms,
         };
         assert!(run(&[accepted()]).record(&event).is_err());

@@ -64,6 +64,9 @@ pub(super) enum Job {
     Commit {
         /// The recorded restart policy, as the engine writes it.
         policy: Value,
+        /// None: nothing was replaced, or planned by an earlier version, which did not look at it again.
+        #[serde(default)]
+        old: Option<Old>,
     },
     EndRedirect {
         ports: Vec<Published>,
@@ -321,6 +324,7 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
         QUICK,
         &Job::Commit {
             policy: policy_of(facts.result),
+            old: facts.old.clone(),
         },
     );
     if warm {

@@ -212,7 +212,8 @@ impl DockerKind {
     pub(super) async fn serves_again(&self, id: &str) -> Result<(), StepError> {
         let end = tokio::time::Instant::now() + SERVES_AGAIN;
         while let Some(inspect) = self.found(id).await? {
-            if tokio::time::Instant::now() >= end || takes_connections(&inspect).await {
+            let over = tokio::time::Instant::now() >= end || !is_up(&inspect);
+            if over || takes_connections(&inspect).await {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -272,6 +273,21 @@ impl DockerKind {
         })
     }
 
+    /// Never both: it may have been started since it was stopped, by a person, by a tool that starts what is
+    /// stopped, or by a last resort that the journal knows nothing of.
+    async fn still_stopped(&self, old: &Old) -> Result<(), StepError> {
+        if !self.found(&old.id).await?.is_some_and(|old| is_up(&old)) {
+            return Ok(());
+        }
+        Err(refused(
+            "runs-again",
+            format!(
+                "container {} was stopped and runs again: two would run",
+                short(&old.id)
+            ),
+        ))
+    }
+
     pub(super) async fn swap_names(
         &self,
         context: &StepContext<'_>,
@@ -280,16 +296,7 @@ impl DockerKind {
         let name = context.target.local();
         self.nobody_else(context, old).await?;
         if let Some(old) = old {
-            // Started since it was stopped, by a person or by a last resort that the journal knows nothing of.
-            if self.found(&old.id).await?.is_some_and(|old| runs(&old)) {
-                return Err(refused(
-                    "runs-again",
-                    format!(
-                        "container {} was stopped and runs again: two would run",
-                        short(&old.id)
-                    ),
-                ));
-            }
+            self.still_stopped(old).await?;
             let aside = own_name(Role::Previous, context.order_id, context.target);
             self.rename(&old.id, &aside).await?;
         }
@@ -457,13 +464,17 @@ impl DockerKind {
         &self,
         context: &StepContext<'_>,
         policy: &Value,
+        old: Option<&Old>,
     ) -> Result<Done, StepError> {
         let (id, inspect) = self.replacement(context).await?;
         if !runs(&inspect) {
             return Err(refused(
                 "stopped-again",
-                format!("container {} has stopped", short(&id)),
+                format!("container {} does not run any more", short(&id)),
             ));
+        }
+        if let Some(old) = old {
+            self.still_stopped(old).await?;
         }
         if name_of(&inspect) != context.target.local() {
             return Err(refused(

@@ -40,7 +40,7 @@ impl DockerKind {
             Job::SwapNames { old } => self.swap_names(context, old.as_ref()).await,
             Job::StartNew => self.start_new(context).await,
             Job::Verify { record, revision } => self.verify(context, &record, &revision).await,
-            Job::Commit { policy } => self.commit(context, &policy).await,
+            Job::Commit { policy, old } => self.commit(context, &policy, old.as_ref()).await,
             Job::EndRedirect { ports, wait } => self.end_redirect(context, &ports, wait).await,
             Job::StopStandby => self.stop_standby(context).await,
         }
