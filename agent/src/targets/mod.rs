@@ -84,6 +84,8 @@ pub struct PlanInput {
     pub target: TargetName,
     /// What runs now, as recorded. None: nothing bears the name.
     pub from: Option<Recorded>,
+    /// The instance that `from` was read from ([`Observed::instance`]): no other may be replaced.
+    pub instance: String,
     pub to: Recorded,
     pub scope: v1::RestoreScope,
     /// As the operator wishes; `Unspecified`: by label, else by what the target allows.

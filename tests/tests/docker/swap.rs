@@ -4,6 +4,7 @@
 use std::time::SystemTime;
 
 use rstest::rstest;
+use sternway_agent::targets::Kind as _;
 use sternway_proto::v1::{Swap, Verdict};
 use sternway_tests::{
     engine::Scope,
@@ -151,9 +152,41 @@ async fn a_warm_restore_has_no_requests_lost_by_any_client(#[case] back: bool) {
 }
 
 #[tokio::test]
-async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
+async fn a_container_that_was_deployed_while_it_is_planned_is_not_replaced() {
     let shop = Shop::new(&QUICK).await;
-    let mut order = shop.order(Swap::Cold).await;
+    let seen = shop.instance().await;
+    let image = Image {
+        version: "v3",
+        ..Image::default()
+    };
+    let image = image.shared().await;
+    shop.scope.redeploy("shop", &QUICK, &image).await;
+    let blocked = async |instance: &str| {
+        let input = shop.input(instance, Swap::Cold);
+        let draft = shop.kind.plan(&input).await.expect("it is planned");
+        let first = draft.blockers.first().map(|first| first.code.clone());
+        first.unwrap_or_default()
+    };
+    assert_eq!(blocked(&seen).await, "changed-meanwhile");
+    assert_eq!(blocked("").await, "changed-meanwhile", "nothing bore it");
+    shop.scope.cli(&["rm", "-f", shop.target.local()]).await;
+    assert_eq!(blocked(&seen).await, "changed-meanwhile", "it is gone");
+    assert_eq!(blocked("").await, "");
+}
+
+#[rstest]
+#[case::before_it_is_stopped(Swap::Cold, "stop-old")]
+#[case::before_its_connections_are_redirected(Swap::Warm, "redirect")]
+#[tokio::test]
+async fn a_container_that_somebody_deployed_meanwhile_is_left_alone(
+    #[case] swap: Swap,
+    #[case] refused: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let flags = flags(&publish);
+    let shop = Shop::new(&flags).await;
+    let mut order = shop.order(swap).await;
     let steps = order.steps();
     let at = |verb: &str| {
         let found = steps
@@ -161,7 +194,7 @@ async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
             .position(|step| step.id == format!("docker.{verb}"));
         found.expect("a step")
     };
-    for step in &steps[..at("stop-old")] {
+    for step in &steps[..at(refused)] {
         order.apply(step).await.expect("it succeeds");
     }
     let image = Image {
@@ -170,10 +203,10 @@ async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
     }
     .shared()
     .await;
-    let stranger = shop.scope.redeploy("shop", &QUICK, &image).await;
-    let error = order.apply(&steps[at("stop-old")]).await;
+    let stranger = shop.scope.redeploy("shop", &flags, &image).await;
+    let error = order.apply(&steps[at(refused)]).await;
     assert_eq!(error.expect_err("it is refused").code, "changed-by-another");
-    order.undo_all(at("stop-old") + 1).await;
+    order.undo_all(at(refused) + 1).await;
     let now = shop.scope.inspect("shop").await.expect("it is there");
     assert_eq!(now.id.as_deref(), Some(stranger.as_str()));
     assert_eq!(shop.running().await, [shop.target.local()]);

@@ -78,6 +78,7 @@ impl Kind for DockerKind {
         };
         let problems = self.readiness(target, &recorded).await;
         let old = self.standing_container(target.local()).await?;
+        let replaced = plan::replaced(target, &input.instance, old.as_ref());
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),
@@ -95,7 +96,8 @@ impl Kind for DockerKind {
             redirect: self.redirectable(&result).await?,
             has_health_check: self.has_health_check(&result).await,
         });
-        let mut blockers = decision.blockers;
+        let mut blockers: Vec<_> = replaced.into_iter().collect();
+        blockers.extend(decision.blockers);
         blockers.extend(problems);
         Ok(Draft {
             steps: decision.steps,

@@ -241,7 +241,7 @@ impl DockerKind {
     }
 
     /// Compare before acting: the name may belong to the old container, to ours, or to nobody.
-    async fn nobody_else(
+    pub(super) async fn nobody_else(
         &self,
         context: &StepContext<'_>,
         old: Option<&Old>,

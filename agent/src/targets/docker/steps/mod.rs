@@ -30,7 +30,7 @@ impl DockerKind {
             Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
-            Job::Redirect { ports } => self.redirect(context, &ports).await,
+            Job::Redirect { ports, old } => self.redirect(context, &ports, old.as_ref()).await,
             Job::DrainOld { wait, old, ports } => {
                 Ok(self.drain_old(old.as_ref(), &ports, wait).await)
             }
