@@ -225,6 +225,23 @@ mod tests {
     }
 
     #[test]
+    fn the_unit_hides_no_path_that_a_container_may_bind() {
+        let unit = include_str!("../../../../deploy/systemd/sternway-agent.service");
+        let hides = |line: &&str| {
+            let (key, value) = line.split_once('=').unwrap_or((*line, ""));
+            match key {
+                "PrivateTmp" | "PrivateDevices" | "ProtectKernelModules" => value != "no",
+                "ProtectHome" => value != "read-only",
+                "ProtectProc" | "ProcSubset" | "InaccessiblePaths" | "TemporaryFileSystem"
+                | "RootDirectory" | "RootImage" => true,
+                _ => false,
+            }
+        };
+        let found: Vec<&str> = unit.lines().filter(hides).collect();
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
     fn free_space_is_read_from_the_file_system() {
         assert!(free_bytes("/").is_some_and(|free| free > 0));
         assert_eq!(free_bytes("/nonexistent-folder"), None);
