@@ -172,7 +172,7 @@ impl DockerKind {
 }
 
 /// The container's own name: among the names a list shows, those of legacy links have a second slash.
-fn listed_name(container: &Value) -> Option<&str> {
+pub(super) fn listed_name(container: &Value) -> Option<&str> {
     list(&container["Names"])
         .iter()
         .filter_map(|name| name.as_str()?.strip_prefix('/'))
