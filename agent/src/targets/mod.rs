@@ -3,7 +3,10 @@
 
 pub mod docker;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use sternway_proto::{
@@ -28,6 +31,14 @@ pub struct Observed {
     pub made_by_order: Option<String>,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,
+}
+
+/// What a kind saw of all its targets.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Discovered {
+    pub seen: Vec<Observed>,
+    /// There, but what they are could not be read. Not gone.
+    pub unread: BTreeSet<TargetName>,
 }
 
 /// The content of a revision: what is hashed, stored and restored.
@@ -143,8 +154,8 @@ pub trait Kind: Send + Sync {
     /// What the host's facts should say of the engine behind the kind.
     async fn describe(&self, facts: &mut v1::HostFacts);
 
-    /// All targets of this kind on this host, as they are.
-    async fn discover(&self) -> Result<Vec<Observed>, KindError>;
+    /// All targets of this kind on this host, as they are. One that cannot be read hides no other.
+    async fn discover(&self) -> Result<Discovered, KindError>;
 
     /// One target as it is. A name that nothing bears yields `state = Gone` and no content.
     async fn observe(&self, target: &TargetName) -> Result<Observed, KindError>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use sternway_proto::name::{TargetName, clean_text};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
@@ -100,7 +100,11 @@ impl DockerKind {
             let inspect = match self.engine.container(id).await {
                 Ok(inspect) => inspect,
                 Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_transient() => return Err(error.into()),
+                Err(error) => {
+                    warn!("a container of ours cannot be read and stays: {error}");
+                    continue;
+                }
             };
             let Some(target) = self.target_of(&inspect) else {
                 continue;

@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
-    targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded},
+    targets::{
+        Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
+    },
 };
 
 /// How long each attempt at a step waits for an engine that is away.
@@ -40,7 +42,7 @@ impl Kind for DockerKind {
         self.describe(facts).await;
     }
 
-    async fn discover(&self) -> Result<Vec<Observed>, KindError> {
+    async fn discover(&self) -> Result<Discovered, KindError> {
         self.discover().await
     }
 
@@ -204,7 +206,9 @@ impl DockerKind {
         let mut names = Vec::new();
         for listed in self.engine.containers(&[]).await? {
             let other = text(&listed, "Id");
-            if other == id {
+            // One that does not run needs no namespace; the engine may not even be able to inspect it.
+            let runs = matches!(text(&listed, "State"), "running" | "paused" | "restarting");
+            if other == id || !runs {
                 continue;
             }
             let Some(inspect) = (match self.engine.container(other).await {
