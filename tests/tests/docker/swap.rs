@@ -4,7 +4,13 @@
 use std::time::SystemTime;
 
 use rstest::rstest;
-use sternway_agent::targets::Kind as _;
+use sternway_agent::targets::{
+    Kind as _,
+    docker::{
+        DockerKind, DockerSettings,
+        labels::{Role, own_name},
+    },
+};
 use sternway_proto::v1::{Swap, Verdict};
 use sternway_tests::{
     engine::Scope,
@@ -13,6 +19,8 @@ use sternway_tests::{
     prober::{Prober, host_address, since_epoch},
     shop::Image,
 };
+
+use uuid::Uuid;
 
 use crate::runner::Shop;
 
@@ -272,6 +280,41 @@ async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
 }
 
 #[tokio::test]
+async fn what_was_replaced_is_kept_for_its_dwell_from_when_it_was_put_aside() {
+    let shop = Shop::new(&QUICK).await;
+    let mut order = shop.order(Swap::Cold).await;
+    // Put aside an hour after it ended, as far as its name tells.
+    order.id = ordered_in(3600);
+    order.run().await;
+    let is_kept = async |dwell_hours: u64| {
+        let kind = DockerKind::new(DockerSettings {
+            include: vec![format!("{}-*", shop.scope.name())],
+            dwell_hours,
+            ..DockerSettings::default()
+        });
+        let collected = kind.expect("the settings are valid").collect(&[]).await;
+        collected.expect("it collects");
+        let all = shop.scope.containers().await;
+        all.iter().any(|name| name.starts_with("sternway-previous"))
+    };
+    assert!(is_kept(0).await, "counted from its end");
+    let target = &shop.target;
+    let name = |order| own_name(Role::Previous, order, target);
+    let (aside, lately) = (name(order.id), name(ordered_in(0)));
+    shop.scope.cli(&["rename", &aside, &lately]).await;
+    assert!(is_kept(24).await, "within its dwell");
+    assert!(!is_kept(0).await, "after its dwell");
+    assert_eq!(shop.running().await, [shop.target.local()]);
+}
+
+/// The id of an order that is made in so many seconds.
+fn ordered_in(seconds: u64) -> Uuid {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let at = now.expect("after 1970").as_secs() + seconds;
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, at, 0))
+}
+
+#[tokio::test]
 async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
@@ -282,7 +325,7 @@ async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
         assert!(done.is_ok(), "{}: {done:?}", step.id);
     }
     let running = shop.running().await.len();
-    let collect = async |open: &[uuid::Uuid]| shop.kind.collect(open).await.expect("it collects");
+    let collect = async |open: &[Uuid]| shop.kind.collect(open).await.expect("it collects");
     collect(&[order.id]).await;
     assert_eq!(shop.running().await.len(), running, "the order is open");
     shop.scope.cli(&["stop", shop.target.local()]).await;
