@@ -252,10 +252,14 @@ async fn a_revision_that_crashes_does_not_pass() {
 }
 
 #[rstest]
-#[case::the_old_one_can(false)]
-#[case::only_the_new_one_can(true)]
+#[case::the_old_one_can(false, false)]
+#[case::the_old_one_can_and_the_standby_is_gone(false, true)]
+#[case::only_the_new_one_can(true, false)]
 #[tokio::test]
-async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
+async fn the_last_resort_leaves_exactly_one_running(
+    #[case] without_old: bool,
+    #[case] without_standby: bool,
+) {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
     let shop = Shop::new(&flags(&publish)).await;
@@ -269,6 +273,11 @@ async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
     if without_old {
         shop.scope.cli(&["rm", &old.expect("an id")]).await;
     }
+    if without_standby {
+        let standby = own_name(Role::Standby, order.id, &shop.target);
+        shop.scope.cli(&["rm", "-f", &standby]).await;
+    }
+    assert!(crate::runner::tables().contains(&order.id.simple().to_string()));
     let rescued = shop.kind.rescue(&order.context(), &steps).await;
     assert!(rescued.is_ok(), "{rescued:?}");
     assert_eq!(shop.running().await, [shop.target.local()]);
