@@ -4,11 +4,13 @@
 use std::time::SystemTime;
 
 use rstest::rstest;
+use serde_json::json;
 use sternway_agent::targets::{
     Kind as _,
     docker::{
         DockerKind, DockerSettings,
         labels::{Role, own_name},
+        record::ContainerRecord,
     },
 };
 use sternway_proto::v1::{Swap, Verdict};
@@ -249,6 +251,30 @@ async fn a_revision_that_crashes_does_not_pass() {
     order.undo_all(at + 1).await;
     assert_eq!(shop.serving().await, Some(2));
     shop.is_tidy(order.id, false).await;
+}
+
+#[tokio::test]
+async fn never_leaked_what_the_engine_quotes_of_a_container_it_cannot_start() {
+    const SECRET: &str = "/s3cr3t-s3cr3t";
+    let mut shop = Shop::new(&QUICK).await;
+    let mut record = ContainerRecord::from_bytes(&shop.v1.record).expect("a record");
+    for (key, value) in [("Entrypoint", SECRET), ("Env", &format!("S={SECRET}"))] {
+        record.config.insert(key.to_owned(), json!([value]));
+    }
+    shop.v1.record = record.to_bytes().expect("it is written");
+    let mut order = shop.order(Swap::Cold).await;
+    let mut failed = None;
+    for (at, step) in order.steps().iter().enumerate() {
+        if let Err(error) = order.apply(step).await {
+            failed = Some((at, error));
+            break;
+        }
+    }
+    let (at, error) = failed.expect("it cannot be started");
+    assert!(error.message.contains("***"), "{error}");
+    assert!(!error.message.contains("s3cr3t"), "{error}");
+    order.undo_all(at + 1).await;
+    assert_eq!(shop.serving().await, Some(2));
 }
 
 #[rstest]

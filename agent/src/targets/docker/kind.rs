@@ -117,17 +117,20 @@ impl Kind for DockerKind {
 
     async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         self.awaited(step.timeout).await?;
-        self.apply(context, step).await
+        let done = self.apply(context, step).await;
+        self.told(context, std::slice::from_ref(step), done).await
     }
 
     async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         self.awaited(step.timeout).await?;
-        self.undo(context, step).await
+        let done = self.undo(context, step).await;
+        self.told(context, std::slice::from_ref(step), done).await
     }
 
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError> {
         self.awaited(LAST_RESORT).await?;
-        self.rescue(context, steps).await
+        let done = self.rescue(context, steps).await;
+        self.told(context, steps, done).await
     }
 
     async fn check(
