@@ -185,6 +185,27 @@ async fn a_container_that_was_deployed_while_it_is_planned_is_not_replaced() {
 }
 
 #[rstest]
+#[case::where_nothing_is_said("app=shop", Swap::Warm, "overlap")]
+#[case::by_its_wish("sternway.swap=cold", Swap::Cold, "sternway.swap")]
+#[case::because_there_may_be_one_only("sternway.exclusive=true", Swap::Cold, "sternway.exclusive")]
+#[tokio::test]
+async fn labels_decide_how_to_swap_where_the_operator_does_not(
+    #[case] label: &str,
+    #[case] swap: Swap,
+    #[case] reason: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&[&flags(&publish)[..], &["--label", label]].concat()).await;
+    let order = shop.order(Swap::Unspecified).await;
+    let draft = &order.draft;
+    assert_eq!(draft.swap, swap, "{}", draft.swap_reason);
+    assert!(draft.swap_reason.contains(reason), "{}", draft.swap_reason);
+    let redirects = draft.steps.iter().any(|step| step.id == "docker.redirect");
+    assert_eq!(redirects, swap == Swap::Warm);
+}
+
+#[rstest]
 #[case::before_it_is_stopped(Swap::Cold, "stop-old")]
 #[case::before_its_connections_are_redirected(Swap::Warm, "redirect")]
 #[tokio::test]
