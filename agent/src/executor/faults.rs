@@ -136,7 +136,6 @@ impl Kind for Scripted {
             },
             content: world.running.map(content),
             instance: world.instance.to_string(),
-            made_by_order: None,
             unsupported: None,
         })
     }

@@ -380,7 +380,6 @@ fn gone(target: &TargetName) -> Observed {
         state: v1::TargetState::Gone,
         content: None,
         instance: String::new(),
-        made_by_order: None,
         unsupported: None,
     }
 }

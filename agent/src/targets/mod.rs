@@ -27,8 +27,6 @@ pub struct Observed {
     /// Changes with each deployment *and* each replacement of the instance (for docker the
     /// container's id): tells "deployed again" from "restarted".
     pub instance: String,
-    /// The order of ours that made this instance, from its label.
-    pub made_by_order: Option<String>,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,
 }

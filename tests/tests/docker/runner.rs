@@ -168,7 +168,6 @@ impl Order<'_> {
     pub(crate) fn context(&self) -> StepContext<'_> {
         StepContext {
             order_id: self.id,
-            epoch: 1,
             target: &self.shop.target,
             outputs: &self.outputs,
             evidence: &self.sink,

@@ -96,7 +96,6 @@ impl DockerKind {
         let mut observed = Observed {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
-            made_by_order: labels_of(&inspect).remove(labels::ORDER),
             unsupported: unsupported(target, &inspect),
             content: None,
             target: target.clone(),
@@ -219,7 +218,6 @@ fn gone(target: &TargetName) -> Observed {
         state: TargetState::Gone,
         content: None,
         instance: String::new(),
-        made_by_order: None,
         unsupported: None,
     }
 }

@@ -18,8 +18,6 @@ pub const ROLE: &str = "sternway.role";
 pub const TARGET: &str = "sternway.target";
 /// The image as the recorded container asked for it, where it was created by the image's id.
 pub const IMAGE: &str = "sternway.image";
-/// The controller's epoch of the order that made this container.
-pub const EPOCH: &str = "sternway.epoch";
 /// The id of the image a keeper keeps.
 pub const KEEPS: &str = "sternway.keeps";
 
@@ -27,6 +25,9 @@ pub const KEEPS: &str = "sternway.keeps";
 pub const IGNORE: &str = "sternway.ignore";
 /// `warm` or `cold`: how to swap unless the operator says otherwise. Written by people.
 pub const SWAP: &str = "sternway.swap";
+
+/// Written by earlier versions: containers that they made still bear it.
+const EPOCH: &str = "sternway.epoch";
 
 /// Labels that Sternway writes: left out of records.
 const OWN: [&str; 6] = [ORDER, ROLE, TARGET, IMAGE, EPOCH, KEEPS];
