@@ -65,7 +65,6 @@ pub struct StepError {
 /// by name alone.
 pub struct StepContext<'a> {
     pub order_id: Uuid,
-    pub epoch: u64,
     pub target: &'a TargetName,
     /// The outputs of the steps that succeeded so far, by step id.
     pub outputs: &'a BTreeMap<String, Value>,

@@ -28,7 +28,10 @@ use crate::{
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
     fault,
-    targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded, Registry},
+    targets::{
+        Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
+        Registry,
+    },
 };
 
 const HOST: Uuid = Uuid::from_u128(7);
@@ -62,6 +65,10 @@ struct World {
     rescue_panics: Option<PathBuf>,
     /// It ends, against its contract.
     watch_ends: bool,
+    /// What the target is cannot be read.
+    unread: bool,
+    /// Looks at everything at which it could not.
+    unread_looks: u32,
     /// How long its checks may take.
     checking: Duration,
     /// Orders whose things were spared at the last collection.
@@ -111,8 +118,15 @@ impl Kind for Scripted {
 
     async fn describe(&self, _facts: &mut v1::HostFacts) {}
 
-    async fn discover(&self) -> Result<Vec<Observed>, KindError> {
-        Ok(vec![self.observe(&shop()).await?])
+    async fn discover(&self) -> Result<Discovered, KindError> {
+        let mut all = Discovered::default();
+        if self.world().unread {
+            self.world().unread_looks += 1;
+            all.unread.insert(shop());
+        } else {
+            all.seen.push(self.observe(&shop()).await?);
+        }
+        Ok(all)
     }
 
     async fn observe(&self, target: &TargetName) -> Result<Observed, KindError> {
@@ -126,7 +140,6 @@ impl Kind for Scripted {
             },
             content: world.running.map(content),
             instance: world.instance.to_string(),
-            made_by_order: None,
             unsupported: None,
         })
     }
@@ -462,6 +475,39 @@ async fn what_did_not_run_before_is_undone_when_it_is_back() {
     let end = agent.end(Uuid::from_u128(1)).await.expect("told");
     assert_eq!(end.outcome(), v1::Outcome::Undone, "{end:?}");
     assert_eq!(end.running_revision, "", "{end:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_read_is_not_taken_for_gone() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().unread = true;
+    timeout(SOON, async {
+        while kind.world().unread_looks < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it is looked at");
+    kind.run("v3");
+    kind.world().unread = false;
+    timeout(SOON, async {
+        loop {
+            let found = match agent.reports.recv().await.expect("running") {
+                Report::Inventory(all) => all.targets,
+                Report::Target(one) => vec![one],
+                _ => Vec::new(),
+            };
+            for one in found {
+                assert_ne!(one.state(), v1::TargetState::Gone, "{one:?}");
+                if one.current_revision == id("v3").as_str() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+    .expect("it is seen again");
     agent.stop().await;
 }
 

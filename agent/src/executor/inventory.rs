@@ -24,7 +24,7 @@ use super::{
 use crate::{
     engine::step::EvidenceSink,
     store::history::{History, Origin},
-    targets::{Changed, Kind, Observed},
+    targets::{Changed, Discovered, Kind, Observed},
 };
 
 /// How long a look at the host may take.
@@ -69,6 +69,15 @@ fn meaning(history: Option<&History>, observed: &Observed) -> Meaning {
     } else {
         Meaning::Deployed(id)
     }
+}
+
+/// What came of a look at everything.
+#[derive(Default)]
+struct Looked {
+    /// The kinds that could be looked at.
+    answered: Vec<&'static str>,
+    /// Targets of those that are there and could not be read.
+    unread: BTreeSet<TargetName>,
 }
 
 /// The inventory's task.
@@ -144,9 +153,8 @@ impl Inventory {
         }
     }
 
-    /// Answers with the kinds that could be looked at.
-    async fn look_at_all(&mut self) -> Vec<&'static str> {
-        let mut answered = Vec::new();
+    async fn look_at_all(&mut self) -> Looked {
+        let mut looked = Looked::default();
         self.core
             .outbox
             .facts(facts::gather(&self.core.registry).await);
@@ -155,7 +163,8 @@ impl Inventory {
             match timeout(LOOK_TIMEOUT, kind.discover()).await {
                 Ok(Ok(all)) => {
                     self.discovered(&kind, &all);
-                    answered.push(kind.label());
+                    looked.answered.push(kind.label());
+                    looked.unread.extend(all.unread);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(
@@ -174,16 +183,17 @@ impl Inventory {
             }
         }
         self.core.outbox.looked();
-        answered
+        looked
     }
 
-    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed]) {
-        let seen: BTreeSet<TargetName> = all.iter().map(|one| one.target.clone()).collect();
-        for observed in all {
+    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &Discovered) {
+        let seen: BTreeSet<&TargetName> = all.seen.iter().map(|one| &one.target).collect();
+        for observed in &all.seen {
             self.observed(observed);
         }
         for target in self.core.targets() {
-            if target.kind() == kind.label() && !seen.contains(&target) {
+            let there = seen.contains(&target) || all.unread.contains(&target);
+            if target.kind() == kind.label() && !there {
                 self.observed(&gone(&target));
             }
         }
@@ -315,7 +325,7 @@ impl Inventory {
     }
 
     /// Counts for how long targets are gone, and has those forgotten that are for too long.
-    fn gone(&mut self, answered: &[&'static str]) {
+    fn gone(&mut self, looked: &Looked) {
         let since = self.upkept.replace(Instant::now());
         // Between two looks at which the target was gone it may have been anything; but not for long.
         let since = since
@@ -324,7 +334,7 @@ impl Inventory {
         let (mut gone, mut unseen) = (BTreeSet::new(), BTreeSet::new());
         for target in self.core.targets() {
             let state = self.core.live().get(&target).map(|live| live.state);
-            if !answered.contains(&target.kind()) {
+            if !looked.answered.contains(&target.kind()) || looked.unread.contains(&target) {
                 unseen.insert(target);
             } else if state == Some(v1::TargetState::Gone) {
                 gone.insert(target);
@@ -344,8 +354,8 @@ impl Inventory {
     }
 
     async fn upkeep(&mut self) {
-        let answered = self.look_at_all().await;
-        self.gone(&answered);
+        let looked = self.look_at_all().await;
+        self.gone(&looked);
         let open = self.core.open_orders();
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
@@ -370,7 +380,6 @@ fn gone(target: &TargetName) -> Observed {
         state: v1::TargetState::Gone,
         content: None,
         instance: String::new(),
-        made_by_order: None,
         unsupported: None,
     }
 }

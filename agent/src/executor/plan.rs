@@ -72,6 +72,7 @@ pub(super) async fn plan(core: &Core, wanted: &Wanted<'_>) -> Result<Planned, v1
     let input = PlanInput {
         target: target.clone(),
         from: from.clone(),
+        instance: observed.instance,
         to: to.clone(),
         scope: wanted.scope,
         swap: wanted.swap,

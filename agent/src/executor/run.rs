@@ -353,14 +353,13 @@ impl Course {
 
     async fn call(&mut self, step: &Step, way: Way) -> Result<Result<Done, StepError>, Stalled> {
         let (kind, target) = (self.kind.clone(), self.target().clone());
-        let (order_id, epoch) = (self.id(), self.order.order().epoch);
+        let order_id = self.id();
         let outputs = self.run.outputs().clone();
         let owned = step.clone();
         let result = self
             .with_evidence(step.timeout, async move |sink| {
                 let context = StepContext {
                     order_id,
-                    epoch,
                     target: &target,
                     outputs: &outputs,
                     evidence: &sink,
@@ -455,7 +454,6 @@ impl Course {
         let target = self.target().clone();
         let context = StepContext {
             order_id: self.id(),
-            epoch: self.order.order().epoch,
             target: &target,
             outputs: self.run.outputs(),
             evidence: &sink,

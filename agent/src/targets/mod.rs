@@ -3,7 +3,10 @@
 
 pub mod docker;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use sternway_proto::{
@@ -24,10 +27,16 @@ pub struct Observed {
     /// Changes with each deployment *and* each replacement of the instance (for docker the
     /// container's id): tells "deployed again" from "restarted".
     pub instance: String,
-    /// The order of ours that made this instance, from its label.
-    pub made_by_order: Option<String>,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,
+}
+
+/// What a kind saw of all its targets.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Discovered {
+    pub seen: Vec<Observed>,
+    /// There, but what they are could not be read. Not gone.
+    pub unread: BTreeSet<TargetName>,
 }
 
 /// The content of a revision: what is hashed, stored and restored.
@@ -84,6 +93,8 @@ pub struct PlanInput {
     pub target: TargetName,
     /// What runs now, as recorded. None: nothing bears the name.
     pub from: Option<Recorded>,
+    /// The instance that `from` was read from ([`Observed::instance`]): no other may be replaced.
+    pub instance: String,
     pub to: Recorded,
     pub scope: v1::RestoreScope,
     /// As the operator wishes; `Unspecified`: by label, else by what the target allows.
@@ -141,8 +152,8 @@ pub trait Kind: Send + Sync {
     /// What the host's facts should say of the engine behind the kind.
     async fn describe(&self, facts: &mut v1::HostFacts);
 
-    /// All targets of this kind on this host, as they are.
-    async fn discover(&self) -> Result<Vec<Observed>, KindError>;
+    /// All targets of this kind on this host, as they are. One that cannot be read hides no other.
+    async fn discover(&self) -> Result<Discovered, KindError>;
 
     /// One target as it is. A name that nothing bears yields `state = Gone` and no content.
     async fn observe(&self, target: &TargetName) -> Result<Observed, KindError>;

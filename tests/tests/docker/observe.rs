@@ -73,7 +73,7 @@ async fn plain_containers_are_discovered_and_those_of_others_are_not() {
     ] {
         scope.run(name, &["--label", label], &image).await;
     }
-    let found = kind.discover().await.expect("discovered");
+    let found = kind.discover().await.expect("discovered").seen;
     let names: Vec<&str> = found.iter().map(|one| one.target.as_str()).collect();
     assert_eq!(names, [scope.target("rm"), scope.target("web")]);
     let reason = found[0].unsupported.as_ref().expect("unsupported");

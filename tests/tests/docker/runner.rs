@@ -72,15 +72,27 @@ impl Shop {
         }
     }
 
-    /// An order that restores `v1`, planned and not begun.
-    pub(crate) async fn order(&self, swap: Swap) -> Order<'_> {
-        let input = PlanInput {
+    /// The container that bears the target's name.
+    pub(crate) async fn instance(&self) -> String {
+        let standing = self.scope.inspect("shop").await;
+        standing.and_then(|found| found.id).unwrap_or_default()
+    }
+
+    /// A restore of `v1`, where that container was seen to run `v2`.
+    pub(crate) fn input(&self, instance: &str, swap: Swap) -> PlanInput {
+        PlanInput {
             target: self.target.clone(),
             from: Some(self.v2.clone()),
+            instance: instance.to_owned(),
             to: self.v1.clone(),
             scope: RestoreScope::Both,
             swap,
-        };
+        }
+    }
+
+    /// An order that restores `v1`, planned and not begun.
+    pub(crate) async fn order(&self, swap: Swap) -> Order<'_> {
+        let input = self.input(&self.instance().await, swap);
         let draft = self.kind.plan(&input).await.expect("it is planned");
         assert_eq!(draft.blockers, [], "blocked");
         let (sink, mut seen) = EvidenceSink::channel();
@@ -156,7 +168,6 @@ impl Order<'_> {
     pub(crate) fn context(&self) -> StepContext<'_> {
         StepContext {
             order_id: self.id,
-            epoch: 1,
             target: &self.shop.target,
             outputs: &self.outputs,
             evidence: &self.sink,

@@ -4,6 +4,15 @@
 use std::time::SystemTime;
 
 use rstest::rstest;
+use serde_json::json;
+use sternway_agent::targets::{
+    Kind as _,
+    docker::{
+        DockerKind, DockerSettings,
+        labels::{Role, own_name},
+        record::ContainerRecord,
+    },
+};
 use sternway_proto::v1::{Swap, Verdict};
 use sternway_tests::{
     engine::Scope,
@@ -12,6 +21,8 @@ use sternway_tests::{
     prober::{Prober, host_address, since_epoch},
     shop::Image,
 };
+
+use uuid::Uuid;
 
 use crate::runner::Shop;
 
@@ -151,9 +162,62 @@ async fn a_warm_restore_has_no_requests_lost_by_any_client(#[case] back: bool) {
 }
 
 #[tokio::test]
-async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
+async fn a_container_that_was_deployed_while_it_is_planned_is_not_replaced() {
     let shop = Shop::new(&QUICK).await;
-    let mut order = shop.order(Swap::Cold).await;
+    let seen = shop.instance().await;
+    let image = Image {
+        version: "v3",
+        ..Image::default()
+    };
+    let image = image.shared().await;
+    shop.scope.redeploy("shop", &QUICK, &image).await;
+    let blocked = async |instance: &str| {
+        let input = shop.input(instance, Swap::Cold);
+        let draft = shop.kind.plan(&input).await.expect("it is planned");
+        let first = draft.blockers.first().map(|first| first.code.clone());
+        first.unwrap_or_default()
+    };
+    assert_eq!(blocked(&seen).await, "changed-meanwhile");
+    assert_eq!(blocked("").await, "changed-meanwhile", "nothing bore it");
+    shop.scope.cli(&["rm", "-f", shop.target.local()]).await;
+    assert_eq!(blocked(&seen).await, "changed-meanwhile", "it is gone");
+    assert_eq!(blocked("").await, "");
+}
+
+#[rstest]
+#[case::where_nothing_is_said("app=shop", Swap::Warm, "overlap")]
+#[case::by_its_wish("sternway.swap=cold", Swap::Cold, "sternway.swap")]
+#[case::because_there_may_be_one_only("sternway.exclusive=true", Swap::Cold, "sternway.exclusive")]
+#[tokio::test]
+async fn labels_decide_how_to_swap_where_the_operator_does_not(
+    #[case] label: &str,
+    #[case] swap: Swap,
+    #[case] reason: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&[&flags(&publish)[..], &["--label", label]].concat()).await;
+    let order = shop.order(Swap::Unspecified).await;
+    let draft = &order.draft;
+    assert_eq!(draft.swap, swap, "{}", draft.swap_reason);
+    assert!(draft.swap_reason.contains(reason), "{}", draft.swap_reason);
+    let redirects = draft.steps.iter().any(|step| step.id == "docker.redirect");
+    assert_eq!(redirects, swap == Swap::Warm);
+}
+
+#[rstest]
+#[case::before_it_is_stopped(Swap::Cold, "stop-old")]
+#[case::before_its_connections_are_redirected(Swap::Warm, "redirect")]
+#[tokio::test]
+async fn a_container_that_somebody_deployed_meanwhile_is_left_alone(
+    #[case] swap: Swap,
+    #[case] refused: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let flags = flags(&publish);
+    let shop = Shop::new(&flags).await;
+    let mut order = shop.order(swap).await;
     let steps = order.steps();
     let at = |verb: &str| {
         let found = steps
@@ -161,7 +225,7 @@ async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
             .position(|step| step.id == format!("docker.{verb}"));
         found.expect("a step")
     };
-    for step in &steps[..at("stop-old")] {
+    for step in &steps[..at(refused)] {
         order.apply(step).await.expect("it succeeds");
     }
     let image = Image {
@@ -170,10 +234,10 @@ async fn a_container_that_somebody_deployed_meanwhile_is_left_alone() {
     }
     .shared()
     .await;
-    let stranger = shop.scope.redeploy("shop", &QUICK, &image).await;
-    let error = order.apply(&steps[at("stop-old")]).await;
+    let stranger = shop.scope.redeploy("shop", &flags, &image).await;
+    let error = order.apply(&steps[at(refused)]).await;
     assert_eq!(error.expect_err("it is refused").code, "changed-by-another");
-    order.undo_all(at("stop-old") + 1).await;
+    order.undo_all(at(refused) + 1).await;
     let now = shop.scope.inspect("shop").await.expect("it is there");
     assert_eq!(now.id.as_deref(), Some(stranger.as_str()));
     assert_eq!(shop.running().await, [shop.target.local()]);
@@ -210,11 +274,39 @@ async fn a_revision_that_crashes_does_not_pass() {
     shop.is_tidy(order.id, false).await;
 }
 
-#[rstest]
-#[case::the_old_one_can(false)]
-#[case::only_the_new_one_can(true)]
 #[tokio::test]
-async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
+async fn never_leaked_what_the_engine_quotes_of_a_container_it_cannot_start() {
+    const SECRET: &str = "/s3cr3t-s3cr3t";
+    let mut shop = Shop::new(&QUICK).await;
+    let mut record = ContainerRecord::from_bytes(&shop.v1.record).expect("a record");
+    for (key, value) in [("Entrypoint", SECRET), ("Env", &format!("S={SECRET}"))] {
+        record.config.insert(key.to_owned(), json!([value]));
+    }
+    shop.v1.record = record.to_bytes().expect("it is written");
+    let mut order = shop.order(Swap::Cold).await;
+    let mut failed = None;
+    for (at, step) in order.steps().iter().enumerate() {
+        if let Err(error) = order.apply(step).await {
+            failed = Some((at, error));
+            break;
+        }
+    }
+    let (at, error) = failed.expect("it cannot be started");
+    assert!(error.message.contains("***"), "{error}");
+    assert!(!error.message.contains("s3cr3t"), "{error}");
+    order.undo_all(at + 1).await;
+    assert_eq!(shop.serving().await, Some(2));
+}
+
+#[rstest]
+#[case::the_old_one_can(false, false)]
+#[case::the_old_one_can_and_the_standby_is_gone(false, true)]
+#[case::only_the_new_one_can(true, false)]
+#[tokio::test]
+async fn the_last_resort_leaves_exactly_one_running(
+    #[case] without_old: bool,
+    #[case] without_standby: bool,
+) {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
     let shop = Shop::new(&flags(&publish)).await;
@@ -228,6 +320,11 @@ async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
     if without_old {
         shop.scope.cli(&["rm", &old.expect("an id")]).await;
     }
+    if without_standby {
+        let standby = own_name(Role::Standby, order.id, &shop.target);
+        shop.scope.cli(&["rm", "-f", &standby]).await;
+    }
+    assert!(crate::runner::tables().contains(&order.id.simple().to_string()));
     let rescued = shop.kind.rescue(&order.context(), &steps).await;
     assert!(rescued.is_ok(), "{rescued:?}");
     assert_eq!(shop.running().await, [shop.target.local()]);
@@ -236,6 +333,41 @@ async fn the_last_resort_leaves_exactly_one_running(#[case] without_old: bool) {
     let serving = if without_old { 1 } else { 2 };
     assert_eq!(shop.serving().await, Some(serving));
     assert_eq!(shop.policy().await, "always");
+}
+
+#[tokio::test]
+async fn what_was_replaced_is_kept_for_its_dwell_from_when_it_was_put_aside() {
+    let shop = Shop::new(&QUICK).await;
+    let mut order = shop.order(Swap::Cold).await;
+    // Put aside an hour after it ended, as far as its name tells.
+    order.id = ordered_in(3600);
+    order.run().await;
+    let is_kept = async |dwell_hours: u64| {
+        let kind = DockerKind::new(DockerSettings {
+            include: vec![format!("{}-*", shop.scope.name())],
+            dwell_hours,
+            ..DockerSettings::default()
+        });
+        let collected = kind.expect("the settings are valid").collect(&[]).await;
+        collected.expect("it collects");
+        let all = shop.scope.containers().await;
+        all.iter().any(|name| name.starts_with("sternway-previous"))
+    };
+    assert!(is_kept(0).await, "counted from its end");
+    let target = &shop.target;
+    let name = |order| own_name(Role::Previous, order, target);
+    let (aside, lately) = (name(order.id), name(ordered_in(0)));
+    shop.scope.cli(&["rename", &aside, &lately]).await;
+    assert!(is_kept(24).await, "within its dwell");
+    assert!(!is_kept(0).await, "after its dwell");
+    assert_eq!(shop.running().await, [shop.target.local()]);
+}
+
+/// The id of an order that is made in so many seconds.
+fn ordered_in(seconds: u64) -> Uuid {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let at = now.expect("after 1970").as_secs() + seconds;
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, at, 0))
 }
 
 #[tokio::test]
@@ -249,7 +381,7 @@ async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
         assert!(done.is_ok(), "{}: {done:?}", step.id);
     }
     let running = shop.running().await.len();
-    let collect = async |open: &[uuid::Uuid]| shop.kind.collect(open).await.expect("it collects");
+    let collect = async |open: &[Uuid]| shop.kind.collect(open).await.expect("it collects");
     collect(&[order.id]).await;
     assert_eq!(shop.running().await.len(), running, "the order is open");
     shop.scope.cli(&["stop", shop.target.local()]).await;

@@ -5,6 +5,7 @@
     reason = "tests fail by panicking, in their helpers too"
 )]
 
+mod checks;
 mod controller_crash;
 mod crash;
 mod deliveries;

@@ -136,3 +136,40 @@ async fn a_rollback_to_a_broken_revision_undoes_itself_and_says_so() {
         stage.revision("shop", 1).await["id"]
     );
 }
+
+#[tokio::test]
+async fn one_half_of_a_revision_goes_back_and_the_other_stays() {
+    let stage = Stage::new().await;
+    let plain = |version| Image {
+        version,
+        ..Image::default()
+    };
+    let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+    let flags = |setting| ["-l", "sternway.soak=0s", "-e", setting];
+    let halves = ["image", "config"];
+    for half in halves {
+        stage.scope.run(half, &flags("A=1"), &v1).await;
+    }
+    for half in halves {
+        stage.current(half, 1).await;
+        stage.scope.redeploy(half, &flags("A=2"), &v2).await;
+        stage.current(half, 2).await;
+    }
+    for (half, version, setting) in [("image", "v1", "A=2"), ("config", "v2", "A=1")] {
+        let target = stage.scope.target(half);
+        let rollback = ["rollback", "--host", HOST, "--target", &target, "--to", "1"];
+        let rollback = [&rollback[..], &["--only", half, "--yes"]].concat();
+        let _ = stage.ctl.run(&rollback).await.exits(0);
+        let found = stage.scope.inspect(half).await.expect("it is there");
+        let variables = found.config.and_then(|config| config.env);
+        let variables = variables.unwrap_or_default();
+        // The version is what the image itself sets.
+        for wanted in [&format!("SHOP_VERSION={version}"), setting] {
+            let set = variables.iter().any(|variable| variable == wanted);
+            assert!(set, "only {half}: {wanted} in {variables:?}");
+        }
+        assert_eq!(found.state.and_then(|state| state.running), Some(true));
+        // Neither of the two that were deployed: a third, which can be undone itself.
+        stage.current(half, 3).await;
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use sternway_proto::name::{TargetName, clean_text};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     client::EngineError,
     discover::{labels_of, name_of},
     drain,
-    labels::{self, NAME_PREFIX, Role},
+    labels::{self, NAME_PREFIX, Role, order_tail},
     localnet::Mark,
     normalise::{short, text},
     redirect::{self, RedirectError},
@@ -38,12 +38,11 @@ fn fate(inspect: &Value, open: &[Uuid], now: Timestamp, dwell: Duration) -> Fate
         return Fate::Stays;
     }
     let is = |role: Role| name.starts_with(&format!("{NAME_PREFIX}{}-", role.as_str()));
-    if open.iter().any(|order| name.contains(&tail(*order))) {
+    if open.iter().any(|order| name.contains(&order_tail(*order))) {
         return Fate::Stays;
     }
     if is(Role::Previous) {
-        let since: Option<Timestamp> = text(state, "FinishedAt").parse().ok();
-        let old = since.is_some_and(|since| {
+        let old = kept_since(inspect).is_some_and(|since| {
             let age = now.duration_since(since);
             age.unsigned_abs() > dwell && age.is_positive()
         });
@@ -56,9 +55,15 @@ fn fate(inspect: &Value, open: &[Uuid], now: Timestamp, dwell: Duration) -> Fate
     Fate::Stays
 }
 
-/// What the names of an order's containers have in common; as [`labels::own_name`] makes them.
-fn tail(order: Uuid) -> String {
-    order.simple().to_string().split_off(20)
+/// Since when it is kept for the post-mortem. It may have crashed long before the order that put it aside; an
+/// earlier version did not write down which order that was.
+fn kept_since(inspect: &Value) -> Option<Timestamp> {
+    let finished = text(&inspect["State"], "FinishedAt").parse().ok();
+    let order = name_of(inspect).split('-').nth(2);
+    let ordered = order
+        .and_then(|order| Uuid::try_parse(order).ok()?.get_timestamp())
+        .and_then(|time| Timestamp::from_second(time.to_unix().0.try_into().ok()?).ok());
+    finished.max(ordered)
 }
 
 /// Whether it is a standby of an order that is over, and still runs.
@@ -68,7 +73,7 @@ fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
     name.starts_with(&standby)
         && labels_of(inspect).contains_key(labels::ORDER)
         && inspect["State"]["Running"].as_bool() == Some(true)
-        && !open.iter().any(|order| name.contains(&tail(*order)))
+        && !open.iter().any(|order| name.contains(&order_tail(*order)))
 }
 
 fn failed(error: RedirectError) -> KindError {
@@ -100,7 +105,11 @@ impl DockerKind {
             let inspect = match self.engine.container(id).await {
                 Ok(inspect) => inspect,
                 Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_transient() => return Err(error.into()),
+                Err(error) => {
+                    warn!("a container of ours cannot be read and stays: {error}");
+                    continue;
+                }
             };
             let Some(target) = self.target_of(&inspect) else {
                 continue;
@@ -191,9 +200,37 @@ mod tests {
 
     use super::*;
 
+    fn ordered_at(time: &str) -> Uuid {
+        let time: Timestamp = time.parse().expect("valid");
+        let seconds = time.as_second().try_into().expect("after 1970");
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+    }
+
+    #[test]
+    fn what_crashed_long_before_it_was_put_aside_is_kept_from_then() {
+        let since = |name: &str| {
+            let finished = "2026-01-02T00:00:00Z";
+            let inspect = json!({"Name": name, "State": {"FinishedAt": finished}});
+            kept_since(&inspect).map(|since| since.to_string())
+        };
+        let target = "docker/my-shop".parse().expect("valid");
+        let put_aside = |time| labels::own_name(Role::Previous, ordered_at(time), &target);
+        for (name, from) in [
+            (put_aside("2026-01-05T00:00:00Z"), "2026-01-05T00:00:00Z"),
+            (put_aside("2026-01-01T00:00:00Z"), "2026-01-02T00:00:00Z"),
+            // As earlier versions named it.
+            (
+                "sternway-previous-0123456789ab-my-shop".to_owned(),
+                "2026-01-02T00:00:00Z",
+            ),
+        ] {
+            assert_eq!(since(&format!("/{name}")).as_deref(), Some(from), "{name}");
+        }
+    }
+
     #[test]
     fn only_what_was_put_aside_long_ago_and_is_not_needed_goes() {
-        let order = Uuid::now_v7();
+        let order = ordered_at("2026-01-01T00:00:00Z");
         let target = "docker/my-shop".parse().expect("valid");
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().expect("valid");
         let dwell = Duration::from_hours(1);

@@ -17,7 +17,7 @@ use super::{
     normalise::{Surroundings, list, normalise, object, text},
     record::{ContainerRecord, Hints},
 };
-use crate::targets::{Content, KindError, Observed};
+use crate::targets::{Content, Discovered, KindError, Observed};
 
 /// Inspections under way at once: enough to hide latency, few enough not to slow the engine's own work.
 const AT_ONCE: usize = 4;
@@ -30,29 +30,38 @@ pub struct Inspected {
 }
 
 impl DockerKind {
-    /// All plain containers of this host that are looked after.
+    /// All plain containers of this host that are looked after. One that the engine cannot inspect (it is known to
+    /// lose a container's layer) is left out and named.
     ///
     /// # Errors
     /// The engine does not answer.
-    pub async fn discover(&self) -> Result<Vec<Observed>, KindError> {
+    pub async fn discover(&self) -> Result<Discovered, KindError> {
         let listed = self.engine.containers(&[]).await?;
         let targets: Vec<TargetName> = listed
             .iter()
             .filter_map(|container| self.target_of_listed(container))
             .collect();
-        let mut observed = Vec::with_capacity(targets.len());
+        let mut all = Discovered::default();
         let mut looks = stream::iter(targets)
-            .map(|target| async move { self.observe(&target).await })
+            .map(|target| async move {
+                let looked = self.observe(&target).await;
+                (target, looked)
+            })
             .buffer_unordered(AT_ONCE);
-        while let Some(one) = looks.next().await {
-            let one = one?;
-            // Removed since the list was made.
-            if one.state != TargetState::Gone {
-                observed.push(one);
+        while let Some((target, looked)) = looks.next().await {
+            match looked {
+                // Removed since the list was made.
+                Ok(one) if one.state == TargetState::Gone => {}
+                Ok(one) => all.seen.push(one),
+                Err(error @ KindError::Unreachable { .. }) => return Err(error),
+                Err(error) => {
+                    warn!(%target, "{target} cannot be read and is left as it was known: {error}");
+                    all.unread.insert(target);
+                }
             }
         }
-        observed.sort_by(|a, b| a.target.cmp(&b.target));
-        Ok(observed)
+        all.seen.sort_by(|a, b| a.target.cmp(&b.target));
+        Ok(all)
     }
 
     /// One target as it is.
@@ -87,7 +96,6 @@ impl DockerKind {
         let mut observed = Observed {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
-            made_by_order: labels_of(&inspect).remove(labels::ORDER),
             unsupported: unsupported(target, &inspect),
             content: None,
             target: target.clone(),
@@ -172,7 +180,7 @@ impl DockerKind {
 }
 
 /// The container's own name: among the names a list shows, those of legacy links have a second slash.
-fn listed_name(container: &Value) -> Option<&str> {
+pub(super) fn listed_name(container: &Value) -> Option<&str> {
     list(&container["Names"])
         .iter()
         .filter_map(|name| name.as_str()?.strip_prefix('/'))
@@ -210,7 +218,6 @@ fn gone(target: &TargetName) -> Observed {
         state: TargetState::Gone,
         content: None,
         instance: String::new(),
-        made_by_order: None,
         unsupported: None,
     }
 }
@@ -292,6 +299,55 @@ mod tests {
         }
         assert_eq!(kind.target_of_listed(&json!({"Names": null})), None);
         assert_eq!(kind.target_of_listed(&json!(null)), None);
+    }
+
+    /// An engine that has containers `good` and `broken`, and cannot inspect the second.
+    async fn half_broken(listener: tokio::net::UnixListener) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        while let Ok((mut call, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && call.read_buf(&mut head).await.unwrap_or(0) > 0 {}
+            let head = String::from_utf8_lossy(&head);
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, body) = match path.rsplit_once("/containers/") {
+                _ if path.ends_with("/version") => {
+                    (200, json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12"}))
+                }
+                Some((_, "good/json")) => (200, json!({"Id": "g", "Name": "/good"})),
+                Some((_, "broken/json")) => {
+                    (500, json!({"message": "RWLayer is unexpectedly nil"}))
+                }
+                Some(_) => (200, json!([{"Names": ["/broken"]}, {"Names": ["/good"]}])),
+                None => (200, json!({})),
+            };
+            let body = body.to_string();
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            let _ = call.write_all(answer.as_bytes()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_container_that_cannot_be_inspected_hides_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("bound");
+        let engine = tokio::spawn(half_broken(listener));
+        let kind = DockerKind::new(super::super::DockerSettings {
+            socket,
+            ..Default::default()
+        })
+        .expect("valid");
+        let found = kind.discover().await.expect("the engine answers");
+        let seen: Vec<&str> = found.seen.iter().map(|one| one.target.as_str()).collect();
+        let unread: Vec<&str> = found.unread.iter().map(TargetName::as_str).collect();
+        assert_eq!((seen, unread), (vec!["docker/good"], vec!["docker/broken"]));
+        engine.abort();
+        let _ = engine.await;
+        let gone = kind.discover().await.expect_err("nobody listens");
+        assert!(matches!(gone, KindError::Unreachable { .. }), "{gone}");
     }
 
     #[test]

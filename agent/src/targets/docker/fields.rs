@@ -84,7 +84,9 @@ fn config(config: &Settings, fields: &mut Vec<FieldValue>) {
     for (key, value) in config {
         match key.as_str() {
             "Env" => fields.extend(list(value).iter().filter_map(variable)),
-            "Labels" => each(value, "labels", fields, looks_secret),
+            "Labels" => each(value, "labels", fields, |name| {
+                looks_secret(name) || is_check(name)
+            }),
             "ExposedPorts" => each(value, "exposed", fields, |_| false),
             "Volumes" => each(value, "volumes", fields, |_| false),
             "Healthcheck" => each(value, "healthcheck", fields, |name| name == "test"),
@@ -207,6 +209,13 @@ fn field(path: &str, value: &str, private: bool) -> FieldValue {
     }
 }
 
+/// Checks that are written as a command or an address are private as commands are: either may hold a password.
+fn is_check(label: &str) -> bool {
+    let check = label.strip_prefix("sternway.check.").unwrap_or_default();
+    let kind = check.split('.').next().unwrap_or_default();
+    matches!(kind, "http" | "command") && !check.ends_with(".status")
+}
+
 /// Names under which people put secrets into labels.
 fn looks_secret(name: &str) -> bool {
     const WORDS: [&str; 9] = [
@@ -245,7 +254,9 @@ mod tests {
                 "Cmd": ["--password", "hunter2"],
                 "Entrypoint": ["hunter2"],
                 "Healthcheck": {"Test": ["CMD", "curl", "-u", "hunter2"], "Interval": 5},
-                "Labels": {"app": "shop", "db.password": "hunter2", "\u{1b}[2J": "x", "big": "y".repeat(10_000)},
+                "Labels": {"app": "shop", "db.password": "hunter2", "\u{1b}[2J": "x", "big": "y".repeat(10_000),
+                    "sternway.check.http.1": ":80/?token=hunter2", "sternway.check.http.1.status": "204",
+                    "sternway.check.command": "[\"/check\",\"hunter2\"]"},
                 "Unheard": "hunter2",
             })),
             host: settings(json!({
@@ -297,6 +308,7 @@ mod tests {
         assert_eq!(plain("mounts./data"), Some("data:/data:ro"));
         assert_eq!(plain("host.Memory"), Some("4096"));
         assert_eq!(plain("labels.app"), Some("shop"));
+        assert_eq!(plain("labels.sternway.check.http.1.status"), Some("204"));
         assert_eq!(plain("networks.front.aliases"), Some("[\"web\"]"));
         assert_eq!(plain("healthcheck.interval"), Some("5"));
         assert!(

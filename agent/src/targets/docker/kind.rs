@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
-    targets::{Changed, Content, Draft, Kind, KindError, Observed, PlanInput, Recorded},
+    targets::{
+        Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
+    },
 };
 
 /// How long each attempt at a step waits for an engine that is away.
@@ -40,7 +42,7 @@ impl Kind for DockerKind {
         self.describe(facts).await;
     }
 
-    async fn discover(&self) -> Result<Vec<Observed>, KindError> {
+    async fn discover(&self) -> Result<Discovered, KindError> {
         self.discover().await
     }
 
@@ -78,6 +80,7 @@ impl Kind for DockerKind {
         };
         let problems = self.readiness(target, &recorded).await;
         let old = self.standing_container(target.local()).await?;
+        let replaced = plan::replaced(target, &input.instance, old.as_ref());
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),
@@ -95,7 +98,8 @@ impl Kind for DockerKind {
             redirect: self.redirectable(&result).await?,
             has_health_check: self.has_health_check(&result).await,
         });
-        let mut blockers = decision.blockers;
+        let mut blockers: Vec<_> = replaced.into_iter().collect();
+        blockers.extend(decision.blockers);
         blockers.extend(problems);
         Ok(Draft {
             steps: decision.steps,
@@ -113,17 +117,20 @@ impl Kind for DockerKind {
 
     async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         self.awaited(step.timeout).await?;
-        self.apply(context, step).await
+        let done = self.apply(context, step).await;
+        self.told(context, std::slice::from_ref(step), done).await
     }
 
     async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         self.awaited(step.timeout).await?;
-        self.undo(context, step).await
+        let done = self.undo(context, step).await;
+        self.told(context, std::slice::from_ref(step), done).await
     }
 
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError> {
         self.awaited(LAST_RESORT).await?;
-        self.rescue(context, steps).await
+        let done = self.rescue(context, steps).await;
+        self.told(context, steps, done).await
     }
 
     async fn check(
@@ -202,7 +209,9 @@ impl DockerKind {
         let mut names = Vec::new();
         for listed in self.engine.containers(&[]).await? {
             let other = text(&listed, "Id");
-            if other == id {
+            // One that does not run needs no namespace; the engine may not even be able to inspect it.
+            let runs = matches!(text(&listed, "State"), "running" | "paused" | "restarting");
+            if other == id || !runs {
                 continue;
             }
             let Some(inspect) = (match self.engine.container(other).await {

@@ -18,8 +18,6 @@ pub const ROLE: &str = "sternway.role";
 pub const TARGET: &str = "sternway.target";
 /// The image as the recorded container asked for it, where it was created by the image's id.
 pub const IMAGE: &str = "sternway.image";
-/// The controller's epoch of the order that made this container.
-pub const EPOCH: &str = "sternway.epoch";
 /// The id of the image a keeper keeps.
 pub const KEEPS: &str = "sternway.keeps";
 
@@ -27,6 +25,9 @@ pub const KEEPS: &str = "sternway.keeps";
 pub const IGNORE: &str = "sternway.ignore";
 /// `warm` or `cold`: how to swap unless the operator says otherwise. Written by people.
 pub const SWAP: &str = "sternway.swap";
+
+/// Written by earlier versions: containers that they made still bear it.
+const EPOCH: &str = "sternway.epoch";
 
 /// Labels that Sternway writes: left out of records.
 const OWN: [&str; 6] = [ORDER, ROLE, TARGET, IMAGE, EPOCH, KEEPS];
@@ -60,11 +61,19 @@ impl Role {
 /// was moved aside cannot be labelled any more, so its name has to tell.
 pub const NAME_PREFIX: &str = "sternway-";
 
-/// The name of a container of ours, unique to its order, readable with the target's name in it.
+/// The name of a container of ours, unique to its order, readable with the target's name in it. One that was put
+/// aside bears the whole id of its order, which carries its time.
 pub fn own_name(role: Role, order: Uuid, target: &TargetName) -> String {
-    // The tail of a version 7 UUID is its random part.
-    let tail = order.simple().to_string().split_off(20);
-    format!("{NAME_PREFIX}{}-{tail}-{}", role.as_str(), target.local())
+    let order = match role {
+        Role::Previous => order.simple().to_string(),
+        _ => order_tail(order),
+    };
+    format!("{NAME_PREFIX}{}-{order}-{}", role.as_str(), target.local())
+}
+
+/// What the names of all containers of an order have in common: the random part of a version 7 UUID.
+pub fn order_tail(order: Uuid) -> String {
+    order.simple().to_string().split_off(20)
 }
 
 /// Whether the label is one that Sternway writes itself.

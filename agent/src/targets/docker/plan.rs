@@ -34,6 +34,9 @@ pub(super) enum Job {
     },
     Redirect {
         ports: Vec<Published>,
+        /// None: planned by an earlier version, which did not look whose connections it redirects.
+        #[serde(default)]
+        old: Option<Old>,
     },
     DrainOld {
         wait: Duration,
@@ -126,6 +129,28 @@ const FETCH: Duration = Duration::from_mins(15);
 const STOP: Duration = Duration::from_mins(12);
 /// For a container to take connections, and for another's to end.
 const HANDOVER: Duration = Duration::from_mins(3);
+
+/// What is planned is the change from the container that was looked at. Where another bears the name by now, what
+/// would be replaced is one that nobody compared.
+pub(super) fn replaced(target: &TargetName, seen: &str, old: Option<&Old>) -> Option<Problem> {
+    let found = old.map_or("", |old| old.id.as_str());
+    if found == seen {
+        return None;
+    }
+    let name = |id: &str| match id {
+        "" => "nothing".to_owned(),
+        id => format!("container {}", short(id)),
+    };
+    Some(Problem::new(
+        "changed-meanwhile",
+        format!(
+            "{target} was {} when it was looked at, and {} bears its name now",
+            name(seen),
+            name(found)
+        ),
+        "see what was deployed under the name (`docker ps -a`), then plan again: `ctl rollback --dry-run`",
+    ))
+}
 
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
@@ -244,6 +269,7 @@ fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
             HANDOVER,
             &Job::Redirect {
                 ports: ports.clone(),
+                old: facts.old.clone(),
             },
         );
         add(

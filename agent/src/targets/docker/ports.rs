@@ -1,29 +1,64 @@
 //! Who holds the ports that a revision publishes: another container, or a process of the host.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde_json::Value;
 use sternway_proto::{name::TargetName, v1::Problem};
 
 use super::{
+    discover::listed_name,
     normalise::{list, text},
     record::ContainerRecord,
 };
 
-/// A port of the host and its protocol.
-type Port = (u16, String);
+/// A port of the host at one address, and its protocol.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Port {
+    number: u16,
+    protocol: String,
+    address: IpAddr,
+}
 
-/// Problems with ports that somebody else holds. `listed` is the engine's list of all containers.
+impl Port {
+    /// Whether both cannot be held at once. A socket at `::` may take IPv4 as well: whether it does cannot be
+    /// seen, so it counts as if it did.
+    fn clashes(&self, other: &Self) -> bool {
+        let takes = |one: IpAddr, other: IpAddr| match one {
+            IpAddr::V4(one) => one.is_unspecified() && other.is_ipv4(),
+            IpAddr::V6(one) => one.is_unspecified(),
+        };
+        let (one, two) = (self.address, other.address);
+        self.number == other.number
+            && self.protocol == other.protocol
+            && (one == two || takes(one, two) || takes(two, one))
+    }
+
+    /// For a person; the address only where it is one.
+    fn named(&self) -> String {
+        let (number, protocol) = (self.number, &self.protocol);
+        if self.address.is_unspecified() {
+            format!("port {number}/{protocol}")
+        } else {
+            format!("port {number}/{protocol} of {}", self.address)
+        }
+    }
+}
+
+/// Problems with ports that somebody else holds. `listed` is the engine's list of all containers, `standing` the
+/// inspect answer of the target's own.
 pub(super) async fn taken(
     target: &TargetName,
     record: &ContainerRecord,
     listed: &[Value],
+    standing: Option<&Value>,
 ) -> Vec<Problem> {
     let wanted = published(record);
     if wanted.is_empty() {
         return Vec::new();
     }
-    let (own, others) = holders(target, listed);
     let mut listening = BTreeSet::new();
     for protocol in ["tcp", "udp"] {
         for version in ["", "6"] {
@@ -32,23 +67,38 @@ pub(super) async fn taken(
             listening.extend(listeners(&table, protocol));
         }
     }
-    wanted
-        .into_iter()
-        .filter(|port| !own.contains(port))
-        .filter_map(|port| {
-            let holder = others.iter().find(|(held, _)| *held == port);
-            let holder = match holder {
-                Some((_, name)) => format!("container {name}"),
-                None if listening.contains(&port) => "a process of this host".to_owned(),
-                None => return None,
-            };
-            Some(Problem::new(
-                "port-taken",
-                format!("port {}/{} is held by {holder}", port.0, port.1),
-                "free the port: `ss -lntup` shows who listens",
-            ))
-        })
-        .collect()
+    let own = standing.map(own).unwrap_or_default();
+    // What clashes with a port of the target's own is its own: nobody else could have it beside.
+    listening.retain(|port| !own.iter().any(|own| own.clashes(port)));
+    problems(&wanted, &held(target, listed), &listening)
+}
+
+fn problems(
+    wanted: &BTreeSet<Port>,
+    others: &[(Port, String)],
+    listening: &BTreeSet<Port>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for port in wanted {
+        let holder = others.iter().find(|(held, _)| held.clashes(port));
+        let holder = match holder {
+            Some((_, name)) => format!("container {name}"),
+            None if listening.iter().any(|held| held.clashes(port)) => {
+                "a process of this host".to_owned()
+            }
+            None => continue,
+        };
+        let problem = Problem::new(
+            "port-taken",
+            format!("{} is held by {holder}", port.named()),
+            "free the port: `ss -lntup` shows who listens",
+        );
+        // The same of IPv4 and IPv6.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    problems
 }
 
 /// Ports that the record binds. A port left to the engine to choose is never taken. In the network of the
@@ -58,46 +108,74 @@ fn published(record: &ContainerRecord) -> BTreeSet<Port> {
     if matches!(mode, "host" | "none") || mode.starts_with("container:") {
         return BTreeSet::new();
     }
-    let bindings = record.host.get("PortBindings").and_then(Value::as_object);
-    bindings
+    record
+        .host
+        .get("PortBindings")
+        .map(bindings)
+        .unwrap_or_default()
+}
+
+/// The ports in a map as the engine writes it: `{"80/tcp": [{"HostIp": "", "HostPort": "80"}]}`.
+fn bindings(map: &Value) -> BTreeSet<Port> {
+    map.as_object()
         .into_iter()
         .flatten()
         .flat_map(|(port, hosts)| {
             let protocol = port.split_once('/').map_or("tcp", |(_, protocol)| protocol);
-            list(hosts).iter().filter_map(move |host| {
-                let number: u16 = text(host, "HostPort").parse().ok()?;
-                (number != 0).then(|| (number, protocol.to_owned()))
+            list(hosts).iter().flat_map(move |host| {
+                let number = text(host, "HostPort").parse().unwrap_or(0);
+                at(number, protocol, text(host, "HostIp"))
             })
         })
         .collect()
 }
 
-/// What the target itself holds, and what other containers hold.
-fn holders(target: &TargetName, listed: &[Value]) -> (BTreeSet<Port>, Vec<(Port, String)>) {
-    let mut own = BTreeSet::new();
-    let mut others = Vec::new();
+/// That port wherever an address of the engine's means; 0 is none yet.
+fn at(number: u16, protocol: &str, address: &str) -> Vec<Port> {
+    let everywhere = [
+        Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    ];
+    let addresses = match address.parse::<IpAddr>() {
+        Ok(address) => vec![address.to_canonical()],
+        Err(_) => everywhere.to_vec(),
+    };
+    let port = |address| Port {
+        number,
+        protocol: protocol.to_owned(),
+        address,
+    };
+    let addresses = addresses.into_iter().filter(|_| number != 0);
+    addresses.map(port).collect()
+}
+
+/// What the target's own container holds, or will again in a moment: between two attempts the engine shows none.
+fn own(standing: &Value) -> BTreeSet<Port> {
+    let state = |state: &str| standing["State"][state].as_bool() == Some(true);
+    if !state("Running") && !state("Restarting") {
+        return BTreeSet::new();
+    }
+    let mut own = bindings(&standing["HostConfig"]["PortBindings"]);
+    own.extend(bindings(&standing["NetworkSettings"]["Ports"]));
+    own
+}
+
+/// What other containers hold, and their names.
+fn held(target: &TargetName, listed: &[Value]) -> Vec<(Port, String)> {
+    let mut held = Vec::new();
     for container in listed {
-        let name = list(&container["Names"])
-            .first()
-            .and_then(Value::as_str)
-            .unwrap_or("")
-            .trim_start_matches('/');
+        let name = listed_name(container).unwrap_or_default();
+        if name == target.local() {
+            continue;
+        }
         for port in list(&container["Ports"]) {
-            let Some(number) = port["PublicPort"]
-                .as_u64()
-                .and_then(|n| u16::try_from(n).ok())
-            else {
-                continue;
-            };
-            let port = (number, text(port, "Type").to_owned());
-            if name == target.local() {
-                own.insert(port);
-            } else {
-                others.push((port, name.to_owned()));
-            }
+            let number = port["PublicPort"].as_u64();
+            let number = number.and_then(|number| u16::try_from(number).ok());
+            let ports = at(number.unwrap_or(0), text(port, "Type"), text(port, "IP"));
+            held.extend(ports.into_iter().map(|port| (port, name.to_owned())));
         }
     }
-    (own, others)
+    held
 }
 
 /// The listening sockets in a table of `/proc/net`.
@@ -109,12 +187,35 @@ fn listeners(table: &str, protocol: &str) -> BTreeSet<Port> {
         .skip(1)
         .filter_map(|line| {
             let mut columns = line.split_whitespace().skip(1);
-            let (_, port) = columns.next()?.rsplit_once(':')?;
+            let (address, port) = columns.next()?.rsplit_once(':')?;
             let listens = columns.nth(1)? == state;
-            let port = u16::from_str_radix(port, 16).ok()?;
-            listens.then(|| (port, protocol.to_owned()))
+            let port = Port {
+                number: u16::from_str_radix(port, 16).ok()?,
+                protocol: protocol.to_owned(),
+                address: kernels_address(address)?,
+            };
+            listens.then_some(port)
         })
         .collect()
+}
+
+/// The kernel writes an address as words of 32 bits, each as a number of its own byte order.
+fn kernels_address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let word = text.get(at..at + 8)?;
+        Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (part, at) in bytes.chunks_exact_mut(4).zip([0, 8, 16, 24]) {
+                part.copy_from_slice(&word(at)?);
+            }
+            Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical())
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -128,14 +229,78 @@ mod tests {
         *,
     };
 
+    /// `ADDRESS` and `PORT/PROTOCOL`.
+    fn port(address: &str, port: &str) -> Port {
+        let (number, protocol) = port.split_once('/').expect("a protocol");
+        let mut ports = at(number.parse().expect("a number"), protocol, address);
+        assert_eq!(ports.len(), 1);
+        ports.remove(0)
+    }
+
     #[test]
-    fn listening_sockets_are_read_from_the_kernels_table() {
-        let table = "  sl  local_address rem_address   st tx_queue\n\
-             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n\
-             1: 0100007F:1F91 0100007F:9999 01 00000000:00000000\n";
-        let found: Vec<Port> = listeners(table, "tcp").into_iter().collect();
-        assert_eq!(found, [(8080, "tcp".to_owned())]);
-        assert!(listeners("nonsense\n:\n x y z w", "tcp").is_empty());
+    fn listening_sockets_are_read_from_the_kernels_tables() {
+        // As a machine writes them on which the lowest byte comes first, whatever this one is.
+        let word = |bytes: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(bytes));
+        let loopback = word([127, 0, 0, 1]);
+        let table = format!(
+            "  sl  local_address rem_address   st tx_queue\n\
+             0: {loopback}:1F90 00000000:0000 0A 00000000:00000000\n\
+             1: {loopback}:1F91 {loopback}:9999 01 00000000:00000000\n"
+        );
+        let found: Vec<Port> = listeners(&table, "tcp").into_iter().collect();
+        assert_eq!(found, [port("127.0.0.1", "8080/tcp")]);
+        let zero = "00000000";
+        let mapped = format!("{zero}{zero}{}{loopback}", word([0, 0, 0xff, 0xff]));
+        let table = format!(
+            "  sl  local_address remote_address st\n\
+             0: {zero}{zero}{zero}{zero}:0035 x 07\n\
+             1: {zero}{zero}{zero}{}:0036 x 07\n\
+             2: {mapped}:0037 x 07\n",
+            word([0, 0, 0, 1]),
+        );
+        let found: Vec<Port> = listeners(&table, "udp").into_iter().collect();
+        assert_eq!(
+            found,
+            [
+                port("::", "53/udp"),
+                port("::1", "54/udp"),
+                port("127.0.0.1", "55/udp")
+            ]
+        );
+        let nonsense = "nonsense\n:\n x y z w\n0: é00000000000000000000000000000:1 x 0A";
+        assert!(listeners(nonsense, "tcp").is_empty());
+    }
+
+    #[test]
+    fn ports_clash_at_one_address_or_where_one_of_them_takes_all() {
+        for (one, two, clash) in [
+            ("192.168.1.2", "127.0.0.53", false),
+            ("192.168.1.2", "192.168.1.2", true),
+            ("0.0.0.0", "127.0.0.53", true),
+            ("::", "127.0.0.53", true),
+            ("0.0.0.0", "::1", false),
+            ("::", "::1", true),
+            ("fd00::1", "::1", false),
+        ] {
+            let (one, two) = (port(one, "53/udp"), port(two, "53/udp"));
+            assert_eq!(one.clashes(&two), clash, "{one:?} {two:?}");
+            assert_eq!(two.clashes(&one), clash, "{two:?} {one:?}");
+        }
+        assert!(!port("::", "53/udp").clashes(&port("::", "53/tcp")));
+        assert!(!port("::", "53/udp").clashes(&port("::", "54/udp")));
+    }
+
+    fn record(host: &Value) -> ContainerRecord {
+        ContainerRecord {
+            schema: SCHEMA,
+            image: ImageRef {
+                reference: String::new(),
+                id: String::new(),
+            },
+            config: BTreeMap::new(),
+            host: serde_json::from_value(host.clone()).expect("an object"),
+            networks: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -143,19 +308,9 @@ mod tests {
         let publishes = |mode: &str| {
             let host = json!({
                 "NetworkMode": mode,
-                "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "80"}]},
+                "PortBindings": {"80/tcp": [{"HostIp": "192.168.1.2", "HostPort": "80"}]},
             });
-            let record = ContainerRecord {
-                schema: SCHEMA,
-                image: ImageRef {
-                    reference: String::new(),
-                    id: String::new(),
-                },
-                config: BTreeMap::new(),
-                host: serde_json::from_value(host).expect("an object"),
-                networks: BTreeMap::new(),
-            };
-            published(&record).len()
+            published(&record(&host)).len()
         };
         for mode in ["host", "none", "container:db"] {
             assert_eq!(publishes(mode), 0, "{mode}");
@@ -164,12 +319,44 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_the_target_itself_is_not_taken() {
+    fn who_holds_a_port_is_said_once_and_by_its_own_name() {
         let target: TargetName = "docker/web".parse().expect("valid");
-        let container = |name: &str, port: u16| json!({"Names": [format!("/{name}")], "Ports": [{"PublicPort": port, "Type": "tcp"}]});
-        let listed = [container("web", 80), container("other", 81)];
-        let (own, others) = holders(&target, &listed);
-        assert!(own.contains(&(80, "tcp".to_owned())));
-        assert_eq!(others, [((81, "tcp".to_owned()), "other".to_owned())]);
+        let container = |names: &[&str], port: u16, address: &str| json!({"Names": names, "Ports": [{"IP": address, "PublicPort": port, "Type": "tcp"}]});
+        let listed = [
+            container(&["/web"], 80, "0.0.0.0"),
+            container(&["/web2/alias", "/other"], 81, "0.0.0.0"),
+            container(&["/third"], 443, "192.168.1.3"),
+        ];
+        let others = held(&target, &listed);
+        let said = |address: &str, port: &str| {
+            let bindings = json!({"80/tcp": [{"HostIp": address, "HostPort": port}]});
+            let wanted = published(&record(&json!({"PortBindings": bindings})));
+            let problems = problems(&wanted, &others, &BTreeSet::new());
+            let said = problems.iter().map(|one| one.message.clone());
+            said.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(said("", "80"), "");
+        assert_eq!(said("", "81"), "port 81/tcp is held by container other");
+        assert_eq!(
+            said("127.0.0.1", "81"),
+            "port 81/tcp of 127.0.0.1 is held by container other"
+        );
+        assert_eq!(said("192.168.1.2", "443"), "");
+        assert_eq!(said("", "443"), "port 443/tcp is held by container third");
+    }
+
+    #[test]
+    fn a_restarting_container_holds_the_ports_it_asked_for_and_an_exited_one_none() {
+        let standing = |state: &str| {
+            json!({
+                "State": {state: true},
+                "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}]}},
+                "NetworkSettings": {"Ports": {"81/tcp": null}},
+            })
+        };
+        let held = BTreeSet::from([port("127.0.0.1", "80/tcp")]);
+        assert_eq!(own(&standing("Running")), held);
+        assert_eq!(own(&standing("Restarting")), held);
+        assert!(own(&standing("Dead")).is_empty());
     }
 }

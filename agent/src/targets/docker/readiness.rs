@@ -8,6 +8,7 @@ use sternway_proto::{name::TargetName, v1::Problem};
 use super::{
     DockerKind,
     client::{EngineError, EngineErrorKind},
+    discover::name_of,
     normalise::{bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
@@ -52,7 +53,13 @@ impl DockerKind {
         self.look_at_mounts(record, &mut problems).await?;
         self.look_at_shared(record, &mut problems).await?;
         let listed = self.engine.containers(&[]).await?;
-        problems.extend(ports::taken(target, record, &listed).await);
+        let standing = match self.engine.container(target.local()).await {
+            // The engine also finds containers by the beginning of an id.
+            Ok(found) => Some(found).filter(|found| name_of(found) == target.local()),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        problems.extend(ports::taken(target, record, &listed, standing.as_ref()).await);
         Ok(problems)
     }
 
@@ -222,6 +229,27 @@ mod tests {
         };
         let found: Vec<String> = sources(&record).into_iter().collect();
         assert_eq!(found, ["/srv", "b", "data"]);
+    }
+
+    #[test]
+    fn the_unit_hides_no_path_that_a_container_may_bind() {
+        let unit = include_str!("../../../../deploy/systemd/sternway-agent.service");
+        let hides = |line: &&str| {
+            let (key, value) = line.split_once('=').unwrap_or((*line, ""));
+            match key {
+                "PrivateTmp" | "PrivateDevices" | "ProtectKernelModules" => value != "no",
+                "ProtectHome" => value != "read-only",
+                "ProtectProc"
+                | "ProcSubset"
+                | "InaccessiblePaths"
+                | "TemporaryFileSystem"
+                | "RootDirectory"
+                | "RootImage" => true,
+                _ => false,
+            }
+        };
+        let found: Vec<&str> = unit.lines().filter(hides).collect();
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]

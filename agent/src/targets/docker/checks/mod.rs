@@ -12,7 +12,7 @@
 //!
 //! Several of a kind: `sternway.check.http.1`, `.2`, … each with its own `.status` or `.max`.
 
-mod private;
+pub(super) mod private;
 mod probe;
 pub mod run;
 
@@ -74,6 +74,7 @@ impl Check {
         match self {
             Self::Http { port, path, status } => {
                 let expected = status.map_or("2xx or 3xx".to_owned(), |status| status.to_string());
+                let path = without_query(path);
                 clean_text(&format!("http :{port}{path} answers {expected}"))
             }
             Self::Tcp { port } => format!("tcp :{port} accepts"),
@@ -143,6 +144,11 @@ impl Checks {
         lines.extend(self.declared.iter().map(Check::describe));
         lines
     }
+}
+
+/// A path as it may be told: people put tokens behind it.
+fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Whether a label only says more of another: `http.status`, `log.2.max`.
@@ -257,7 +263,7 @@ mod tests {
     #[test]
     fn labels_declare_checks() {
         let all = checks(&[
-            ("sternway.check.http", ":8080/health"),
+            ("sternway.check.http", ":8080/health?token=hunter2#hunter2"),
             ("sternway.check.http.1", "http://localhost:81"),
             ("sternway.check.http.1.status", "204"),
             ("sternway.check.tcp", ":5432"),

@@ -9,21 +9,28 @@ use serde_json::Value;
 const SHORTEST: usize = 5;
 
 /// What is looked at of a text, bytes. More of it is never shown.
-pub(super) const LOOKED_AT: usize = 16 * 1024;
+pub(in crate::targets::docker) const LOOKED_AT: usize = 16 * 1024;
 
 const BLANK: &str = "***";
 
 /// The values of a container's environment in the forms in which they are found in texts, the longest first, so
 /// that none is torn by a shorter one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Private(Vec<String>);
+pub(in crate::targets::docker) struct Private(Vec<String>);
 
 impl Private {
     /// Of a container, as the engine shows it.
     pub(super) fn of(inspect: &Value) -> Self {
-        let variables = inspect["Config"]["Env"].as_array();
-        let values = variables
+        Self::of_all([&inspect["Config"]["Env"]])
+    }
+
+    /// Of these lists of variables.
+    pub(in crate::targets::docker) fn of_all<'a>(
+        lists: impl IntoIterator<Item = &'a Value>,
+    ) -> Self {
+        let values = lists
             .into_iter()
+            .filter_map(Value::as_array)
             .flatten()
             .filter_map(|variable| Some(variable.as_str()?.split_once('=')?.1));
         let mut forms: Vec<String> = values
@@ -39,7 +46,7 @@ impl Private {
     }
 
     /// At most `shown` characters of a text, without any of the values, nor the beginning of one that was cut off.
-    pub(super) fn blank(&self, text: &[u8], shown: usize) -> String {
+    pub(in crate::targets::docker) fn blank(&self, text: &[u8], shown: usize) -> String {
         let cut = text.len() > LOOKED_AT;
         let text = text.get(..LOOKED_AT).unwrap_or(text);
         let mut said = String::from_utf8_lossy(text).trim().to_owned();

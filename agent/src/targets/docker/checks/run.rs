@@ -17,6 +17,7 @@ use super::{
     Check, Checks,
     private::Private,
     probe::{self, Place, Seen},
+    without_query,
 };
 use crate::{
     engine::step::EvidenceSink,
@@ -291,7 +292,7 @@ impl Subject<'_> {
         let (kind, subject, expected) = match check {
             Check::Http { port, path, status } => (
                 "http",
-                format!("http://{address}:{port}{path}"),
+                format!("http://{address}:{port}{}", without_query(path)),
                 status.map_or("2xx or 3xx".to_owned(), |status| status.to_string()),
             ),
             Check::Tcp { port } => ("tcp", format!("{address}:{port}"), "accepts".to_owned()),

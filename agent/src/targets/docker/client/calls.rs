@@ -103,14 +103,6 @@ impl Engine {
         self.act(id, &verb, Method::POST, "stop", deadline).await
     }
 
-    /// Sends SIGKILL. `Conflict`: it does not run.
-    ///
-    /// # Errors
-    /// `NotFound`, `Conflict`.
-    pub async fn kill_container(&self, id: &str) -> Result<(), EngineError> {
-        self.act(id, "kill", Method::POST, "kill", WORK).await
-    }
-
     /// Resumes a paused container. `Conflict` or `Refused`: it is not paused.
     ///
     /// # Errors
@@ -177,23 +169,6 @@ impl Engine {
         let path = format!("/networks/{}/connect", wire::encode(network));
         let what = format!("connect container {container} to network {network}");
         let body = json!({"Container": container, "EndpointConfig": endpoint});
-        self.call(&what, Method::POST, &path, Some(&body), WORK)
-            .await
-            .map(drop)
-    }
-
-    /// Disconnects a container from a network.
-    ///
-    /// # Errors
-    /// `NotFound`; `Refused`: not connected.
-    pub async fn disconnect_network(
-        &self,
-        network: &str,
-        container: &str,
-    ) -> Result<(), EngineError> {
-        let path = format!("/networks/{}/disconnect", wire::encode(network));
-        let what = format!("disconnect container {container} from network {network}");
-        let body = json!({"Container": container, "Force": true});
         self.call(&what, Method::POST, &path, Some(&body), WORK)
             .await
             .map(drop)

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Settings, list, object, text};
+use super::{Settings, list, object};
 
 /// The container's configuration less what it got from its image.
 pub(super) fn subtract(config: &Map<String, Value>, image: &Value) -> Settings {
@@ -84,11 +84,6 @@ pub fn volumes(image: &Value) -> Vec<String> {
         .keys()
         .cloned()
         .collect()
-}
-
-/// The id of an inspected image.
-pub fn id(image: &Value) -> &str {
-    text(image, "Id")
 }
 
 #[cfg(test)]

@@ -52,7 +52,6 @@ impl DockerKind {
     pub(super) fn labels_for(context: &StepContext<'_>, role: Role) -> BTreeMap<String, String> {
         BTreeMap::from([
             (labels::ORDER.to_owned(), context.order_id.to_string()),
-            (labels::EPOCH.to_owned(), context.epoch.to_string()),
             (labels::ROLE.to_owned(), role.as_str().to_owned()),
             (labels::TARGET.to_owned(), context.target.to_string()),
         ])
@@ -242,7 +241,7 @@ impl DockerKind {
     }
 
     /// Compare before acting: the name may belong to the old container, to ours, or to nobody.
-    async fn nobody_else(
+    pub(super) async fn nobody_else(
         &self,
         context: &StepContext<'_>,
         old: Option<&Old>,

@@ -8,17 +8,24 @@ mod warm;
 pub(super) use cold::takes_connections;
 pub(super) use warm::bridge_of;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use serde_json::Value;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
     DockerKind,
+    checks::private::{LOOKED_AT, Private},
     client::EngineError,
     labels::{self, Role},
     normalise::{self, text},
     plan::Job,
 };
 use crate::engine::step::{Done, Step, StepContext, StepError};
+
+/// How long the look at the containers of a failed step may take.
+const SEEN_AGAIN: Duration = Duration::from_secs(10);
 
 impl DockerKind {
     /// Carries a step out.
@@ -30,7 +37,7 @@ impl DockerKind {
             Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
-            Job::Redirect { ports } => self.redirect(context, &ports).await,
+            Job::Redirect { ports, old } => self.redirect(context, &ports, old.as_ref()).await,
             Job::DrainOld { wait, old, ports } => {
                 Ok(self.drain_old(old.as_ref(), &ports, wait).await)
             }
@@ -67,6 +74,49 @@ impl DockerKind {
             Job::StartNew => self.stop_new(context).await,
             Job::Commit { .. } => self.uncommit(context).await,
         }
+    }
+
+    /// What came of steps as it may be told: an engine may quote what it could not create or start, so the private
+    /// values of all containers they have to do with are blanked in a failure.
+    pub(super) async fn told(
+        &self,
+        context: &StepContext<'_>,
+        steps: &[Step],
+        done: Result<Done, StepError>,
+    ) -> Result<Done, StepError> {
+        let Err(error) = done else {
+            return done;
+        };
+        let mut variables: Vec<Value> = steps
+            .iter()
+            .filter_map(|step| step.payload["record"]["config"].get("Env").cloned())
+            .collect();
+        // An engine that does not answer quotes nothing, and is not waited for once more.
+        if !error.transient {
+            let look = async {
+                for role in [Role::Replacement, Role::Standby] {
+                    let found = self.of_order(context.order_id, role).await.ok().flatten();
+                    variables.extend(found.map(|(_, inspect)| inspect));
+                }
+                let old = steps
+                    .iter()
+                    .filter_map(|step| step.payload["old"]["id"].as_str());
+                let named: BTreeSet<&str> = old.chain([context.target.local()]).collect();
+                for name in named {
+                    variables.extend(self.found(name).await.ok().flatten());
+                }
+            };
+            let _ = timeout(SEEN_AGAIN, look).await;
+        }
+        let lists = variables.iter().map(|found| match found {
+            Value::Array(_) => found,
+            inspect => &inspect["Config"]["Env"],
+        });
+        let private = Private::of_all(lists);
+        Err(StepError {
+            message: private.blank(error.message.as_bytes(), LOOKED_AT),
+            ..error
+        })
     }
 
     /// The container of this order with that role. None: there is none (any more).

@@ -25,13 +25,14 @@ impl DockerKind {
         steps: &[Step],
     ) -> Result<Done, StepError> {
         let (old, record) = parties(steps);
+        let warm = is_warm(steps);
         let new = self.of_order(context.order_id, Role::Replacement).await?;
         // Also a paused one, and one that is restarting, would be the second.
         let new_runs = new.as_ref().is_some_and(|(_, inspect)| is_up(inspect));
         if let Some(old) = &old {
             if let Some(said) = self.taken_over(context, old).await? {
                 self.stop_new(context).await?;
-                self.quiet(context, None).await?;
+                self.quiet(context, warm, None).await?;
                 return Ok(said);
             }
             if self.revive(&old.id, new_runs).await? {
@@ -42,7 +43,7 @@ impl DockerKind {
                 self.arm(&old.id, None, Some(old)).await;
                 // Under which name it runs matters less than that it does.
                 let _ = self.swap_names_back(context, Some(old)).await;
-                self.quiet(context, Some(&old.id)).await?;
+                self.quiet(context, warm, Some(&old.id)).await?;
                 return Ok(Done::said(format!(
                     "container {}, the one from before, runs",
                     short(&old.id)
@@ -54,7 +55,7 @@ impl DockerKind {
         {
             self.arm(id, record.as_ref(), None).await;
             let _ = self.swap_names(context, old.as_ref()).await;
-            self.quiet(context, Some(id)).await?;
+            self.quiet(context, warm, Some(id)).await?;
             return Ok(Done::said(format!("container {id:.12}, the new one, runs")));
         }
         match self.of_order(context.order_id, Role::Standby).await? {
@@ -62,10 +63,14 @@ impl DockerKind {
                 "only the standby, container {}, runs; new connections go to it",
                 short(&id)
             ))),
-            _ => Err(refused(
-                "nothing-runs",
-                "neither the container from before nor the new one can be started".to_owned(),
-            )),
+            _ => {
+                // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
+                let _ = self.quiet(context, warm, None).await;
+                Err(refused(
+                    "nothing-runs",
+                    "neither the container from before nor the new one can be started".to_owned(),
+                ))
+            }
         }
     }
 
@@ -84,22 +89,33 @@ impl DockerKind {
         Ok(running(self.found(id).await?))
     }
 
-    /// Takes the redirect and the standby away, once the one that stays serves.
-    async fn quiet(&self, context: &StepContext<'_>, stays: Option<&str>) -> Result<(), StepError> {
-        if self
-            .of_order(context.order_id, Role::Standby)
-            .await?
-            .is_none()
-        {
+    /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
+    /// may have removed, the redirect leads nowhere and goes at once.
+    async fn quiet(
+        &self,
+        context: &StepContext<'_>,
+        warm: bool,
+        stays: Option<&str>,
+    ) -> Result<(), StepError> {
+        if !warm {
             return Ok(());
         }
-        if let Some(id) = stays {
+        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        let serves = standby.is_some_and(|(_, inspect)| runs(&inspect));
+        if serves && let Some(id) = stays {
             self.serves_again(id).await?;
         }
         self.undo_redirect(context).await?;
         self.stop_standby(context).await?;
         Ok(())
     }
+}
+
+/// Whether the plan redirects connections to a standby.
+fn is_warm(steps: &[Step]) -> bool {
+    steps
+        .iter()
+        .any(|step| matches!(job(step), Ok(Job::Redirect { .. })))
 }
 
 fn parties(steps: &[Step]) -> (Option<Old>, Option<ContainerRecord>) {

@@ -81,7 +81,11 @@ impl DockerKind {
         &self,
         context: &StepContext<'_>,
         ports: &[Published],
+        old: Option<&Old>,
     ) -> Result<Done, StepError> {
+        if old.is_some() {
+            self.nobody_else(context, old).await?;
+        }
         let (_, standby) = self.standby(context).await?;
         if let Some(present) = self.found(context.target.local()).await? {
             let wanted = taken(&present, &inside(ports)).await;
