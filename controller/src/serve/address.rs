@@ -36,7 +36,7 @@ pub(crate) fn advertised(configured: &str, bound: SocketAddr) -> String {
 }
 
 /// Where machines join: as configured, else under the name by which the controller is reached otherwise.
-fn enrolment(settings: &Settings, bound: SocketAddr) -> String {
+fn join_at(settings: &Settings, bound: SocketAddr) -> String {
     match settings.advertise.rsplit_once(':') {
         Some((host, _)) if settings.advertise_enrolment.is_empty() => {
             format!("{host}:{}", bound.port())
@@ -69,7 +69,7 @@ impl Addresses {
             listen_enrolment,
             listen_metrics,
             advertise: advertised(&settings.advertise, listen),
-            advertise_enrolment: enrolment(settings, listen_enrolment),
+            advertise_enrolment: join_at(settings, listen_enrolment),
         })
     }
 
@@ -103,7 +103,7 @@ mod tests {
                 advertise_enrolment: advertise_enrolment.to_owned(),
                 ..Settings::default()
             };
-            enrolment(&settings, ([127, 0, 0, 1], 7543).into())
+            join_at(&settings, ([127, 0, 0, 1], 7543).into())
         };
         assert_eq!(join("", ""), "127.0.0.1:7543");
         assert_eq!(join("ctl.example:443", ""), "ctl.example:7543");
