@@ -6,6 +6,7 @@ pub mod enrol;
 pub mod fault;
 pub mod identity;
 pub mod limits;
+pub mod lineage;
 pub mod name;
 pub mod order;
 pub mod settings;

@@ -489,12 +489,16 @@ async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {
 
 pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName) {
     let goal = {
+        let runs = core
+            .live()
+            .get(target)
+            .and_then(|live| live.current.clone());
         let revisions = core.revisions();
         let Some(history) = revisions.history(target) else {
             return;
         };
         history
-            .default_goal(|id| revisions.is_bad(target, id))
+            .default_goal(runs.as_ref(), |id| revisions.said(target, id))
             .map(|entry| (entry.id.clone(), revisions.recorded(target, &entry.id)))
     };
     let (verdict, revision, problems) = match goal {
