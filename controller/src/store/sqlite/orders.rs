@@ -276,7 +276,7 @@ async fn append_event(
             .execute(&mut **tx)
             .await?;
     }
-    if let Some(draft) = noted(order, event) {
+    if let Some(draft) = noted(order, event, now_ms) {
         append(tx, &draft).await?;
     }
     effects.merge(rollouts::input(tx, order.id, &Input::Agent(event), now_ms).await?);
@@ -300,9 +300,9 @@ fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
 }
 
 /// What of an event goes into the record besides the order's own transitions: everything that was done
-/// and everything that was seen.
-fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
-    let (action, body) = match event.event.as_ref()? {
+/// and everything that was seen. When it was, by the host's own clock, stands in the body.
+fn noted(order: &Order, event: &v1::OrderEvent, now_ms: i64) -> Option<Draft> {
+    let (action, mut body) = match event.event.as_ref()? {
         Event::Evidence(e) => (
             "evidence.seen",
             json!({
@@ -330,8 +330,9 @@ fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
             return None;
         }
     };
+    body["host_at_ms"] = event.at_ms.into();
     Some(Draft {
-        at_ms: event.at_ms,
+        at_ms: now_ms,
         actor: Actor::Agent(order.host_name.clone()),
         action,
         subject: format!("order:{}", order.id),
