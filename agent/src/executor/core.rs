@@ -33,6 +33,8 @@ pub(super) struct Core {
     ledger: Mutex<Ledger>,
     live: Mutex<BTreeMap<TargetName, Live>>,
     active: Mutex<BTreeMap<TargetName, Active>>,
+    /// How often an order began or ended on a target.
+    turned: Mutex<BTreeMap<TargetName, u64>>,
     /// The controller's clock minus the host's, milliseconds.
     clock_offset_ms: AtomicI64,
     /// Orders that are open and cannot be gone on with.
@@ -65,6 +67,10 @@ pub(super) struct Active {
     pub(super) needs: BTreeSet<RevisionId>,
 }
 
+/// How often orders had begun and ended when a look began.
+#[derive(Debug, Clone)]
+pub(super) struct Turns(BTreeMap<TargetName, u64>);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -87,6 +93,7 @@ impl Core {
             ledger: Mutex::new(ledger),
             live: Mutex::default(),
             active: Mutex::default(),
+            turned: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
             stranded: Mutex::default(),
             due: Mutex::default(),
@@ -109,6 +116,29 @@ impl Core {
 
     pub(super) fn active(&self) -> MutexGuard<'_, BTreeMap<TargetName, Active>> {
         lock(&self.active)
+    }
+
+    /// An order begins to be carried out: what was seen of its target before is not what is there now.
+    pub(super) fn begun(&self, target: &TargetName, active: Active) {
+        self.active().insert(target.clone(), active);
+        *lock(&self.turned).entry(target.clone()).or_default() += 1;
+    }
+
+    /// It is over; what was seen meanwhile was its doing.
+    pub(super) fn over(&self, target: &TargetName) {
+        *lock(&self.turned).entry(target.clone()).or_default() += 1;
+        self.active().remove(target);
+    }
+
+    /// What tells whether a look at the host is still of use when it is done.
+    pub(super) fn turns(&self) -> Turns {
+        Turns(lock(&self.turned).clone())
+    }
+
+    /// Whether no order began, ended or is on its way on that target since then.
+    pub(super) fn undisturbed(&self, target: &TargetName, since: &Turns) -> bool {
+        let idle = !self.active().contains_key(target);
+        idle && lock(&self.turned).get(target) == since.0.get(target)
     }
 
     pub(super) fn gone(&self) -> MutexGuard<'_, Gone> {

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    core::{Core, now_ms},
+    core::{Core, Turns, now_ms},
     facts, plan,
 };
 use crate::{
@@ -152,9 +152,10 @@ impl Inventory {
             .facts(facts::gather(&self.core.registry).await);
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
+            let begun = self.core.turns();
             match timeout(LOOK_TIMEOUT, kind.discover()).await {
                 Ok(Ok(all)) => {
-                    self.discovered(&kind, &all);
+                    self.discovered(&kind, &all, &begun);
                     answered.push(kind.label());
                 }
                 Ok(Err(error)) => {
@@ -177,14 +178,14 @@ impl Inventory {
         answered
     }
 
-    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed]) {
+    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &[Observed], begun: &Turns) {
         let seen: BTreeSet<TargetName> = all.iter().map(|one| one.target.clone()).collect();
         for observed in all {
-            self.observed(observed);
+            self.observed(observed, begun);
         }
         for target in self.core.targets() {
             if target.kind() == kind.label() && !seen.contains(&target) {
-                self.observed(&gone(&target));
+                self.observed(&gone(&target), begun);
             }
         }
     }
@@ -193,17 +194,19 @@ impl Inventory {
         let Some(kind) = self.core.registry.of(target) else {
             return;
         };
+        let begun = self.core.turns();
         match timeout(LOOK_TIMEOUT, kind.observe(target)).await {
-            Ok(Ok(observed)) => self.observed(&observed),
+            Ok(Ok(observed)) => self.observed(&observed, &begun),
             Ok(Err(error)) => tracing::warn!(%target, "cannot look at {target}: {error}"),
             Err(_) => tracing::warn!(%target, "looking at {target} took too long"),
         }
     }
 
-    fn observed(&mut self, observed: &Observed) {
+    fn observed(&mut self, observed: &Observed, begun: &Turns) {
         let target = &observed.target;
-        // While an order is on its way, what is seen is its doing; it is looked at when it is over.
-        if self.core.active().contains_key(target) {
+        // What was seen while an order was on its way is its doing, also where it is used after its end. It is
+        // looked at when it is over.
+        if !self.core.undisturbed(target, begun) {
             return;
         }
         let before = self.core.describe(target);

@@ -223,9 +223,7 @@ impl Office {
         };
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
-        self.core
-            .active()
-            .insert(target.clone(), Active { order: id, needs });
+        self.core.begun(&target, Active { order: id, needs });
         let course = Course::new(self.core.clone(), kind, order, journal);
         let core = self.core.clone();
         let of = target.clone();
@@ -296,7 +294,7 @@ impl Office {
             self.panicked(task, &error);
             return;
         }
-        self.core.active().remove(&task.target);
+        self.core.over(&task.target);
         self.core.outbox.target(&task.target);
         // The inventory only ends with the executor.
         let _ = self.changes.send(Changed::Target(task.target)).await;
