@@ -65,6 +65,10 @@ struct World {
     watch_ends: bool,
     /// How long its checks may take.
     checking: Duration,
+    /// Its checks do not end, as through a long soak.
+    checks_soak: bool,
+    /// Revisions that were kept last.
+    kept: Vec<RevisionId>,
     /// Looks at the host that began, and what the next ones wait for before they answer with something half-made.
     looks: u32,
     look_waits: Option<Arc<Semaphore>>,
@@ -233,6 +237,9 @@ impl Kind for Scripted {
         recorded: &Recorded,
         _evidence: &EvidenceSink,
     ) -> Result<v1::Verdict, KindError> {
+        if self.world().checks_soak {
+            std::future::pending::<()>().await;
+        }
         let world = self.world();
         assert!(!world.checks_panic, "on purpose");
         let runs = world.running.map(id) == Some(recorded.id.clone());
@@ -247,7 +254,8 @@ impl Kind for Scripted {
         Vec::new()
     }
 
-    async fn keep(&self, _: &TargetName, _: &[Recorded]) -> Result<(), KindError> {
+    async fn keep(&self, _: &TargetName, all: &[Recorded]) -> Result<(), KindError> {
+        self.world().kept = all.iter().map(|one| one.id.clone()).collect();
         Ok(())
     }
 
@@ -655,6 +663,18 @@ async fn becomes(kind: &Scripted, what: &str, so: impl Fn(&World) -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "never {what}: {:?}", kind.world());
+}
+
+#[tokio::test]
+async fn what_was_deployed_is_kept_while_checks_go_through_their_soak() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().checks_soak = true;
+    for version in ["v3", "v4", "v5"] {
+        kind.run(version);
+        agent.sees(version).await;
+        becomes(&kind, "kept", |world| world.kept.contains(&id(version))).await;
+    }
+    agent.stop().await;
 }
 
 #[tokio::test]
