@@ -6,6 +6,7 @@ pub const HOSTS: &str = "sternway_hosts";
 pub const SESSIONS: &str = "sternway_sessions";
 pub const SESSIONS_OPENED: &str = "sternway_sessions_opened_total";
 pub const SESSIONS_ENDED: &str = "sternway_sessions_ended_total";
+pub const HANDSHAKES_FAILED: &str = "sternway_handshakes_failed_total";
 pub const ORDERS_STARTED: &str = "sternway_orders_started_total";
 pub const ORDERS_FINISHED: &str = "sternway_orders_finished_total";
 pub const ORDER_ACCEPTED_SECONDS: &str = "sternway_order_accepted_seconds";
@@ -24,6 +25,10 @@ pub fn describe() {
     describe_gauge!(SESSIONS, "Agents connected now");
     describe_counter!(SESSIONS_OPENED, "Sessions that agents opened");
     describe_counter!(SESSIONS_ENDED, "Sessions that ended, by why");
+    describe_counter!(
+        HANDSHAKES_FAILED,
+        "Handshakes of strangers and others that failed"
+    );
     describe_counter!(ORDERS_STARTED, "Orders that were stored");
     describe_counter!(ORDERS_FINISHED, "Orders that ended, by outcome");
     describe_histogram!(

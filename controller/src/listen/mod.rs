@@ -135,7 +135,7 @@ impl Door {
         let stream = match self.handshake(tcp, &place).await {
             Ok(stream) => stream,
             Err(reason) => {
-                metrics::counter!("sternway_handshakes_failed_total").increment(1);
+                metrics::counter!(crate::metrics::HANDSHAKES_FAILED).increment(1);
                 tracing::debug!(peer.address = ?address, "handshake failed: {reason}");
                 return None;
             }
