@@ -212,7 +212,9 @@ impl Core {
     /// The target as the controller is told of it. None: nothing is known of it.
     pub(super) fn describe(&self, target: &TargetName) -> Option<v1::Target> {
         let live = self.live().get(target).cloned();
+        // One that cannot be gone on with is nobody's work any more: its problem says so instead.
         let active = self.active().get(target).map(|active| active.order);
+        let active = active.filter(|order| !lock(&self.stranded).contains_key(order));
         let revisions = self.revisions();
         let history = revisions.history(target);
         let blocked = revisions.blocked(target);

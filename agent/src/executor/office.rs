@@ -224,6 +224,8 @@ impl Office {
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
         self.core.begun(&target, Active { order: id, needs });
+        // The controller gives up what an agent that is there is not at.
+        self.core.outbox.target(&target);
         let course = Course::new(self.core.clone(), kind, order, journal);
         let core = self.core.clone();
         let of = target.clone();

@@ -16,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     Fleet,
+    claims::Claims,
     session::{End, OUTGOING, Session},
     validate::{self, Refused},
 };
@@ -388,6 +389,7 @@ impl Serving {
     ) -> Result<Result<(), Refused>, StoreError> {
         match message {
             agent_message::Message::Inventory(inventory) => {
+                *self.session.claims() = Some(Claims::of(&inventory));
                 let listed = inventory.targets.len();
                 let (targets, refused) = validate::inventory(inventory);
                 for why in refused {
@@ -396,12 +398,22 @@ impl Serving {
                 self.truncated(listed).await?;
                 self.observe(Seen::Inventory(targets)).await;
             }
-            agent_message::Message::Target(target) => match validate::target(target) {
-                Ok(target) => self.observe(Seen::Target(Box::new(target))).await,
-                Err(why) => self.left_out(&why),
-            },
+            agent_message::Message::Target(target) => {
+                if let Some(claims) = &mut *self.session.claims() {
+                    claims.said(&target);
+                }
+                match validate::target(target) {
+                    Ok(target) => self.observe(Seen::Target(Box::new(target))).await,
+                    Err(why) => self.left_out(&why),
+                }
+            }
             agent_message::Message::TargetRemoved(name) => match validate::removed(name) {
-                Ok(name) => self.observe(Seen::TargetRemoved(name)).await,
+                Ok(name) => {
+                    if let Some(claims) = &mut *self.session.claims() {
+                        claims.removed(&name);
+                    }
+                    self.observe(Seen::TargetRemoved(name)).await;
+                }
                 Err(why) => self.left_out(&why),
             },
             agent_message::Message::PlanReply(reply) => self.session.planned(reply),

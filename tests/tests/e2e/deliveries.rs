@@ -31,6 +31,21 @@ impl Ground {
         Self::on(scope, controller).await
     }
 
+    /// Orders are given up soon.
+    async fn losing() -> Self {
+        let scope = Scope::new().await;
+        let mut controller = Controller::new(&scope).await;
+        controller.kill();
+        controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
+        let ctl = controller.ctl();
+        until("the controller", WAIT, async || {
+            let said = ctl.run(&["status"]).await;
+            (said.code == 0).then_some(()).ok_or(said.stderr)
+        })
+        .await;
+        Self::on(scope, controller).await
+    }
+
     async fn on(scope: Scope, controller: Controller) -> Self {
         let ctl = controller.ctl();
         let host = join(&ctl, "web-1").await;
@@ -263,17 +278,7 @@ async fn an_order_that_was_never_sent_expires_and_the_record_says_so() {
 #[tokio::test]
 async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_stored_when_it_does()
 {
-    let scope = Scope::new().await;
-    let mut controller = Controller::new(&scope).await;
-    controller.kill();
-    controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
-    let ctl = controller.ctl();
-    until("the controller", WAIT, async || {
-        let said = ctl.run(&["status"]).await;
-        (said.code == 0).then_some(()).ok_or(said.stderr)
-    })
-    .await;
-    let ground = Ground::on(scope, controller).await;
+    let ground = Ground::losing().await;
     let mut session = ground.session().await;
     ground.start(&mut session, "2s").await;
     let order = session.order().await;
@@ -295,6 +300,49 @@ async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_st
     ground.start(&mut session, "5m").await;
     let next = session.order().await;
     assert_ne!(next.id(), order.id());
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn an_order_that_an_agent_that_is_there_is_not_at_ends_unknown_and_frees_its_target() {
+    let ground = Ground::losing().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let order = session.order().await;
+    let id = order.id().to_string();
+    let at = |active: &str, problem: Option<v1::Problem>| {
+        Up::Target(v1::Target {
+            active_order: active.to_owned(),
+            readiness: Some(v1::Readiness {
+                verdict: v1::ReadinessVerdict::NotReady.into(),
+                problems: problem.into_iter().collect(),
+                ..v1::Readiness::default()
+            }),
+            ..target(TARGET)
+        })
+    };
+    session.say(at(&id, None)).await;
+    session.report(&order, 1, accepted()).await;
+    // Acknowledged behind it: what was said before is known, and a while has gone by.
+    session.report(&order, 2, passed()).await;
+    assert_eq!(ground.newest().await["state"], "running");
+    let problem = v1::Problem::new(
+        "cannot-resume",
+        format!("order {id} is open and cannot be gone on with"),
+        "move its journal away",
+    );
+    session.say(at("", Some(problem))).await;
+    let ended = ground.ends("needs-human").await;
+    let lost = &ended["waves"][0]["orders"][0]["problem"];
+    assert_eq!(lost["code"], "outcome-unknown", "{lost:#}");
+    let next = lost["next_step"].as_str().unwrap_or_default();
+    assert!(next.contains("move its journal away"), "{lost:#}");
+    // Its target is free, and what its agent says after all is stored.
+    ground.start(&mut session, "5m").await;
+    let next = session.order().await;
+    assert_ne!(next.id(), order.id());
+    session.report(&order, 3, restored()).await;
+    assert_eq!(ground.recorded("order.finished").await, 2);
     ground.holds().await;
 }
 
