@@ -2,6 +2,7 @@
 //! in the store; everything here can be lost and is rebuilt when agents dial again.
 
 pub mod claims;
+mod limits;
 mod observer;
 mod serve;
 pub mod session;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use self::{
     claims::{UNCLAIMED, Unclaimed},
+    limits::Limits,
     session::{End, Sent, Session},
     watch::{Watch, Watchers},
 };
@@ -99,6 +101,7 @@ pub struct Fleet {
     numbers: AtomicU64,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     unclaimed: Mutex<Unclaimed>,
+    limits: Mutex<Limits>,
     observations: Mutex<Option<mpsc::Sender<Observation>>>,
     observer: Mutex<Option<JoinHandle<()>>>,
     watchers: Arc<Watchers>,
@@ -130,6 +133,7 @@ impl Fleet {
                 numbers: AtomicU64::new(1),
                 sessions: Mutex::default(),
                 unclaimed: Mutex::default(),
+                limits: Mutex::default(),
                 observations: Mutex::new(Some(sender)),
                 observer: Mutex::new(Some(observer)),
                 watchers: Arc::default(),
@@ -419,6 +423,10 @@ impl Fleet {
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> std::sync::MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self, host: Uuid) -> Option<Arc<Session>> {

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use sternway_proto::{
-    limits,
-    v1::{self, agent_message::Message as Up},
+    enrol, limits,
+    v1::{self, agent_message::Message as Up, controller_message::Message as Down},
 };
 use sternway_tests::{
     controller::Controller,
@@ -436,6 +436,38 @@ async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
     assert_eq!(noted, 1);
     let listed = ground.ctl.json(&["target", "ls"]).await;
     assert_eq!(listed["targets"].as_array().map(Vec::len), Some(500));
+}
+
+async fn renewed(session: &mut Session) -> v1::renew_reply::Result {
+    let (_key, csr_der) = enrol::new_key_and_request().expect("a key");
+    session.say(Up::Renew(v1::RenewRequest { csr_der })).await;
+    loop {
+        if let Down::Renew(reply) = session.hear().await {
+            return reply.result.expect("an answer");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_renews_all_the_time_gets_one_certificate_and_its_session_goes_on() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    let first = renewed(&mut session).await;
+    let certificate = matches!(first, v1::renew_reply::Result::Certificate(_));
+    assert!(certificate, "{first:?}");
+    // Also on another session.
+    let mut next = ground.session().await;
+    for _ in 0..3 {
+        match renewed(&mut next).await {
+            v1::renew_reply::Result::Problem(problem) => {
+                assert_eq!(problem.code, "renewed-too-often");
+                assert!(!problem.next_step.is_empty(), "{problem:?}");
+            }
+            v1::renew_reply::Result::Certificate(_) => panic!("renewed again"),
+        }
+    }
+    // The one of the join, and the one renewal.
+    assert_eq!(ground.recorded("certificate.issued").await, 2);
 }
 
 #[tokio::test]
