@@ -6,7 +6,6 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sternway_proto::{
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{ledger::Ledger, outbox::Outbox, settings::Settings, stranded::Stranded};
+pub(super) use crate::clock::now_ms;
 use crate::{
     store::{gone::Gone, revisions::Revisions},
     targets::{Observed, Registry},
@@ -283,13 +283,4 @@ impl Core {
         targets.extend(self.revisions().targets().cloned());
         targets
     }
-}
-
-/// The host's clock, Unix milliseconds.
-pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or_default()
 }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     boundary::Request,
+    chain::chain,
     engine::{event, journal::Journal},
     targets::Changed,
 };
@@ -368,17 +369,6 @@ fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
         }
         _ => None,
     })
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {
