@@ -4,7 +4,9 @@
 //! *executor* (rights on the host, no network).
 
 pub mod boundary;
+pub mod chain;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod executor;

@@ -6,13 +6,13 @@ pub const HOSTS: &str = "sternway_hosts";
 pub const SESSIONS: &str = "sternway_sessions";
 pub const SESSIONS_OPENED: &str = "sternway_sessions_opened_total";
 pub const SESSIONS_ENDED: &str = "sternway_sessions_ended_total";
+pub const HANDSHAKES_FAILED: &str = "sternway_handshakes_failed_total";
 pub const ORDERS_STARTED: &str = "sternway_orders_started_total";
 pub const ORDERS_FINISHED: &str = "sternway_orders_finished_total";
 pub const ORDER_ACCEPTED_SECONDS: &str = "sternway_order_accepted_seconds";
 pub const STORE_WAIT: &str = "sternway_store_write_wait_seconds";
 pub const OBSERVATIONS_BATCH: &str = "sternway_observations_batch";
 pub const AGENT_MESSAGES_REFUSED: &str = "sternway_agent_messages_refused_total";
-pub const HANDSHAKES_FAILED: &str = "sternway_handshakes_failed_total";
 
 /// Bounds of the latency histograms, seconds.
 pub const LATENCY_BUCKETS: [f64; 12] = [
@@ -25,6 +25,10 @@ pub fn describe() {
     describe_gauge!(SESSIONS, "Agents connected now");
     describe_counter!(SESSIONS_OPENED, "Sessions that agents opened");
     describe_counter!(SESSIONS_ENDED, "Sessions that ended, by why");
+    describe_counter!(
+        HANDSHAKES_FAILED,
+        "Handshakes of strangers and others that failed"
+    );
     describe_counter!(ORDERS_STARTED, "Orders that were stored");
     describe_counter!(ORDERS_FINISHED, "Orders that ended, by outcome");
     describe_histogram!(
@@ -41,9 +45,5 @@ pub fn describe() {
     describe_counter!(
         AGENT_MESSAGES_REFUSED,
         "Messages of agents that were not acceptable, by why"
-    );
-    describe_counter!(
-        HANDSHAKES_FAILED,
-        "Connections that came to nothing before a request"
     );
 }

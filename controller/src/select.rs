@@ -2,6 +2,7 @@
 //! and what they may have meant where there is none of that name. Pure.
 
 use sternway_proto::{
+    lineage::{self, Standing},
     settings::nearest,
     v1::{self, Mark, Problem},
 };
@@ -25,6 +26,13 @@ pub struct History<'a> {
     pub revisions: &'a [v1::Revision],
 }
 
+fn standing(revision: &v1::Revision) -> Standing {
+    Standing {
+        known_good: revision.known_good,
+        mark: revision.mark(),
+    }
+}
+
 impl<'a> History<'a> {
     fn by_id(self, id: &str) -> Option<&'a v1::Revision> {
         self.revisions.iter().find(|revision| revision.id == id)
@@ -43,24 +51,15 @@ impl<'a> History<'a> {
 
     /// The revisions before the current one in the lineage, nearest first; those marked bad left out.
     fn predecessors(self) -> impl Iterator<Item = &'a v1::Revision> {
-        let lineage = &self.target.lineage;
-        // A target that is gone has no current revision: all of its lineage stands behind it.
-        let end = lineage
-            .iter()
-            .rposition(|id| *id == self.target.current_revision)
-            .unwrap_or(lineage.len());
-        lineage
-            .iter()
-            .take(end)
-            .rev()
+        lineage::before(&self.target.lineage, Some(&self.target.current_revision))
             .filter(move |id| **id != self.target.current_revision)
             .filter_map(move |id| self.by_id(id))
-            .filter(|revision| revision.mark() != Mark::Bad)
+            .filter(|revision| !standing(revision).is_bad())
     }
 
     fn known_good(self) -> Option<&'a v1::Revision> {
         self.predecessors()
-            .find(|revision| revision.known_good || revision.mark() == Mark::Good)
+            .find(|revision| standing(revision).is_good())
     }
 
     /// The revision that a person's word names.
@@ -81,10 +80,13 @@ impl<'a> History<'a> {
                 revision,
                 because: format!("newest known-good before {}", self.current_name()),
             }),
-            "" => match self.known_good() {
-                Some(_) => return self.find("known-good"),
-                None => return self.find("previous"),
-            },
+            "" => {
+                let all = self.predecessors().map(|one| (one, standing(one)));
+                return match lineage::goal(all) {
+                    Some(goal) if standing(goal).is_good() => self.find("known-good"),
+                    _ => self.find("previous"),
+                };
+            }
             _ => return self.named(word),
         }
         .ok_or_else(|| self.nothing(word))
@@ -365,6 +367,20 @@ mod tests {
         ] {
             assert_eq!(shop.to(word), wanted, "{word:?}");
         }
+    }
+
+    #[test]
+    fn a_mark_good_counts_as_known_good() {
+        let marked = Case::new(
+            vec![
+                revision(3, false, Mark::Unspecified),
+                revision(2, false, Mark::Unspecified),
+                revision(1, false, Mark::Good),
+            ],
+            &[1, 2, 3],
+        );
+        assert_eq!(marked.to(""), Ok(1));
+        assert_eq!(marked.to("previous"), Ok(2));
     }
 
     #[test]

@@ -385,6 +385,19 @@ async fn an_order_survives_a_restart_and_is_believed_with_evidence_only_once() {
     let verified = verified.into_inner();
     assert_eq!(verified.problem, None);
     assert!(verified.entries > 5);
+    // The record's time is the controller's, also of what a host with another clock has seen.
+    let listed = operator
+        .list_record(v1::ListRecordRequest::default())
+        .await
+        .expect("listed")
+        .into_inner();
+    let seen = listed
+        .entries
+        .iter()
+        .find(|one| one.action == "evidence.seen");
+    let seen = seen.expect("it is there");
+    assert!(seen.at_ms > 1_000_000, "{seen:?}");
+    assert!(seen.body.contains("\"host_at_ms\":1"), "{seen:?}");
     stage.stop().await;
 }
 

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod field;
 pub mod identity;
 pub mod limits;
+pub mod lineage;
 pub mod name;
 pub mod order;
 #[cfg(feature = "service")]

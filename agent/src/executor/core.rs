@@ -6,7 +6,6 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sternway_proto::{
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{ledger::Ledger, outbox::Outbox, settings::Settings, stranded::Stranded};
+pub(super) use crate::clock::now_ms;
 use crate::{
     store::{gone::Gone, revisions::Revisions},
     targets::{Observed, Registry},
@@ -33,6 +33,8 @@ pub(super) struct Core {
     ledger: Mutex<Ledger>,
     live: Mutex<BTreeMap<TargetName, Live>>,
     active: Mutex<BTreeMap<TargetName, Active>>,
+    /// How often an order began or ended on a target.
+    turned: Mutex<BTreeMap<TargetName, u64>>,
     /// The controller's clock minus the host's, milliseconds.
     clock_offset_ms: AtomicI64,
     /// Orders that are open and cannot be gone on with.
@@ -65,6 +67,10 @@ pub(super) struct Active {
     pub(super) needs: BTreeSet<RevisionId>,
 }
 
+/// How often orders had begun and ended when a look began.
+#[derive(Debug, Clone)]
+pub(super) struct Turns(BTreeMap<TargetName, u64>);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -87,6 +93,7 @@ impl Core {
             ledger: Mutex::new(ledger),
             live: Mutex::default(),
             active: Mutex::default(),
+            turned: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
             stranded: Mutex::default(),
             due: Mutex::default(),
@@ -109,6 +116,29 @@ impl Core {
 
     pub(super) fn active(&self) -> MutexGuard<'_, BTreeMap<TargetName, Active>> {
         lock(&self.active)
+    }
+
+    /// An order begins to be carried out: what was seen of its target before is not what is there now.
+    pub(super) fn begun(&self, target: &TargetName, active: Active) {
+        self.active().insert(target.clone(), active);
+        *lock(&self.turned).entry(target.clone()).or_default() += 1;
+    }
+
+    /// It is over; what was seen meanwhile was its doing.
+    pub(super) fn over(&self, target: &TargetName) {
+        *lock(&self.turned).entry(target.clone()).or_default() += 1;
+        self.active().remove(target);
+    }
+
+    /// What tells whether a look at the host is still of use when it is done.
+    pub(super) fn turns(&self) -> Turns {
+        Turns(lock(&self.turned).clone())
+    }
+
+    /// Whether no order began, ended or is on its way on that target since then.
+    pub(super) fn undisturbed(&self, target: &TargetName, since: &Turns) -> bool {
+        let idle = !self.active().contains_key(target);
+        idle && lock(&self.turned).get(target) == since.0.get(target)
     }
 
     pub(super) fn gone(&self) -> MutexGuard<'_, Gone> {
@@ -182,7 +212,9 @@ impl Core {
     /// The target as the controller is told of it. None: nothing is known of it.
     pub(super) fn describe(&self, target: &TargetName) -> Option<v1::Target> {
         let live = self.live().get(target).cloned();
+        // One that cannot be gone on with is nobody's work any more: its problem says so instead.
         let active = self.active().get(target).map(|active| active.order);
+        let active = active.filter(|order| !lock(&self.stranded).contains_key(order));
         let revisions = self.revisions();
         let history = revisions.history(target);
         let blocked = revisions.blocked(target);
@@ -251,13 +283,4 @@ impl Core {
         targets.extend(self.revisions().targets().cloned());
         targets
     }
-}
-
-/// The host's clock, Unix milliseconds.
-pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or_default()
 }

@@ -15,7 +15,10 @@ use sternway_proto::{
     v1,
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +31,7 @@ use crate::{
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
     fault,
+    store::revisions::Revisions,
     targets::{
         Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
         Registry,
@@ -71,6 +75,13 @@ struct World {
     unread_looks: u32,
     /// How long its checks may take.
     checking: Duration,
+    /// Its checks do not end, as through a long soak.
+    checks_soak: bool,
+    /// Revisions that were kept last.
+    kept: Vec<RevisionId>,
+    /// Looks at the host that began, and what the next ones wait for before they answer with something half-made.
+    looks: u32,
+    look_waits: Option<Arc<Semaphore>>,
     /// Orders whose things were spared at the last collection.
     spared: Vec<Uuid>,
 }
@@ -123,9 +134,20 @@ impl Kind for Scripted {
         if self.world().unread {
             self.world().unread_looks += 1;
             all.unread.insert(shop());
-        } else {
-            all.seen.push(self.observe(&shop()).await?);
+            return Ok(all);
         }
+        let mut seen = self.observe(&shop()).await?;
+        let waits = {
+            let mut world = self.world();
+            world.looks += 1;
+            world.look_waits.clone()
+        };
+        if let Some(waits) = waits {
+            seen.content = Some(content("half-made"));
+            seen.instance = "half-made".to_owned();
+            let _ = waits.acquire().await;
+        }
+        all.seen.push(seen);
         Ok(all)
     }
 
@@ -233,6 +255,9 @@ impl Kind for Scripted {
         recorded: &Recorded,
         _evidence: &EvidenceSink,
     ) -> Result<v1::Verdict, KindError> {
+        if self.world().checks_soak {
+            std::future::pending::<()>().await;
+        }
         let world = self.world();
         assert!(!world.checks_panic, "on purpose");
         let runs = world.running.map(id) == Some(recorded.id.clone());
@@ -247,7 +272,8 @@ impl Kind for Scripted {
         Vec::new()
     }
 
-    async fn keep(&self, _: &TargetName, _: &[Recorded]) -> Result<(), KindError> {
+    async fn keep(&self, _: &TargetName, all: &[Recorded]) -> Result<(), KindError> {
+        self.world().kept = all.iter().map(|one| one.id.clone()).collect();
         Ok(())
     }
 
@@ -705,6 +731,71 @@ async fn checks_that_panic_leave_the_agent_alive() {
     let end = agent.end(Uuid::from_u128(1)).await.expect("told");
     assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
     agent.stop().await;
+}
+
+/// Waits until the scripted world is so.
+async fn becomes(kind: &Scripted, what: &str, so: impl Fn(&World) -> bool) {
+    let waited = timeout(SOON, async {
+        while !so(&kind.world()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never {what}: {:?}", kind.world());
+}
+
+#[tokio::test]
+async fn what_was_deployed_is_kept_while_checks_go_through_their_soak() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().checks_soak = true;
+    for version in ["v3", "v4", "v5"] {
+        kind.run(version);
+        agent.sees(version).await;
+        becomes(&kind, "kept", |world| world.kept.contains(&id(version))).await;
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_began_before_an_orders_end_and_is_used_after_it_records_nothing() {
+    let (dir, kind, mut agent) = deployed().await;
+    let waits = Arc::new(Semaphore::new(0));
+    let looks = {
+        let mut world = kind.world();
+        world.look_waits = Some(waits.clone());
+        world.looks
+    };
+    becomes(&kind, "looked at", |world| world.looks > looks).await;
+    let order = Uuid::from_u128(1);
+    agent.send(Request::Order(seal(&self::order(1)))).await;
+    agent.end(order).await.expect("told");
+    timeout(SOON, async {
+        loop {
+            if let Report::Target(target) = agent.reports.recv().await.expect("running")
+                && target.active_order.is_empty()
+            {
+                return;
+            }
+        }
+    })
+    .await
+    .expect("it is over");
+    let looks = {
+        let mut world = kind.world();
+        world.look_waits = None;
+        world.looks
+    };
+    waits.add_permits(1);
+    // The look after the next one began: what the held one saw was used, or not.
+    becomes(&kind, "looked at again", |world| world.looks > looks + 1).await;
+    agent.stop().await;
+    let revisions = Revisions::open(dir.path(), 1_000_000).expect("opened");
+    let history = revisions.history(&shop()).expect("there");
+    let known: Vec<_> = history
+        .entries()
+        .iter()
+        .map(|entry| entry.id.clone())
+        .collect();
+    assert_eq!(known, [id("v1"), id("v2")]);
 }
 
 #[tokio::test]

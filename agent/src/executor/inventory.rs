@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    core::{Core, now_ms},
+    core::{Core, Turns, now_ms},
     facts, plan,
 };
 use crate::{
@@ -37,8 +37,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_mins(30);
 /// How long keeping the artifacts of one target may take.
 const KEEP_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Targets looked after at the same time.
-const TENDED: usize = 4;
+/// Targets kept, and targets checked, at the same time. Apart, so that what was just deployed is kept while others are
+/// watched through their soak, which is waiting for the most part.
+const KEPT: usize = 4;
+const CHECKED: usize = 16;
 
 /// Changes that may wait. A full queue makes the watchers wait, who then say `All`.
 const CHANGES: usize = 64;
@@ -80,16 +82,26 @@ struct Looked {
     unread: BTreeSet<TargetName>,
 }
 
+/// What is done for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Care {
+    /// Its artifacts and its readiness.
+    Keep,
+    /// Its checks, through their soak.
+    Check,
+}
+
 /// The inventory's task.
 pub(super) struct Inventory {
     core: Arc<Core>,
     changes: mpsc::Receiver<Changed>,
     tending: JoinSet<()>,
-    /// Targets that are tended now; true: once more afterwards.
-    tended: BTreeMap<TargetName, bool>,
+    /// What is done for targets now; true: once more afterwards.
+    tended: BTreeMap<(TargetName, Care), bool>,
     /// Whose task that is: one that panics cannot say so any more.
-    tasks: HashMap<task::Id, TargetName>,
-    turns: Arc<Semaphore>,
+    tasks: HashMap<task::Id, (TargetName, Care)>,
+    keeping: Arc<Semaphore>,
+    checking: Arc<Semaphore>,
     /// Targets whose present revision could not be written down: looked at again until it is.
     unrecorded: BTreeSet<TargetName>,
     /// When the upkeep was done last.
@@ -108,7 +120,8 @@ impl Inventory {
             tending: JoinSet::new(),
             tended: BTreeMap::new(),
             tasks: HashMap::new(),
-            turns: Arc::new(Semaphore::new(TENDED)),
+            keeping: Arc::new(Semaphore::new(KEPT)),
+            checking: Arc::new(Semaphore::new(CHECKED)),
             unrecorded: BTreeSet::new(),
             upkept: None,
         };
@@ -160,9 +173,10 @@ impl Inventory {
             .facts(facts::gather(&self.core.registry).await);
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
+            let begun = self.core.turns();
             match timeout(LOOK_TIMEOUT, kind.discover()).await {
                 Ok(Ok(all)) => {
-                    self.discovered(&kind, &all);
+                    self.discovered(&kind, &all, &begun);
                     looked.answered.push(kind.label());
                     looked.unread.extend(all.unread);
                 }
@@ -186,15 +200,15 @@ impl Inventory {
         looked
     }
 
-    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &Discovered) {
+    fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &Discovered, begun: &Turns) {
         let seen: BTreeSet<&TargetName> = all.seen.iter().map(|one| &one.target).collect();
         for observed in &all.seen {
-            self.observed(observed);
+            self.observed(observed, begun);
         }
         for target in self.core.targets() {
             let there = seen.contains(&target) || all.unread.contains(&target);
             if target.kind() == kind.label() && !there {
-                self.observed(&gone(&target));
+                self.observed(&gone(&target), begun);
             }
         }
     }
@@ -203,17 +217,19 @@ impl Inventory {
         let Some(kind) = self.core.registry.of(target) else {
             return;
         };
+        let begun = self.core.turns();
         match timeout(LOOK_TIMEOUT, kind.observe(target)).await {
-            Ok(Ok(observed)) => self.observed(&observed),
+            Ok(Ok(observed)) => self.observed(&observed, &begun),
             Ok(Err(error)) => tracing::warn!(%target, "cannot look at {target}: {error}"),
             Err(_) => tracing::warn!(%target, "looking at {target} took too long"),
         }
     }
 
-    fn observed(&mut self, observed: &Observed) {
+    fn observed(&mut self, observed: &Observed, begun: &Turns) {
         let target = &observed.target;
-        // While an order is on its way, what is seen is its doing; it is looked at when it is over.
-        if self.core.active().contains_key(target) {
+        // What was seen while an order was on its way is its doing, also where it is used after its end. It is
+        // looked at when it is over.
+        if !self.core.undisturbed(target, begun) {
             return;
         }
         let before = self.core.describe(target);
@@ -287,24 +303,39 @@ impl Inventory {
         }
     }
 
-    /// Looks after a target: one task a target, a few at the same time.
+    /// Looks after a target.
     fn tend(&mut self, target: &TargetName) {
-        if let Some(again) = self.tended.get_mut(target) {
+        self.care(target, Care::Keep);
+        self.care(target, Care::Check);
+    }
+
+    /// One task a target and care, a few at the same time.
+    fn care(&mut self, target: &TargetName, what: Care) {
+        let of = (target.clone(), what);
+        if let Some(again) = self.tended.get_mut(&of) {
             *again = true;
             return;
         }
         let Some(kind) = self.core.registry.of(target).cloned() else {
             return;
         };
-        self.tended.insert(target.clone(), false);
-        let (core, turns) = (self.core.clone(), self.turns.clone());
-        let tended = target.clone();
+        self.tended.insert(of.clone(), false);
+        let (core, target) = (self.core.clone(), target.clone());
+        let turns = match what {
+            Care::Keep => self.keeping.clone(),
+            Care::Check => self.checking.clone(),
+        };
         let task = self.tending.spawn(async move {
             let turn = turns.acquire_owned().await;
-            tend(&core, kind.as_ref(), &tended).await;
+            let before = core.describe(&target);
+            match what {
+                Care::Keep => keep_ready(&core, kind.as_ref(), &target).await,
+                Care::Check => check(&core, kind.as_ref(), &target).await,
+            }
+            tell(&core, &target, before.as_ref());
             drop(turn);
         });
-        self.tasks.insert(task.id(), target.clone());
+        self.tasks.insert(task.id(), of);
     }
 
     fn tended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
@@ -316,11 +347,11 @@ impl Inventory {
                 (error.id(), false)
             }
         };
-        let Some(target) = self.tasks.remove(&id) else {
+        let Some(of) = self.tasks.remove(&id) else {
             return;
         };
-        if self.tended.remove(&target) == Some(true) && again {
-            self.tend(&target);
+        if self.tended.remove(&of) == Some(true) && again {
+            self.care(&of.0, of.1);
         }
     }
 
@@ -384,19 +415,13 @@ fn gone(target: &TargetName) -> Observed {
     }
 }
 
-/// Keeps what a rollback needs, runs the checks, and looks whether a rollback would work.
-async fn tend(core: &Core, kind: &dyn Kind, target: &TargetName) {
+/// Keeps what a rollback needs, and looks whether it would work; or forgets the target.
+async fn keep_ready(core: &Core, kind: &dyn Kind, target: &TargetName) {
     if core.due().remove(target) && forget(core, kind, target).await {
         return;
     }
-    let before = core.describe(target);
     keep(core, kind, target).await;
     readiness(core, kind, target).await;
-    tell(core, target, before.as_ref());
-    let before = core.describe(target);
-    check(core, kind, target).await;
-    // What was current may have become known-good: the next rollback's goal is the same, the words differ.
-    tell(core, target, before.as_ref());
 }
 
 fn tell(core: &Core, target: &TargetName, before: Option<&v1::Target>) {
@@ -498,12 +523,16 @@ async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {
 
 pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName) {
     let goal = {
+        let runs = core
+            .live()
+            .get(target)
+            .and_then(|live| live.current.clone());
         let revisions = core.revisions();
         let Some(history) = revisions.history(target) else {
             return;
         };
         history
-            .default_goal(|id| revisions.is_bad(target, id))
+            .default_goal(runs.as_ref(), |id| revisions.said(target, id))
             .map(|entry| (entry.id.clone(), revisions.recorded(target, &entry.id)))
     };
     let (verdict, revision, problems) = match goal {

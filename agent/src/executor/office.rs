@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     boundary::Request,
+    chain::chain,
     engine::{event, journal::Journal},
     targets::Changed,
 };
@@ -223,9 +224,9 @@ impl Office {
         };
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
-        self.core
-            .active()
-            .insert(target.clone(), Active { order: id, needs });
+        self.core.begun(&target, Active { order: id, needs });
+        // The controller gives up what an agent that is there is not at.
+        self.core.outbox.target(&target);
         let course = Course::new(self.core.clone(), kind, order, journal);
         let core = self.core.clone();
         let of = target.clone();
@@ -296,7 +297,7 @@ impl Office {
             self.panicked(task, &error);
             return;
         }
-        self.core.active().remove(&task.target);
+        self.core.over(&task.target);
         self.core.outbox.target(&task.target);
         // The inventory only ends with the executor.
         let _ = self.changes.send(Changed::Target(task.target)).await;
@@ -368,17 +369,6 @@ fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
         }
         _ => None,
     })
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {

@@ -4,7 +4,7 @@
 mod pace;
 mod session;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sternway_proto::{channel::ConnectError, fault, tls::ClientTls, v1};
 use thiserror::Error;
@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     boundary::{Report, Request},
+    chain::chain,
+    clock::now_ms,
     identity::{Identity, IdentityError},
 };
 
@@ -156,7 +158,7 @@ impl Link {
                 tracing::info!("the certificate was renewed; dialling again with it");
                 return;
             }
-            Ended::Connect(error) => chain(error),
+            Ended::Connect(error) => sternway_proto::name::clean_text(&chain(error)),
             other => other.to_string(),
         };
         let again = logged
@@ -180,23 +182,4 @@ impl Link {
         }
         *logged = Some((text, Instant::now()));
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    sternway_proto::name::clean_text(&text)
-}
-
-/// The host's clock, Unix milliseconds.
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or_default()
 }

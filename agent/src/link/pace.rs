@@ -38,6 +38,9 @@ const SAMPLES: usize = 8;
 /// A measurement that took longer says too little.
 const ROUND_TRIP_LIMIT_MS: i64 = 5_000;
 
+/// What reading and halving whole milliseconds on both sides may add.
+const ROUNDING_MS: u64 = 4;
+
 /// The controller's clock minus the host's, from exchanges of clock readings.
 #[derive(Debug, Default)]
 pub(super) struct ClockOffset {
@@ -47,18 +50,28 @@ pub(super) struct ClockOffset {
 
 impl ClockOffset {
     /// Takes an exchange in: sent at `sent_ms`, answered by a clock that read `theirs_ms`, back at
-    /// `back_ms`. Answers with the best estimate: that of the shortest round trip lately.
+    /// `back_ms`. Answers with the best estimate: that of the shortest round trip since a clock was set last.
     pub(super) fn measured(&mut self, sent_ms: i64, theirs_ms: i64, back_ms: i64) -> Option<i64> {
         let trip = back_ms - sent_ms;
-        if (0..=ROUND_TRIP_LIMIT_MS).contains(&trip) {
+        // A slow one is better than none: without any the host's own clock would be believed.
+        let usable =
+            (0..=ROUND_TRIP_LIMIT_MS).contains(&trip) || (trip >= 0 && self.samples.is_empty());
+        if usable {
+            let newest = (trip, theirs_ms - (sent_ms + trip / 2));
+            self.samples.retain(|sample| agree(*sample, newest));
             if self.samples.len() == SAMPLES {
                 self.samples.pop_front();
             }
-            self.samples
-                .push_back((trip, theirs_ms - (sent_ms + trip / 2)));
+            self.samples.push_back(newest);
         }
         self.samples.iter().min().map(|(_, offset)| *offset)
     }
+}
+
+/// Whether two measurements can both be right: each is off by half of its trip at most. Where not, one of the
+/// clocks was set between them.
+fn agree(one: (i64, i64), other: (i64, i64)) -> bool {
+    one.1.abs_diff(other.1) * 2 <= one.0.unsigned_abs() + other.0.unsigned_abs() + ROUNDING_MS
 }
 
 #[cfg(test)]
@@ -106,5 +119,30 @@ mod tests {
             Some(10_000),
             "old ones are forgotten"
         );
+    }
+
+    #[test]
+    fn a_first_exchange_that_was_slow_is_better_than_none() {
+        let mut clock = ClockOffset::default();
+        assert_eq!(clock.measured(0, 3_604_000, 8_000), Some(3_600_000));
+        assert_eq!(clock.measured(0, 3_600_500, 200), Some(3_600_400));
+        assert_eq!(
+            clock.measured(0, 0, 9_000),
+            Some(3_600_400),
+            "there is a better one"
+        );
+    }
+
+    #[test]
+    fn after_a_step_of_a_clock_what_was_measured_before_counts_no_more() {
+        let mut clock = ClockOffset::default();
+        assert_eq!(clock.measured(1_000, 4_601_001, 1_002), Some(4_600_000));
+        // The host's clock is set, and the next exchange is a slower one.
+        assert_eq!(clock.measured(4_700_000, 4_700_100, 4_700_200), Some(0));
+        // Of those that agree the shortest still counts.
+        assert_eq!(clock.measured(4_800_000, 4_800_900, 4_801_000), Some(0));
+        assert_eq!(clock.measured(4_900_000, 4_900_011, 4_900_020), Some(1));
+        // A small step, too, once it is more than the trips explain.
+        assert_eq!(clock.measured(5_000_000, 5_000_310, 5_000_020), Some(300));
     }
 }

@@ -15,8 +15,11 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{Ended, Link, now_ms, pace};
-use crate::boundary::{Report, Request};
+use super::{Ended, Link, pace};
+use crate::{
+    boundary::{Report, Request},
+    clock::now_ms,
+};
 
 /// Messages that may wait to be sent.
 const OUTGOING: usize = 32;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sternway_proto::{
+    lineage::{self, Standing},
     name::{RevisionId, TargetName},
     v1,
 };
@@ -171,20 +172,22 @@ impl History {
     }
 
     /// Where a rollback goes that names nothing: the newest known-good revision before the current one, or
-    /// the one before it where none is known to be good; never one that is marked bad.
+    /// the one before it where none is known to be good; never one that is marked bad. `runs` is what runs now;
+    /// where nothing does, the newest one is among those that a rollback goes back to.
     #[must_use]
-    pub fn default_goal(&self, bad: impl Fn(&RevisionId) -> bool) -> Option<&Entry> {
-        let before = || {
-            self.lineage
-                .iter()
-                .rev()
-                .skip(1)
-                .filter(|id| !bad(id))
-                .filter_map(|id| self.entry(id))
-        };
-        before()
-            .find(|entry| entry.known_good)
-            .or_else(|| before().next())
+    pub fn default_goal(
+        &self,
+        runs: Option<&RevisionId>,
+        mark: impl Fn(&RevisionId) -> v1::Mark,
+    ) -> Option<&Entry> {
+        let before = lineage::before(&self.lineage, runs).filter_map(|id| self.entry(id));
+        lineage::goal(before.map(|entry| {
+            let standing = Standing {
+                known_good: entry.known_good,
+                mark: mark(&entry.id),
+            };
+            (entry, standing)
+        }))
     }
 
     /// Lets go of what is beyond `keep` revisions: never the current one, never what a rollback would go
@@ -193,11 +196,12 @@ impl History {
         &mut self,
         keep: usize,
         named: &BTreeSet<RevisionId>,
-        bad: impl Fn(&RevisionId) -> bool,
+        mark: impl Fn(&RevisionId) -> v1::Mark,
     ) -> Vec<Entry> {
         let mut needed = named.clone();
         needed.extend(self.lineage.last().cloned());
-        needed.extend(self.default_goal(bad).map(|entry| entry.id.clone()));
+        let goal = self.default_goal(self.lineage.last(), mark);
+        needed.extend(goal.map(|entry| entry.id.clone()));
         let mut gone = Vec::new();
         while self.entries.len() > keep {
             let oldest = self
@@ -259,9 +263,13 @@ mod tests {
         history
     }
 
+    fn unmarked(_: &RevisionId) -> v1::Mark {
+        v1::Mark::Unspecified
+    }
+
     fn goal(history: &History) -> Option<&str> {
         history
-            .default_goal(|_| false)
+            .default_goal(history.lineage().last(), unmarked)
             .map(|entry| entry.image.as_str())
     }
 
@@ -284,8 +292,40 @@ mod tests {
         let mut history = deployed(&["v1", "v2", "v3"]);
         history.set_known_good(&id("v1"));
         assert_eq!(goal(&history), Some("v1"));
-        let not_v1 = history.default_goal(|bad| *bad == id("v1"));
-        assert_eq!(not_v1.map(|entry| entry.image.as_str()), Some("v2"));
+        let only = |marked: &'static str, mark| {
+            move |one: &RevisionId| {
+                if *one == id(marked) {
+                    mark
+                } else {
+                    unmarked(one)
+                }
+            }
+        };
+        let goal = |runs: &str, marked, mark| {
+            let goal = history.default_goal(Some(&id(runs)), only(marked, mark));
+            goal.map(|entry| entry.image.clone())
+        };
+        assert_eq!(goal("v3", "v1", v1::Mark::Bad).as_deref(), Some("v2"));
+        assert_eq!(goal("v3", "v2", v1::Mark::Good).as_deref(), Some("v2"));
+        let gone = history.default_goal(None, only("v3", v1::Mark::Good));
+        assert_eq!(gone.map(|entry| entry.image.as_str()), Some("v3"));
+    }
+
+    #[test]
+    fn what_a_person_called_good_is_what_a_rollback_goes_to_and_is_not_let_go() {
+        let mut history = deployed(&["v1", "v2", "v3"]);
+        let mark = |one: &RevisionId| {
+            if *one == id("v1") {
+                v1::Mark::Good
+            } else {
+                v1::Mark::Unspecified
+            }
+        };
+        let goal = history.default_goal(Some(&id("v3")), mark);
+        assert_eq!(goal.map(|entry| entry.image.as_str()), Some("v1"));
+        let gone = history.prune(2, &BTreeSet::new(), mark);
+        let names: Vec<&str> = gone.iter().map(|entry| entry.image.as_str()).collect();
+        assert_eq!(names, ["v2"]);
     }
 
     #[test]
@@ -306,7 +346,7 @@ mod tests {
     fn pruning_keeps_what_runs_what_a_rollback_needs_and_what_is_named() {
         let mut history = deployed(&["v1", "v2", "v3", "v4", "v5"]);
         history.set_known_good(&id("v1"));
-        let gone = history.prune(2, &[id("v3")].into(), |_| false);
+        let gone = history.prune(2, &[id("v3")].into(), unmarked);
         let names: Vec<&str> = gone.iter().map(|entry| entry.image.as_str()).collect();
         assert_eq!(names, ["v2", "v4"]);
         assert_eq!(goal(&history), Some("v1"));
@@ -345,7 +385,8 @@ mod tests {
                         Some(id(&name))
                     }
                     _ => {
-                        let goal = history.default_goal(|_| false).map(|entry| entry.id.clone());
+                        let goal = history.default_goal(history.lineage().last(), unmarked);
+                        let goal = goal.map(|entry| entry.id.clone());
                         if let Some(goal) = &goal {
                             prop_assert_ne!(Some(goal), left.as_ref(), "a rollback went forward again");
                             left = before;
@@ -355,7 +396,7 @@ mod tests {
                 };
                 if let Some(active) = active {
                     history.activate(&active, now);
-                    history.prune(4, &BTreeSet::new(), |_| false);
+                    history.prune(4, &BTreeSet::new(), unmarked);
                     prop_assert_eq!(&history.current().expect("kept").id, &active);
                 }
                 let mut numbers: Vec<u32> =

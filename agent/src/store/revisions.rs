@@ -239,7 +239,7 @@ impl Revisions {
         named: &BTreeSet<RevisionId>,
     ) -> Result<(), RevisionError> {
         let mut history = self.usable(target)?;
-        let gone = history.prune(keep, named, |id| self.is_bad(target, id));
+        let gone = history.prune(keep, named, |id| self.said(target, id));
         if gone.is_empty() {
             return Ok(());
         }
@@ -351,11 +351,17 @@ impl Revisions {
         self.marks.get(&(target.clone(), id.clone()))
     }
 
+    /// The mark of a revision; unspecified where nobody said anything.
+    #[must_use]
+    pub fn said(&self, target: &TargetName, id: &RevisionId) -> v1::Mark {
+        self.mark(target, id)
+            .map_or(v1::Mark::Unspecified, v1::RevisionMark::mark)
+    }
+
     /// Whether a revision is marked DO_NOT_DEPLOY.
     #[must_use]
     pub fn is_bad(&self, target: &TargetName, id: &RevisionId) -> bool {
-        self.mark(target, id)
-            .is_some_and(|mark| mark.mark() == v1::Mark::Bad)
+        self.said(target, id) == v1::Mark::Bad
     }
 
     /// Fields as they may leave the host.

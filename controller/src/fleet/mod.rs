@@ -1,6 +1,8 @@
 //! The live sessions of agents: who is there, what is sent to them, and who is cut. What matters stands
 //! in the store; everything here can be lost and is rebuilt when agents dial again.
 
+pub mod claims;
+mod limits;
 mod observer;
 mod serve;
 pub mod session;
@@ -23,12 +25,15 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
 use self::{
+    claims::{UNCLAIMED, Unclaimed},
+    limits::Limits,
     session::{End, Sent, Session},
     watch::{Watch, Watchers},
 };
 use crate::{
     clock::{millis, now_ms},
     metrics::{ORDER_ACCEPTED_SECONDS, ORDERS_FINISHED, SESSIONS, SESSIONS_ENDED},
+    rollout::order::Lost,
     store::{
         SharedStore, StoreError,
         types::{Certified, Effects, Host, Observation},
@@ -60,7 +65,8 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// For the answer to a plan request.
     pub plan: Duration,
-    /// How long past its deadline, and past the last sign of its host, an order that was sent stays open.
+    /// How long past its deadline, and past the last sign of its host, an order that was sent stays open; where its
+    /// host is there and not at it, at most so long.
     pub lost: Duration,
 }
 
@@ -96,6 +102,8 @@ pub struct Fleet {
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     /// Hosts that were sent orders since this controller began: they have its epoch from itself.
     ordered: Mutex<HashSet<Uuid>>,
+    unclaimed: Mutex<Unclaimed>,
+    limits: Mutex<Limits>,
     observations: Mutex<Option<mpsc::Sender<Observation>>>,
     observer: Mutex<Option<JoinHandle<()>>>,
     watchers: Arc<Watchers>,
@@ -127,6 +135,8 @@ impl Fleet {
                 numbers: AtomicU64::new(1),
                 sessions: Mutex::default(),
                 ordered: Mutex::default(),
+                unclaimed: Mutex::default(),
+                limits: Mutex::default(),
                 observations: Mutex::new(Some(sender)),
                 observer: Mutex::new(Some(observer)),
                 watchers: Arc::default(),
@@ -299,8 +309,10 @@ impl Fleet {
             let now = now_ms();
             let expired = self.store.order_expire_due(now).await;
             self.committed("expire orders", expired);
-            let lost = self.give_up(now).await;
-            self.committed("give up lost orders", lost);
+            let away = self.give_up_away(now).await;
+            self.committed("give up orders of hosts that are away", away);
+            let unclaimed = self.give_up_unclaimed(now).await;
+            self.committed("give up orders that nobody is at", unclaimed);
             self.send_again();
         }
     }
@@ -316,17 +328,17 @@ impl Fleet {
     }
 
     /// Ends orders that were sent and whose hosts have not come back for too long: their targets shall not be
-    /// held for ever. A host that is there is still at it, however long it takes.
-    async fn give_up(&self, now_ms: i64) -> Result<Effects, StoreError> {
+    /// held for ever.
+    async fn give_up_away(&self, now_ms: i64) -> Result<Effects, StoreError> {
         let before_ms = now_ms.saturating_sub(millis(self.timing.lost));
         if before_ms < self.started_ms {
             return Ok(Effects::default());
         }
         let overdue = self.store.order_overdue_list(before_ms).await?;
-        let lost: Vec<Uuid> = overdue
+        let lost: Vec<(Uuid, Lost)> = overdue
             .into_iter()
             .filter(|(_, host)| self.session(*host).is_none())
-            .map(|(order, _)| order)
+            .map(|(order, _)| (order, Lost::HostAway))
             .collect();
         if lost.is_empty() {
             return Ok(Effects::default());
@@ -335,6 +347,33 @@ impl Fleet {
             "{} orders are given up: their hosts were not heard of again",
             lost.len()
         );
+        self.store.order_lost(&lost, now_ms).await
+    }
+
+    /// Ends orders whose agents are there and are not at them. One that its agent is at goes on, however long it
+    /// takes.
+    async fn give_up_unclaimed(&self, now_ms: i64) -> Result<Effects, StoreError> {
+        if self.online() == 0 {
+            return Ok(Effects::default());
+        }
+        let open = self.store.order_sent_list().await?;
+        let after = UNCLAIMED.min(self.timing.lost);
+        let now = tokio::time::Instant::now();
+        let lost = self
+            .unclaimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .look(&open, (now, now_ms), after, |order| {
+                let session = self.session(order.host)?;
+                let why = session.claims().as_ref()?.lost(order)?;
+                Some((session.number, why))
+            });
+        if lost.is_empty() {
+            return Ok(Effects::default());
+        }
+        for (order, _) in &lost {
+            tracing::warn!(order.id = %order, "order {order} is given up: its agent is there and not at it");
+        }
         self.store.order_lost(&lost, now_ms).await
     }
 
@@ -392,6 +431,10 @@ impl Fleet {
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> std::sync::MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self, host: Uuid) -> Option<Arc<Session>> {

@@ -11,11 +11,13 @@ use sternway_proto::{
     name::clean_text,
     v1::{self, AgentMessage, ControllerMessage, agent_message, controller_message::Message},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status, Streaming};
 
 use super::{
     Fleet,
+    claims::Claims,
+    limits::{Act, TRUNCATED, between_renewals},
     session::{End, OUTGOING, Session},
     validate::{self, Refused},
 };
@@ -92,6 +94,14 @@ fn stopping() -> Status {
 
 fn revoked() -> v1::Problem {
     v1::Problem::new("host-revoked", "this host was revoked", "join it again")
+}
+
+fn too_early() -> v1::Problem {
+    v1::Problem::new(
+        "renewed-too-often",
+        "this host's certificate was renewed a moment ago",
+        "try again in a minute; make sure that one agent only uses this host's certificate",
+    )
 }
 
 struct Serving {
@@ -388,6 +398,7 @@ impl Serving {
     ) -> Result<Result<(), Refused>, StoreError> {
         match message {
             agent_message::Message::Inventory(inventory) => {
+                *self.session.claims() = Some(Claims::of(&inventory));
                 let listed = inventory.targets.len();
                 let (targets, refused) = validate::inventory(inventory);
                 for why in refused {
@@ -396,12 +407,22 @@ impl Serving {
                 self.truncated(listed).await?;
                 self.observe(Seen::Inventory(targets)).await;
             }
-            agent_message::Message::Target(target) => match validate::target(target) {
-                Ok(target) => self.observe(Seen::Target(Box::new(target))).await,
-                Err(why) => self.left_out(&why),
-            },
+            agent_message::Message::Target(target) => {
+                if let Some(claims) = &mut *self.session.claims() {
+                    claims.said(&target);
+                }
+                match validate::target(target) {
+                    Ok(target) => self.observe(Seen::Target(Box::new(target))).await,
+                    Err(why) => self.left_out(&why),
+                }
+            }
             agent_message::Message::TargetRemoved(name) => match validate::removed(name) {
-                Ok(name) => self.observe(Seen::TargetRemoved(name)).await,
+                Ok(name) => {
+                    if let Some(claims) = &mut *self.session.claims() {
+                        claims.removed(&name);
+                    }
+                    self.observe(Seen::TargetRemoved(name)).await;
+                }
                 Err(why) => self.left_out(&why),
             },
             agent_message::Message::PlanReply(reply) => self.session.planned(reply),
@@ -423,6 +444,13 @@ impl Serving {
             return Ok(());
         }
         self.listed = listed;
+        let now = Instant::now();
+        if !self.fleet.limits().may(self.host.id, Act::Truncated, now) {
+            return Ok(());
+        }
+        self.fleet
+            .limits()
+            .did(self.host.id, Act::Truncated, now + TRUNCATED);
         let note = Note {
             actor: Actor::Controller,
             action: "inventory.truncated",
@@ -447,24 +475,41 @@ impl Serving {
     }
 
     async fn renew(&self, request: &v1::RenewRequest) -> Result<(), StoreError> {
-        let result = match self.fleet.renew.renew(&self.host, &request.csr_der).await {
-            Ok((certificate, kept)) => {
-                let store = &self.fleet.store;
-                // Said by the store, in the same moment in which it notes it: no certificate leaves after the
-                // host was revoked.
-                if store.host_certified(self.host.id, &kept, now_ms()).await? {
-                    v1::renew_reply::Result::Certificate(certificate)
-                } else {
-                    v1::renew_reply::Result::Problem(revoked())
-                }
-            }
-            Err(problem) => v1::renew_reply::Result::Problem(problem),
-        };
         let reply = v1::RenewReply {
-            result: Some(result),
+            result: Some(self.renewed(request).await?),
         };
         self.session.send(Message::Renew(reply)).await;
         Ok(())
+    }
+
+    async fn renewed(
+        &self,
+        request: &v1::RenewRequest,
+    ) -> Result<v1::renew_reply::Result, StoreError> {
+        let host = self.host.id;
+        // Each is signed, committed and written into the record for ever.
+        if !self.fleet.limits().may(host, Act::Renewal, Instant::now()) {
+            return Ok(v1::renew_reply::Result::Problem(too_early()));
+        }
+        Ok(
+            match self.fleet.renew.renew(&self.host, &request.csr_der).await {
+                Ok((certificate, kept)) => {
+                    let (store, now) = (&self.fleet.store, now_ms());
+                    let pause = between_renewals(kept.not_after_ms.saturating_sub(now));
+                    self.fleet
+                        .limits()
+                        .did(host, Act::Renewal, Instant::now() + pause);
+                    // Said by the store, in the same moment in which it notes it: no certificate leaves after the
+                    // host was revoked.
+                    if store.host_certified(host, &kept, now).await? {
+                        v1::renew_reply::Result::Certificate(certificate)
+                    } else {
+                        v1::renew_reply::Result::Problem(revoked())
+                    }
+                }
+                Err(problem) => v1::renew_reply::Result::Problem(problem),
+            },
+        )
     }
 
     async fn heartbeat(&mut self, heartbeat: v1::Heartbeat) {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -17,6 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
+
+use super::claims::Claims;
 
 /// Messages that may wait for one agent.
 pub const OUTGOING: usize = 64;
@@ -118,6 +120,7 @@ pub struct Session {
     /// The host's clock minus the controller's.
     pub clock_offset_ms: AtomicI64,
     plans: Mutex<HashMap<u64, oneshot::Sender<v1::PlanReply>>>,
+    claims: Mutex<Option<Claims>>,
     /// Orders that were sent on this session and not answered. Held while orders are sent, so that they leave in the
     /// order of their sequence.
     pub sent: AsyncMutex<HashMap<Uuid, Sent>>,
@@ -143,6 +146,7 @@ impl Session {
             heard_ms: AtomicI64::new(now_ms),
             clock_offset_ms: AtomicI64::new(0),
             plans: Mutex::default(),
+            claims: Mutex::default(),
             sent: AsyncMutex::default(),
         }
     }
@@ -166,6 +170,11 @@ impl Session {
     /// The agent was heard.
     pub fn heard(&self, now_ms: i64) {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The orders that the agent has said to be at. None: it has not told its inventory yet.
+    pub fn claims(&self) -> MutexGuard<'_, Option<Claims>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a message into the queue. False: the session is over.

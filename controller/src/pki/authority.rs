@@ -182,19 +182,7 @@ impl Authority {
         role: Role,
         now: SystemTime,
     ) -> Result<Credentials, PkiError> {
-        let reason = if role.is_operator() {
-            name.parse::<sternway_proto::name::HostName>()
-                .err()
-                .map(|error| error.to_string())
-        } else {
-            Some(format!("{role} is no role of an operator"))
-        };
-        if let Some(reason) = reason {
-            return Err(PkiError::Name {
-                name: name.chars().take(80).collect(),
-                reason,
-            });
-        }
+        operator_name(name, role)?;
         self.issue_control(role, name, now, self.lifetimes.operator)
     }
 
@@ -229,6 +217,24 @@ impl Authority {
             role,
             name,
         }
+    }
+}
+
+/// Whether somebody of that name can be an operator with that role.
+pub(super) fn operator_name(name: &str, role: Role) -> Result<(), PkiError> {
+    let reason = if role.is_operator() {
+        name.parse::<sternway_proto::name::HostName>()
+            .err()
+            .map(|error| error.to_string())
+    } else {
+        Some(format!("{role} is no role of an operator"))
+    };
+    match reason {
+        None => Ok(()),
+        Some(reason) => Err(PkiError::Name {
+            name: name.chars().take(80).collect(),
+            reason,
+        }),
     }
 }
 

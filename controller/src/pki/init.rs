@@ -11,7 +11,7 @@ use sternway_proto::{
 };
 use uuid::Uuid;
 
-use super::{Authority, Lifetimes, PkiError};
+use super::{Authority, Lifetimes, PkiError, authority::operator_name};
 
 /// The folder of the authority, within the controller's data folder.
 const PKI: &str = "pki";
@@ -45,7 +45,9 @@ pub fn init(
     now: SystemTime,
 ) -> Result<Initialised, PkiError> {
     let dir = data.join(PKI);
-    check_free(out)?;
+    // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
+    operator_name(operator, Role::Admin)?;
+    check_usable(out)?;
     let cluster = Uuid::new_v4();
     Authority::create(&dir, cluster, now)?;
     let authority = Authority::open(&dir, Lifetimes::default())?;
@@ -102,6 +104,19 @@ fn check_free(out: &Path) -> Result<(), PkiError> {
     Ok(())
 }
 
+/// Whether an operator's credentials can be put there; the folder is made where it is missing.
+fn check_usable(out: &Path) -> Result<(), PkiError> {
+    check_free(out)?;
+    let probe = ".probe";
+    tls::write_private(out, probe, b"")?;
+    let path = out.join(probe);
+    std::fs::remove_file(&path).map_err(|source| PkiError::Io {
+        action: "remove",
+        path,
+        source,
+    })
+}
+
 mod toml {
     use uuid::Uuid;
 
@@ -112,5 +127,29 @@ mod toml {
             "controller = {controller}\ncluster = \"{cluster}\"\ncertificate = \"certificate.pem\"\n\
              key = \"key.pem\"\ntrust = \"trust.pem\"\n"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_leaves_nothing_that_is_in_the_way_of_the_next_attempt() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let init =
+            |operator, out: &Path| init(&data, "127.0.0.1:1", operator, out, SystemTime::now());
+        let refused = init("Alice", &out);
+        assert!(matches!(refused, Err(PkiError::Name { .. })), "{refused:?}");
+        let refused = init("alice", &file.join("op"));
+        assert!(matches!(refused, Err(PkiError::File(_))), "{refused:?}");
+        assert!(!data.exists(), "an authority was made");
+        let made = init("alice", &out).expect("a cluster");
+        assert!(made.ctl_config.exists());
+        let again = init("alice", &folder.path().join("op2"));
+        assert!(matches!(again, Err(PkiError::Exists { .. })), "{again:?}");
     }
 }

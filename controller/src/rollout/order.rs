@@ -63,6 +63,40 @@ impl Progress {
     }
 }
 
+/// Why an order that was sent is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// Its deadline is long past, and its host has not been there since.
+    HostAway,
+    /// Its agent is there and not at it; what that says of it, where it says anything.
+    NotAtIt(Option<v1::Problem>),
+}
+
+impl Lost {
+    fn problem(&self) -> v1::Problem {
+        let (message, next_step) = match self {
+            Self::HostAway => (
+                "the order was sent, its deadline is past, and its host was not heard of since: what became of it is \
+                 not known"
+                    .to_owned(),
+                "look at the host itself; what its agent reports when it is back is stored".to_owned(),
+            ),
+            Self::NotAtIt(None) => (
+                "the order was sent, and the host's agent is there but not at it, and tells nothing of it: what became \
+                 of it is not known"
+                    .to_owned(),
+                "see the agent's log and what runs on the host, and set it right; then start the rollback again"
+                    .to_owned(),
+            ),
+            Self::NotAtIt(Some(said)) => (
+                format!("the host's agent does not go on with it: {}", said.message),
+                format!("{}; then start the rollback again", said.next_step),
+            ),
+        };
+        v1::Problem::new("outcome-unknown", message, next_step)
+    }
+}
+
 /// What can happen to an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input<'a> {
@@ -72,8 +106,8 @@ pub enum Input<'a> {
     Agent(&'a v1::OrderEvent),
     /// The controller's clock has passed `not_after`.
     DeadlinePassed,
-    /// It was sent, its deadline is long past, and its host has not been there since.
-    Lost,
+    /// It was sent, and nothing more is to be expected of it.
+    Lost(Lost),
     /// Its host was revoked: nothing will be heard of it again.
     HostRevoked,
     /// An earlier wave failed, so that this order's wave never begins.
@@ -121,9 +155,9 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
             ),
             _ => Applied::Same,
         },
-        Input::Lost => match progress.phase {
+        Input::Lost(why) => match progress.phase {
             Phase::Queued => Applied::Same,
-            _ => lost(progress),
+            _ => lost(progress, why),
         },
         Input::HostRevoked => match progress.phase {
             Phase::Queued => finished(
@@ -168,15 +202,10 @@ fn changed(progress: &Progress, phase: Phase) -> Applied {
 }
 
 /// Never blind: an order of which nothing more is heard is nobody's success, nor known to have changed nothing.
-fn lost(progress: &Progress) -> Applied {
+fn lost(progress: &Progress, why: &Lost) -> Applied {
     let phase = Phase::Finished(Ending {
         outcome: Outcome::NeedsHuman,
-        problem: Some(v1::Problem::new(
-            "outcome-unknown",
-            "the order was sent, its deadline is past, and its host was not heard of since: what became of it is \
-             not known",
-            "look at the host itself; what its agent reports when it is back is stored",
-        )),
+        problem: Some(why.problem()),
         running_revision: String::new(),
     });
     Applied::Changed(Progress {
@@ -315,9 +344,12 @@ mod tests {
 
     #[test]
     fn a_lost_order_is_no_success_and_its_agent_still_has_the_last_word() {
-        assert_eq!(apply(&Progress::NEW, &Input::Lost), Applied::Same);
+        assert_eq!(
+            apply(&Progress::NEW, &Input::Lost(Lost::HostAway)),
+            Applied::Same
+        );
         let accepted = told(&Progress::NEW, 1, Event::Accepted(v1::OrderAccepted {}));
-        let Applied::Changed(lost) = apply(&accepted, &Input::Lost) else {
+        let Applied::Changed(lost) = apply(&accepted, &Input::Lost(Lost::HostAway)) else {
             panic!("not lost");
         };
         let outcome = |progress: &Progress| match &progress.phase {
@@ -326,7 +358,7 @@ mod tests {
         };
         assert_eq!((outcome(&lost), lost.lost), (Outcome::NeedsHuman, true));
         for input in [
-            Input::Lost,
+            Input::Lost(Lost::NotAtIt(None)),
             Input::HostRevoked,
             Input::DeadlinePassed,
             Input::Sending,

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 use sternway_proto::v1::{self, Outcome, Verdict, order_event::Event};
 
-use super::order::{Applied, Input, Phase, Progress, apply};
+use super::order::{Applied, Input, Lost, Phase, Progress, apply};
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -20,7 +20,7 @@ impl Act {
         match self {
             Self::Sending => Input::Sending,
             Self::DeadlinePassed => Input::DeadlinePassed,
-            Self::Lost => Input::Lost,
+            Self::Lost => Input::Lost(Lost::HostAway),
             Self::HostRevoked => Input::HostRevoked,
             Self::WaveStopped => Input::WaveStopped,
             Self::Event(event) => Input::Agent(event),

@@ -159,6 +159,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
             order: settings.order_deadline,
             order_at_most: settings.order_deadline_at_most,
         },
+        verifying: Arc::new(tokio::sync::Semaphore::new(1)),
         stopping: shutdown.clone(),
     };
     let agents = Agents {

@@ -16,10 +16,10 @@ pub use self::{
     error::{RedeemError, StartError, StoreError, Trouble},
     sqlite::Sqlite,
 };
-use crate::record::Entry;
+use crate::{record::Entry, rollout::order::Lost};
 use types::{
     Appended, Certified, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order,
-    Redeem, Rollout, StoredPlan, Verified,
+    Redeem, Rollout, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -136,8 +136,11 @@ pub trait RolloutStore: Send + Sync {
     /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
     /// than that; at most 500.
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Orders that were sent and are not finished, of all hosts.
+    async fn order_sent_list(&self) -> Result<Vec<SentOrder>, StoreError>;
     /// Gives these orders up: finished with an unknown outcome, until their agents say more.
-    async fn order_lost(&self, orders: &[Uuid], now_ms: i64) -> Result<Effects, StoreError>;
+    async fn order_lost(&self, orders: &[(Uuid, Lost)], now_ms: i64)
+    -> Result<Effects, StoreError>;
     /// Events of an order after that number, by number, at most 500.
     async fn order_event_list(
         &self,

@@ -150,6 +150,16 @@ pub struct Order {
     pub sealed: v1::SealedOrder,
 }
 
+/// An order that was sent and is not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentOrder {
+    pub id: Uuid,
+    pub host: Uuid,
+    pub target: String,
+    pub last_event: u64,
+    pub not_after_ms: i64,
+}
+
 /// A rollout with its orders, by wave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use sternway_proto::{
-    limits,
-    v1::{self, agent_message::Message as Up},
+    enrol, limits,
+    v1::{self, agent_message::Message as Up, controller_message::Message as Down},
 };
 use sternway_tests::{
     controller::Controller,
@@ -28,6 +28,21 @@ impl Ground {
     async fn new() -> Self {
         let scope = Scope::new().await;
         let controller = Controller::new(&scope).await;
+        Self::on(scope, controller).await
+    }
+
+    /// Orders are given up soon.
+    async fn losing() -> Self {
+        let scope = Scope::new().await;
+        let mut controller = Controller::new(&scope).await;
+        controller.kill();
+        controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
+        let ctl = controller.ctl();
+        until("the controller", WAIT, async || {
+            let said = ctl.run(&["status"]).await;
+            (said.code == 0).then_some(()).ok_or(said.stderr)
+        })
+        .await;
         Self::on(scope, controller).await
     }
 
@@ -263,17 +278,7 @@ async fn an_order_that_was_never_sent_expires_and_the_record_says_so() {
 #[tokio::test]
 async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_stored_when_it_does()
 {
-    let scope = Scope::new().await;
-    let mut controller = Controller::new(&scope).await;
-    controller.kill();
-    controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
-    let ctl = controller.ctl();
-    until("the controller", WAIT, async || {
-        let said = ctl.run(&["status"]).await;
-        (said.code == 0).then_some(()).ok_or(said.stderr)
-    })
-    .await;
-    let ground = Ground::on(scope, controller).await;
+    let ground = Ground::losing().await;
     let mut session = ground.session().await;
     ground.start(&mut session, "2s").await;
     let order = session.order().await;
@@ -295,6 +300,49 @@ async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_st
     ground.start(&mut session, "5m").await;
     let next = session.order().await;
     assert_ne!(next.id(), order.id());
+    ground.holds().await;
+}
+
+#[tokio::test]
+async fn an_order_that_an_agent_that_is_there_is_not_at_ends_unknown_and_frees_its_target() {
+    let ground = Ground::losing().await;
+    let mut session = ground.session().await;
+    ground.start(&mut session, "5m").await;
+    let order = session.order().await;
+    let id = order.id().to_string();
+    let at = |active: &str, problem: Option<v1::Problem>| {
+        Up::Target(v1::Target {
+            active_order: active.to_owned(),
+            readiness: Some(v1::Readiness {
+                verdict: v1::ReadinessVerdict::NotReady.into(),
+                problems: problem.into_iter().collect(),
+                ..v1::Readiness::default()
+            }),
+            ..target(TARGET)
+        })
+    };
+    session.say(at(&id, None)).await;
+    session.report(&order, 1, accepted()).await;
+    // Acknowledged behind it: what was said before is known, and a while has gone by.
+    session.report(&order, 2, passed()).await;
+    assert_eq!(ground.newest().await["state"], "running");
+    let problem = v1::Problem::new(
+        "cannot-resume",
+        format!("order {id} is open and cannot be gone on with"),
+        "move its journal away",
+    );
+    session.say(at("", Some(problem))).await;
+    let ended = ground.ends("needs-human").await;
+    let lost = &ended["waves"][0]["orders"][0]["problem"];
+    assert_eq!(lost["code"], "outcome-unknown", "{lost:#}");
+    let next = lost["next_step"].as_str().unwrap_or_default();
+    assert!(next.contains("move its journal away"), "{lost:#}");
+    // Its target is free, and what its agent says after all is stored.
+    ground.start(&mut session, "5m").await;
+    let next = session.order().await;
+    assert_ne!(next.id(), order.id());
+    session.report(&order, 3, restored()).await;
+    assert_eq!(ground.recorded("order.finished").await, 2);
     ground.holds().await;
 }
 
@@ -388,6 +436,38 @@ async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
     assert_eq!(noted, 1);
     let listed = ground.ctl.json(&["target", "ls"]).await;
     assert_eq!(listed["targets"].as_array().map(Vec::len), Some(500));
+}
+
+async fn renewed(session: &mut Session) -> v1::renew_reply::Result {
+    let (_key, csr_der) = enrol::new_key_and_request().expect("a key");
+    session.say(Up::Renew(v1::RenewRequest { csr_der })).await;
+    loop {
+        if let Down::Renew(reply) = session.hear().await {
+            return reply.result.expect("an answer");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_renews_all_the_time_gets_one_certificate_and_its_session_goes_on() {
+    let ground = Ground::new().await;
+    let mut session = ground.session().await;
+    let first = renewed(&mut session).await;
+    let certificate = matches!(first, v1::renew_reply::Result::Certificate(_));
+    assert!(certificate, "{first:?}");
+    // Also on another session.
+    let mut next = ground.session().await;
+    for _ in 0..3 {
+        match renewed(&mut next).await {
+            v1::renew_reply::Result::Problem(problem) => {
+                assert_eq!(problem.code, "renewed-too-often");
+                assert!(!problem.next_step.is_empty(), "{problem:?}");
+            }
+            v1::renew_reply::Result::Certificate(_) => panic!("renewed again"),
+        }
+    }
+    // The one of the join, and the one renewal.
+    assert_eq!(ground.recorded("certificate.issued").await, 2);
 }
 
 #[tokio::test]

@@ -20,5 +20,6 @@ mod programs;
 mod refusals;
 mod restarts;
 mod rollback;
+mod stranded;
 mod strangers;
 mod wire;

@@ -102,6 +102,35 @@ fn never_stale_older_orders_epochs_and_deadlines_are_refused_also_after_a_restar
 }
 
 #[test]
+fn a_deadline_is_judged_by_the_controllers_clock_however_wrong_the_hosts_is() {
+    const WRONG: i64 = 3_600_000;
+    for host_ms in [NOW - WRONG, NOW, NOW + WRONG] {
+        let dir = TempDir::new().expect("folder");
+        let mut ledger = opened(&dir);
+        let mut arrive = |id, controller_ms: i64| {
+            let order = sealed(id, "docker/shop", 3, 5);
+            let ahead = host_ms - NOW;
+            ledger
+                .arrive(&order, controller_ms + ahead, controller_ms, |_| Ok(()))
+                .expect("the disk works")
+        };
+        let Arrival::Accepted(_, journal) = arrive(10, NOW) else {
+            panic!("not accepted by a host at {host_ms}");
+        };
+        let deadline = journal.events().find_map(|event| match event {
+            Event::Accepted { not_after_ms, .. } => Some(*not_after_ms),
+            _ => None,
+        });
+        assert_eq!(deadline, Some(host_ms + 10_000), "on the host's clock");
+        let late = arrive(11, NOW + 10_000);
+        assert!(
+            matches!(late, Arrival::Refused(..)),
+            "at {host_ms}: {late:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_order_leaves_nothing_behind() {
     let dir = TempDir::new().expect("folder");
     let mut ledger = opened(&dir);

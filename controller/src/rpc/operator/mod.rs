@@ -52,6 +52,8 @@ pub struct Operators {
     pub fleet: Arc<Fleet>,
     pub authority: Arc<dyn Authority>,
     pub lifetimes: Lifetimes,
+    /// One turn: whoever follows the whole record has it.
+    pub verifying: Arc<tokio::sync::Semaphore>,
     /// Ends the streams when the controller stops.
     pub stopping: tokio_util::sync::CancellationToken,
 }
@@ -246,7 +248,9 @@ impl OperatorService for Operators {
         &self,
         _: Request<v1::VerifyRecordRequest>,
     ) -> Result<Response<v1::VerifyRecordResponse>, Status> {
-        record::verify(self).await.map(Response::new)
+        record::verify(&self.store, &self.verifying)
+            .await
+            .map(Response::new)
     }
 
     type ExportRecordStream = Streamed<v1::RecordEntry>;

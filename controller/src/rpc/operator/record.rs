@@ -5,12 +5,12 @@ use sternway_proto::{
     limits,
     v1::{self, Problem},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Operators, STREAM, Streamed};
-use crate::rpc::fault;
+use crate::{rpc::fault, store::SharedStore};
 
 const LIST: u32 = 50;
 const LIST_AT_MOST: u32 = 1000;
@@ -45,8 +45,19 @@ pub(super) async fn list(
     Ok(answer)
 }
 
-pub(super) async fn verify(service: &Operators) -> Result<v1::VerifyRecordResponse, Status> {
-    let verified = service.store.record_verify().await.map_err(fault::store)?;
+/// One at a time: each reads the whole record.
+pub(super) async fn verify(
+    store: &SharedStore,
+    verifying: &Semaphore,
+) -> Result<v1::VerifyRecordResponse, Status> {
+    let Ok(_turn) = verifying.try_acquire() else {
+        return Err(fault::refused(Problem::new(
+            "verifying",
+            "the record is being verified at this moment, for somebody else",
+            "try again when that is over: `ctl record verify`",
+        )));
+    };
+    let verified = store.record_verify().await.map_err(fault::store)?;
     let problem = verified.broken.as_ref().map(|broken| {
         Problem::new(
             "record-broken",
@@ -91,4 +102,27 @@ pub(super) fn export(
         }
     });
     ReceiverStream::new(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Sqlite;
+
+    #[tokio::test]
+    async fn the_record_is_verified_for_one_person_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Sqlite::open(folder.path()).await.expect("opened");
+        let (store, verifying): (SharedStore, _) = (Arc::new(store), Semaphore::new(1));
+        let turn = verifying.acquire().await.expect("a turn");
+        let refused = verify(&store, &verifying).await.expect_err("refused");
+        let problem = sternway_proto::fault::from_status(&refused).expect("a problem");
+        assert_eq!(problem.code, "verifying");
+        drop(turn);
+        for _ in 0..2 {
+            verify(&store, &verifying).await.expect("verified");
+        }
+    }
 }

@@ -281,8 +281,12 @@ impl HostStore for Sqlite {
                     .execute(&mut *tx)
                     .await?;
                 }
-                Seen::Inventory(all) => targets::replace(&mut tx, observation, all).await?,
-                Seen::Target(target) => targets::upsert(&mut tx, observation, target).await?,
+                Seen::Inventory(all) => {
+                    targets::replace(&mut tx, &self.budget, observation, all).await?;
+                }
+                Seen::Target(target) => {
+                    targets::upsert(&mut tx, &self.budget, observation, target).await?;
+                }
                 Seen::TargetRemoved(name) => {
                     targets::remove(&mut tx, observation.host_id, name).await?;
                 }

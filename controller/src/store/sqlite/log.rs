@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{Sqlite, Tx, row::row, signed, unsigned};
 use crate::{
-    record::{Draft, Entry, Hash, Head, Verifier},
+    record::{Break, Draft, Entry, Hash, Head, Verifier},
     store::{
         RecordStore, StoreError,
         types::{Note, Verified},
@@ -130,35 +130,78 @@ impl RecordStore for Sqlite {
     }
 
     async fn record_verify(&self) -> Result<Verified, StoreError> {
-        // One read transaction: entries and head of the same moment.
-        let mut tx = self.reader.begin().await?;
-        let kept = head(&mut *tx).await?;
         let mut verifier = Verifier::default();
-        let (mut entries, mut after) = (0, i64::MIN);
-        loop {
-            let rows: Vec<EntryRow> =
-                sqlx::query_as("SELECT * FROM record WHERE number > $1 ORDER BY number LIMIT $2")
-                    .bind(after)
-                    .bind(i64::from(PAGE))
-                    .fetch_all(&mut *tx)
-                    .await?;
-            let Some(last) = rows.last() else { break };
-            after = last.number;
-            for row in rows {
-                entries += 1;
-                if let Err(broken) = verifier.take(&row.into()) {
-                    return Ok(Verified {
-                        entries,
-                        head: kept.hash,
-                        broken: Some(broken),
-                    });
-                }
+        let mut walk = Walk::default();
+        // Page by page, so that nobody who reads has to wait for all of it: what is written stands still.
+        while !walk.broken() {
+            let page = walk.page(&self.reader).await?;
+            if walk.take(&mut verifier, page) < PAGE {
+                break;
             }
         }
+        // The end in one transaction: the last entries and the head of the same moment.
+        let mut tx = self.reader.begin().await?;
+        let kept = head(&mut *tx).await?;
+        while !walk.broken() {
+            let page = walk.page(&mut *tx).await?;
+            if walk.take(&mut verifier, page) < PAGE {
+                break;
+            }
+        }
+        let broken = walk.broken.or_else(|| verifier.finish(kept).err());
         Ok(Verified {
-            entries,
+            entries: walk.entries,
             head: kept.hash,
-            broken: verifier.finish(kept).err(),
+            broken,
         })
+    }
+}
+
+/// Where a walk along the record is.
+#[derive(Debug)]
+struct Walk {
+    after: i64,
+    entries: u64,
+    broken: Option<Break>,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self {
+            after: i64::MIN,
+            entries: 0,
+            broken: None,
+        }
+    }
+}
+
+impl Walk {
+    fn broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    async fn page(
+        &self,
+        executor: impl sqlx::SqliteExecutor<'_>,
+    ) -> Result<Vec<EntryRow>, sqlx::Error> {
+        sqlx::query_as("SELECT * FROM record WHERE number > $1 ORDER BY number LIMIT $2")
+            .bind(self.after)
+            .bind(i64::from(PAGE))
+            .fetch_all(executor)
+            .await
+    }
+
+    /// Follows a page, and answers with its length.
+    fn take(&mut self, verifier: &mut Verifier, page: Vec<EntryRow>) -> u32 {
+        let length = u32::try_from(page.len()).unwrap_or(u32::MAX);
+        for row in page {
+            self.after = row.number;
+            self.entries += 1;
+            if let Err(broken) = verifier.take(&row.into()) {
+                self.broken = Some(broken);
+                break;
+            }
+        }
+        length
     }
 }

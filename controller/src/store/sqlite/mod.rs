@@ -5,6 +5,7 @@
 //! stored, and an operator is told that an order stands. With NORMAL a power cut could take back commits
 //! of the WAL that were acknowledged; with FULL it cannot. What is not acknowledged is batched instead.
 
+mod budget;
 mod hosts;
 mod log;
 mod meta;
@@ -16,7 +17,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{fs::File, path::Path, sync::Mutex, time::Duration};
 
 use prost::Message;
 use sqlx::{
@@ -25,6 +26,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+use self::budget::Budget;
 use super::{Store, StoreError};
 use crate::fault::{self, Moment};
 
@@ -42,6 +44,7 @@ type Tx<'a> = Transaction<'a, Db>;
 pub struct Sqlite {
     writer: SqlitePool,
     reader: SqlitePool,
+    budget: Mutex<Budget>,
     /// Held for as long as the store lives: two controllers on one directory would both be right.
     _lock: File,
 }
@@ -86,6 +89,7 @@ impl Sqlite {
         Ok(Self {
             writer,
             reader,
+            budget: Mutex::default(),
             _lock: lock,
         })
     }

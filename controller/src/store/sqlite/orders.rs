@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
 use crate::{
     record::{Actor, Draft},
-    rollout::order::{Applied, Ending, Input, Phase, Progress, apply},
+    rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, apply},
     store::{
         RolloutStore, StartError, StoreError,
-        types::{Appended, Effects, Host, NewRollout, Order, Rollout, StoredPlan},
+        types::{Appended, Effects, Host, NewRollout, Order, Rollout, SentOrder, StoredPlan},
     },
 };
 
@@ -51,6 +51,11 @@ pub(super) const ORDERS_OVERDUE: &str = "SELECT o.id, o.host_id FROM orders o
      JOIN hosts h ON h.id = o.host_id
      WHERE o.state IN (2, 3) AND o.state <> 4 AND o.not_after_ms <= $1 AND h.last_seen_ms <= $1
      LIMIT 500";
+
+/// Orders that were sent and are not finished.
+pub(super) const ORDERS_SENT: &str =
+    "SELECT id, host_id, target, last_event, not_after_ms FROM orders
+     WHERE state IN (2, 3) AND state <> 4";
 
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
@@ -276,7 +281,7 @@ async fn append_event(
             .execute(&mut **tx)
             .await?;
     }
-    if let Some(draft) = noted(order, event) {
+    if let Some(draft) = noted(order, event, now_ms) {
         append(tx, &draft).await?;
     }
     effects.merge(rollouts::input(tx, order.id, &Input::Agent(event), now_ms).await?);
@@ -300,9 +305,9 @@ fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
 }
 
 /// What of an event goes into the record besides the order's own transitions: everything that was done
-/// and everything that was seen.
-fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
-    let (action, body) = match event.event.as_ref()? {
+/// and everything that was seen. When it was, by the host's own clock, stands in the body.
+fn noted(order: &Order, event: &v1::OrderEvent, now_ms: i64) -> Option<Draft> {
+    let (action, mut body) = match event.event.as_ref()? {
         Event::Evidence(e) => (
             "evidence.seen",
             json!({
@@ -330,8 +335,9 @@ fn noted(order: &Order, event: &v1::OrderEvent) -> Option<Draft> {
             return None;
         }
     };
+    body["host_at_ms"] = event.at_ms.into();
     Some(Draft {
-        at_ms: event.at_ms,
+        at_ms: now_ms,
         actor: Actor::Agent(order.host_name.clone()),
         action,
         subject: format!("order:{}", order.id),
@@ -462,11 +468,32 @@ impl RolloutStore for Sqlite {
             .collect()
     }
 
-    async fn order_lost(&self, orders: &[Uuid], now_ms: i64) -> Result<Effects, StoreError> {
+    async fn order_sent_list(&self) -> Result<Vec<SentOrder>, StoreError> {
+        let rows: Vec<(String, String, String, i64, i64)> =
+            sqlx::query_as(ORDERS_SENT).fetch_all(&self.reader).await?;
+        rows.into_iter()
+            .map(|(id, host, target, last_event, not_after_ms)| {
+                Ok(SentOrder {
+                    id: uuid(&id, "an order's id")?,
+                    host: uuid(&host, "a host's id")?,
+                    target,
+                    last_event: unsigned(last_event),
+                    not_after_ms,
+                })
+            })
+            .collect()
+    }
+
+    async fn order_lost(
+        &self,
+        orders: &[(Uuid, Lost)],
+        now_ms: i64,
+    ) -> Result<Effects, StoreError> {
         let mut effects = Effects::default();
         let mut tx = self.begin().await?;
-        for id in orders {
-            effects.merge(rollouts::input(&mut tx, *id, &Input::Lost, now_ms).await?);
+        for (id, why) in orders {
+            let input = Input::Lost(why.clone());
+            effects.merge(rollouts::input(&mut tx, *id, &input, now_ms).await?);
         }
         super::commit(tx).await?;
         Ok(effects)

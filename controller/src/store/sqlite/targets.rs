@@ -1,6 +1,9 @@
 //! Targets, revisions, marks and deployments.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use prost::Message as _;
@@ -8,7 +11,13 @@ use serde_json::json;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, uuid};
+use super::{
+    Sqlite, Tx,
+    budget::{Budget, Room},
+    decode,
+    log::append,
+    uuid,
+};
 use crate::{
     record::{Actor, Draft},
     store::{
@@ -23,6 +32,7 @@ const REVISIONS_PER_HOST: i64 = 20_000;
 /// Stores a target as it is now, and every revision of it that is new.
 pub(super) async fn upsert(
     tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
     observation: &Observation,
     target: &v1::Target,
 ) -> Result<(), StoreError> {
@@ -47,11 +57,12 @@ pub(super) async fn upsert(
     .bind(body.encode_to_vec())
     .execute(&mut **tx)
     .await?;
-    revisions(tx, observation, target).await
+    revisions(tx, budget, observation, target).await
 }
 
 async fn revisions(
     tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
     observation: &Observation,
     target: &v1::Target,
 ) -> Result<(), StoreError> {
@@ -71,7 +82,7 @@ async fn revisions(
             Some(stored) if *stored == body => continue,
             Some(_) => {}
             None if full(tx, &host).await? => return Ok(()),
-            None => append(tx, &seen(observation, target, revision)).await?,
+            None => note(tx, budget, observation, target, revision).await?,
         }
         sqlx::query(
             "INSERT INTO revisions
@@ -109,6 +120,45 @@ async fn full(tx: &mut Tx<'_>, host: &str) -> Result<bool, StoreError> {
     Ok(count >= REVISIONS_PER_HOST)
 }
 
+/// Says in the record that a revision was seen, for as long as its host is within its budget: agents list and take
+/// back what they like.
+async fn note(
+    tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
+    observation: &Observation,
+    target: &v1::Target,
+    revision: &v1::Revision,
+) -> Result<(), StoreError> {
+    let room = budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(observation.host_id, observation.at_ms);
+    match room {
+        Room::Entry => append(tx, &seen(observation, target, revision)).await?,
+        Room::Full => append(tx, &too_many(observation)).await?,
+        Room::None => {}
+    }
+    Ok(())
+}
+
+fn too_many(observation: &Observation) -> Draft {
+    tracing::warn!(
+        host.id = %observation.host_id,
+        "host {} tells of too many revisions: not each is written into the record", observation.host_name
+    );
+    Draft {
+        at_ms: observation.at_ms,
+        actor: Actor::Controller,
+        action: "record.limited",
+        subject: format!("host:{}", observation.host_name),
+        body: json!({
+            "host_id": observation.host_id,
+            "what": "revision.seen",
+            "next_step": "see what deploys on this host so often; if nothing does, its agent is not honest: `ctl host revoke`",
+        }),
+    }
+}
+
 fn seen(observation: &Observation, target: &v1::Target, revision: &v1::Revision) -> Draft {
     Draft {
         at_ms: observation.at_ms,
@@ -133,6 +183,7 @@ fn digest(text: &str) -> &str {
 /// Stores the whole inventory of a host.
 pub(super) async fn replace(
     tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
     observation: &Observation,
     all: &[v1::Target],
 ) -> Result<(), StoreError> {
@@ -145,7 +196,7 @@ pub(super) async fn replace(
         remove(tx, observation.host_id, name).await?;
     }
     for target in all {
-        upsert(tx, observation, target).await?;
+        upsert(tx, budget, observation, target).await?;
     }
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! The record in a real file, with the database's own protection taken away first.
 
 use serde_json::json;
+use sternway_proto::v1;
+use uuid::Uuid;
 
 use super::{Sqlite, hosts, log, orders, rollouts};
 use crate::{
     record::Actor,
-    store::{MetaStore as _, RecordStore as _, StoreError, Trouble, types::Note},
+    store::{
+        HostStore as _, MetaStore as _, RecordStore as _, StoreError, TargetStore as _, Trouble,
+        types::{Certified, Host, NewToken, Note, Observation, Redeem, Seen},
+    },
 };
 
 async fn filled(folder: &std::path::Path) -> Sqlite {
@@ -124,6 +129,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_LOST, "orders_lost"),
         (orders::ORDERS_DUE, "orders_active"),
         (orders::ORDERS_OVERDUE, "orders_active"),
+        (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
         (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
         (rollouts::ROLLOUTS_OF_HOST, "orders_sequence"),
@@ -147,4 +153,66 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
             .any(|line| line.starts_with("SCAN") && !line.contains("USING INDEX"));
         assert!(!scans, "{query}:\n{said}");
     }
+}
+
+async fn host(store: &Sqlite) -> Host {
+    let token = NewToken {
+        hash: [1; 32],
+        host_name: "web-1".into(),
+        labels: std::collections::BTreeMap::new(),
+        created_ms: 1,
+        created_by: "alice".into(),
+        expires_ms: 1_000_000,
+    };
+    store.token_insert(&token).await.expect("a token");
+    let redeem = Redeem {
+        hash: token.hash,
+        host_id: Uuid::from_u128(7),
+        hostname: "web-1".into(),
+        agent_version: "0.0.0".into(),
+        certificate: Certified {
+            serial: "1".into(),
+            not_after_ms: 1_000_000,
+        },
+        now_ms: 2,
+    };
+    store.token_redeem(&redeem).await.expect("a host")
+}
+
+#[tokio::test]
+async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    *store.budget.lock().expect("not poisoned") = super::budget::Budget::new(10, 1);
+    let revision = |number: u32| v1::Revision {
+        id: format!("{number:064}"),
+        number,
+        ..v1::Revision::default()
+    };
+    let target = v1::Target {
+        name: "docker/shop".into(),
+        revisions: (1..=4).map(revision).collect(),
+        ..v1::Target::default()
+    };
+    let seen = |seen| Observation {
+        host_id: host.id,
+        host_name: host.name.clone(),
+        at_ms: 10,
+        seen,
+    };
+    for _ in 0..20 {
+        let told = [
+            seen(Seen::Target(Box::new(target.clone()))),
+            seen(Seen::TargetRemoved(target.name.clone())),
+        ];
+        store.observations_store(&told).await.expect("stored");
+    }
+    let entries = store.record_list(0, 1000).await.expect("listed");
+    let count = |action| entries.iter().filter(|one| one.action == action).count();
+    assert_eq!((count("revision.seen"), count("record.limited")), (10, 1));
+    let told = [seen(Seen::Target(Box::new(target)))];
+    store.observations_store(&told).await.expect("stored");
+    let kept = store.revision_list(host.id, "docker/shop").await;
+    assert_eq!(kept.expect("listed").len(), 4, "what it has is known");
 }
