@@ -336,6 +336,27 @@ async fn the_last_resort_leaves_exactly_one_running(
 }
 
 #[tokio::test]
+async fn never_both_what_was_put_aside_is_started_while_its_successor_is_watched() {
+    let shop = Shop::new(&QUICK).await;
+    let old = shop.instance().await;
+    let mut order = shop.order(Swap::Cold).await;
+    let steps = order.steps();
+    let commit = order.commit();
+    for step in steps.iter().take(commit) {
+        order.apply(step).await.expect("it succeeds");
+    }
+    shop.scope.cli(&["start", &old]).await;
+    let error = order.apply(&steps[commit]).await.expect_err("two run");
+    assert_eq!(
+        (error.code.as_str(), error.transient),
+        ("runs-again", false)
+    );
+    order.undo_all(commit + 1).await;
+    shop.is_tidy(order.id, false).await;
+    assert_eq!(shop.serving().await, Some(2));
+}
+
+#[tokio::test]
 async fn what_was_replaced_is_kept_for_its_dwell_from_when_it_was_put_aside() {
     let shop = Shop::new(&QUICK).await;
     let mut order = shop.order(Swap::Cold).await;
