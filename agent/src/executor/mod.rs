@@ -19,6 +19,8 @@ mod office;
 pub mod outbox;
 mod plan;
 mod run;
+#[cfg(test)]
+mod scripted;
 pub mod settings;
 mod stranded;
 
