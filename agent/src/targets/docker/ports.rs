@@ -69,8 +69,11 @@ pub(super) async fn taken(
     }
     let own = standing.map(own).unwrap_or_default();
     // What clashes with a port of the target's own is its own: nobody else could have it beside.
-    listening.retain(|port| !own.iter().any(|own| own.clashes(port)));
-    problems(&wanted, &held(target, listed), &listening)
+    let is_own = |port: &Port| own.iter().any(|own| own.clashes(port));
+    listening.retain(|port| !is_own(port));
+    let mut others = held(target, listed);
+    others.retain(|(port, _)| !is_own(port));
+    problems(&wanted, &others, &listening)
 }
 
 fn problems(
@@ -165,7 +168,11 @@ fn held(target: &TargetName, listed: &[Value]) -> Vec<(Port, String)> {
     let mut held = Vec::new();
     for container in listed {
         let name = listed_name(container).unwrap_or_default();
-        if name == target.local() {
+        let ended = matches!(
+            text(container, "State"),
+            "created" | "exited" | "dead" | "removing"
+        );
+        if ended || name == target.local() {
             continue;
         }
         for port in list(&container["Ports"]) {
@@ -326,6 +333,8 @@ mod tests {
             container(&["/web"], 80, "0.0.0.0"),
             container(&["/web2/alias", "/other"], 81, "0.0.0.0"),
             container(&["/third"], 443, "192.168.1.3"),
+            // An engine that was killed may go on showing ports of one that it found dead.
+            json!({"Names": ["/dead"], "State": "exited", "Ports": [{"IP": "0.0.0.0", "PublicPort": 82, "Type": "tcp"}]}),
         ];
         let others = held(&target, &listed);
         let said = |address: &str, port: &str| {
@@ -336,6 +345,7 @@ mod tests {
             said.collect::<Vec<_>>().join("; ")
         };
         assert_eq!(said("", "80"), "");
+        assert_eq!(said("", "82"), "");
         assert_eq!(said("", "81"), "port 81/tcp is held by container other");
         assert_eq!(
             said("127.0.0.1", "81"),
