@@ -378,35 +378,27 @@ impl Course {
     async fn confirm(&mut self) -> Result<(String, bool), Stalled> {
         let target = self.target().clone();
         let expected = self.order.expected().cloned();
-        let mut found = self.observed().await;
-        for attempt in 2..=CONFIRM_LOOKS {
-            if found.is_ok() {
-                break;
-            }
-            back_off(attempt).await;
-            found = self.observed().await;
-        }
-        match found {
-            Ok(found) if found == expected => {}
-            Ok(Some(found)) => {
+        let found = self.looked().await;
+        match found.map(|found| found.content.map(|content| content.id())) {
+            Some(found) if found == expected => {}
+            Some(Some(found)) => {
                 return Ok((
                     format!("revision {} runs, not the one from before", found.short()),
                     false,
                 ));
             }
-            Ok(None) => return Ok(("what ran before is not there".to_owned(), false)),
-            Err(()) => return Ok(("what runs now could not be looked at".to_owned(), false)),
+            Some(None) => return Ok(("what ran before is not there".to_owned(), false)),
+            None => return Ok(("what runs now could not be looked at".to_owned(), false)),
         }
         let Some(from) = expected else {
             return Ok(("nothing ran before, nothing runs now".to_owned(), true));
         };
         let passes = self.checked_again(&target, &from).await?;
         // Behind its checks, so that one that ends soon after its start is not taken for one that runs.
-        let runs = self
-            .look()
-            .await
-            .is_some_and(|found| is_running(found.state));
-        if self.ran_before() && !runs {
+        let Some(found) = self.looked().await else {
+            return Ok(("what runs now could not be looked at".to_owned(), false));
+        };
+        if self.ran_before() && !is_running(found.state) {
             return Ok((
                 "what ran before is back in its place and does not run".to_owned(),
                 false,
@@ -489,6 +481,19 @@ impl Course {
             .await
             .ok()?
             .ok()
+    }
+
+    /// As [`Self::look`], again and again for an engine that is away for a moment.
+    async fn looked(&self) -> Option<Observed> {
+        let mut found = self.look().await;
+        for attempt in 2..=CONFIRM_LOOKS {
+            if found.is_some() {
+                break;
+            }
+            back_off(attempt).await;
+            found = self.look().await;
+        }
+        found
     }
 
     /// Runs something that yields evidence, which is journaled as it comes, and remembered where the journal
