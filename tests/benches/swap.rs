@@ -198,6 +198,11 @@ async fn main() {
                     gaps.join(" / "),
                     measured.took.as_millis()
                 );
+                for seen in &measured.seen {
+                    if way == Way::Warm && seen.lost > 0 {
+                        println!("  why: {:?}, sent at {:?}", seen.reasons, seen.lost_at_ms);
+                    }
+                }
             }
         }
         println!(
