@@ -6,7 +6,7 @@
 //! - `SHOP_FAIL`: `health` (`/health` answers 500), `crash` (exit 1 after a second), `errors` (`/` answers
 //!   500 and the log fills with ERROR lines while `/health` stays fine), or several: `health,errors`
 //!
-//! `GET /slow/MS` answers after so many milliseconds. `shop check` asks the `/health` of a running shop and
+//! `GET /slow/MS` answers after so many milliseconds; `GET /reset` resets the connection. `shop check` asks the `/health` of a running shop and
 //! exits 0 or 1.
 
 use std::{env, fmt::Display, future::pending, io::Write as _, process::ExitCode, time::Duration};
@@ -212,6 +212,10 @@ async fn connection(mut stream: TcpStream, mut shop: Shop) {
         else {
             return;
         };
+        if path(&head) == "/reset" {
+            let _ = stream.set_zero_linger();
+            return;
+        }
         let answer = shop.answer(&head).await;
         let keep = keeps_alive(&head) && !*shop.stopping.borrow();
         let text = format!(
@@ -271,6 +275,10 @@ async fn idle_stop(stopping: &mut watch::Receiver<bool>, told: bool) {
     }
 }
 
+fn path(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or("/")
+}
+
 fn keeps_alive(head: &str) -> bool {
     let connection = head.lines().skip(1).find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -287,7 +295,7 @@ fn keeps_alive(head: &str) -> bool {
 
 impl Shop {
     async fn answer(&self, head: &str) -> Answer {
-        let path = head.split(' ').nth(1).unwrap_or("/");
+        let path = path(head);
         if let Some(ms) = path.strip_prefix("/slow/") {
             let Ok(ms) = ms.parse() else {
                 return Answer {

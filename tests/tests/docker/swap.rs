@@ -1,7 +1,11 @@
 //! Restores on the real engine, cold and warm: to the end, with every step done twice, and turned back from
 //! every place.
 
-use std::time::SystemTime;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, SystemTime},
+};
 
 use rstest::rstest;
 use serde_json::json;
@@ -21,7 +25,10 @@ use sternway_tests::{
     prober::{Prober, host_address, since_epoch},
     shop::Image,
 };
-
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+};
 use uuid::Uuid;
 
 use crate::runner::Shop;
@@ -159,6 +166,49 @@ async fn a_warm_restore_has_no_requests_lost_by_any_client(#[case] back: bool) {
         assert!(seen.requests > 50, "{client}: {seen:?}");
         assert_eq!(seen.lost, 0, "{client}: {seen:?}\n{story}");
     }
+}
+
+/// Asks from a port of the client's own choice.
+async fn ask_from(client: SocketAddr, server: SocketAddr, path: &str) -> io::Result<String> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(client)?;
+    let exchange = async {
+        let mut stream = socket.connect(server).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer.lines().last().unwrap_or_default().to_owned())
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchange).await?
+}
+
+/// The kernel remembers for 10 s where a connection went that its server has reset, and a new one from the same
+/// port of the client goes there, too, whatever the rules say by then.
+#[tokio::test]
+async fn a_client_that_was_reset_before_is_redirected_as_everybody() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let host: IpAddr = host_address().parse().expect("an address");
+    let (server, own) = (SocketAddr::new(host, port.number()), Port::lease());
+    let client = SocketAddr::new(host, own.number());
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let redirect = steps.iter().position(|step| step.id == "docker.redirect");
+    let (before, after) = steps.split_at(redirect.expect("it is warm"));
+    for step in before {
+        let _ = order.apply(step).await.expect("it succeeds");
+    }
+    let reset = ask_from(client, server, "/reset").await;
+    let reset = reset.map_err(|error| error.kind());
+    assert_eq!(reset, Err(io::ErrorKind::ConnectionReset));
+    let _ = order.apply(&after[0]).await.expect("it is redirected");
+    let answer = ask_from(client, server, "/").await;
+    assert_eq!(answer.expect("it is answered"), "v1", "by the standby");
+    order.undo_all(before.len() + 1).await;
+    shop.is_tidy(order.id, false).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ pub mod checks;
 pub mod client;
 mod collect;
 mod connections;
+mod conntrack;
 pub mod discover;
 mod drain;
 pub mod fields;

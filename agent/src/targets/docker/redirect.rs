@@ -20,9 +20,10 @@ use std::{
 use sternway_proto::name::clean_text;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tracing::warn;
 use uuid::Uuid;
 
-use super::{alone::alone, localnet, warm::Published};
+use super::{alone::alone, conntrack, localnet, warm::Published};
 
 /// How long `nft` may take: it talks to the kernel alone.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,7 +164,16 @@ pub(super) async fn begin(redirect: &Redirect<'_>) -> Result<(), RedirectError> 
     nft(&["-f", "-"], &marked).await?;
     accept_loopback(bridge, true)?;
     let rules = replaced(&table, &notes, &leading(redirect));
-    nft(&["-f", "-"], &rules).await.map(drop)
+    let _ = nft(&["-f", "-"], &rules).await?;
+    forget_reset(redirect.ports).await;
+    Ok(())
+}
+
+/// Connections that look like one that was reset before are redirected, too.
+pub(super) async fn forget_reset(ports: &[Published]) {
+    if let Err(error) = conntrack::forget_reset(ports).await {
+        warn!(%error, "clients that were reset a moment ago may not be redirected at once");
+    }
 }
 
 /// New connections take the engine's way again. That there is no redirect is as good.

@@ -164,7 +164,10 @@ impl DockerKind {
             return Done::said(format!("waited {} ms", wait.as_millis()));
         };
         let outside = ports.iter().map(|port| port.port).collect();
-        Done::said(self.drain(&old.id, Some(&outside), wait).await)
+        let said = self.drain(&old.id, Some(&outside), wait).await;
+        // It may have reset some of the last ones.
+        redirect::forget_reset(ports).await;
+        Done::said(said)
     }
 
     /// The new container takes connections at its published ports, provably; then they lead there again,
