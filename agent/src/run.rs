@@ -36,6 +36,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         executor::settings::Settings {
             state_dir: settings.data_dir.clone(),
             host_id: identity.host_id,
+            host_name: identity.host_name.clone(),
             keep: settings.keep,
             disk_budget: settings.disk_budget_mib.saturating_mul(1024 * 1024),
             order_timeout: settings.order_timeout,

@@ -15,7 +15,7 @@ use sternway_proto::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{ledger::Ledger, outbox::Outbox, settings::Settings, stranded::Stranded};
+use super::{ledger::Ledger, lost::Lost, outbox::Outbox, settings::Settings, stranded::Stranded};
 pub(super) use crate::clock::now_ms;
 use crate::{
     store::{gone::Gone, revisions::Revisions},
@@ -41,6 +41,8 @@ pub(super) struct Core {
     stranded: Mutex<BTreeMap<Uuid, Stranded>>,
     /// Targets whose order cannot go on at this moment, and why: told as a problem of their readiness.
     stuck: Mutex<BTreeMap<TargetName, v1::Problem>>,
+    /// Targets of orders whose journal is gone.
+    lost: Mutex<BTreeMap<TargetName, Lost>>,
     /// How long targets were seen gone.
     gone: Mutex<Gone>,
     /// Targets to be forgotten when they are tended next.
@@ -96,6 +98,7 @@ impl Core {
             turned: Mutex::default(),
             clock_offset_ms: AtomicI64::new(0),
             stranded: Mutex::default(),
+            lost: Mutex::default(),
             due: Mutex::default(),
             gone: Mutex::new(gone),
             stuck: Mutex::default(),
@@ -170,6 +173,9 @@ impl Core {
     /// Orders whose things on the host are not to be touched.
     pub(super) fn open_orders(&self) -> Vec<Uuid> {
         let mut open: Vec<Uuid> = lock(&self.stranded).keys().copied().collect();
+        let lost = lock(&self.lost);
+        open.extend(lost.values().filter(|one| !one.mended).map(|one| one.order));
+        drop(lost);
         open.extend(self.active().values().map(|active| active.order));
         open
     }
@@ -188,7 +194,25 @@ impl Core {
     /// Why the target's order cannot go on, if it cannot.
     pub(super) fn stuck(&self, target: &TargetName) -> Option<v1::Problem> {
         let stuck = lock(&self.stuck).get(target).cloned();
-        stuck.or_else(|| self.stranded(target))
+        stuck
+            .or_else(|| self.stranded(target))
+            .or_else(|| self.lost(target).map(|lost| lost.problem))
+    }
+
+    /// What is known of an order of that target whose journal is gone.
+    pub(super) fn lost(&self, target: &TargetName) -> Option<Lost> {
+        lock(&self.lost).get(target).cloned()
+    }
+
+    /// `None`: what it left is of no interest any more.
+    pub(super) fn set_lost(&self, target: &TargetName, lost: Option<Lost>) {
+        let mut all = lock(&self.lost);
+        match lost {
+            Some(lost) => drop(all.insert(target.clone(), lost)),
+            None => drop(all.remove(target)),
+        }
+        drop(all);
+        self.outbox.target(target);
     }
 
     pub(super) fn set_clock_offset(&self, offset_ms: i64) {

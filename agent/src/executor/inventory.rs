@@ -19,12 +19,14 @@ use tokio::{
 
 use super::{
     core::{Core, Turns, now_ms},
-    facts, plan,
+    facts,
+    lost::Lost,
+    plan,
 };
 use crate::{
     engine::step::EvidenceSink,
     store::history::{History, Origin},
-    targets::{Changed, Discovered, Kind, Observed},
+    targets::{Changed, Discovered, Kind, Made, Observed},
 };
 
 /// How long a look at the host may take.
@@ -104,6 +106,8 @@ pub(super) struct Inventory {
     checking: Arc<Semaphore>,
     /// Targets whose present revision could not be written down: looked at again until it is.
     unrecorded: BTreeSet<TargetName>,
+    /// What orders left whose journal is gone: for the office, which begins what is done about it.
+    left: mpsc::Sender<Made>,
     /// When the upkeep was done last.
     upkept: Option<Instant>,
 }
@@ -112,8 +116,9 @@ pub(super) struct Inventory {
 pub(super) type Changes = mpsc::Sender<Changed>;
 
 impl Inventory {
-    pub(super) fn new(core: Arc<Core>) -> (Self, Changes) {
+    pub(super) fn new(core: Arc<Core>) -> (Self, Changes, mpsc::Receiver<Made>) {
         let (sender, changes) = mpsc::channel(CHANGES);
+        let (left, found) = mpsc::channel(CHANGES);
         let inventory = Self {
             core,
             changes,
@@ -123,9 +128,10 @@ impl Inventory {
             keeping: Arc::new(Semaphore::new(KEPT)),
             checking: Arc::new(Semaphore::new(CHECKED)),
             unrecorded: BTreeSet::new(),
+            left,
             upkept: None,
         };
-        (inventory, sender)
+        (inventory, sender, found)
     }
 
     /// Follows the host until the shutdown.
@@ -201,6 +207,13 @@ impl Inventory {
     }
 
     fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &Discovered, begun: &Turns) {
+        for made in &all.made {
+            if self.core.undisturbed(&made.target, begun) && self.core.is_half_made(made) {
+                self.core.found_lost(made);
+                // A full queue is as good: it is found again.
+                let _ = self.left.try_send(made.clone());
+            }
+        }
         let seen: BTreeSet<&TargetName> = all.seen.iter().map(|one| &one.target).collect();
         for observed in &all.seen {
             self.observed(observed, begun);
@@ -236,7 +249,15 @@ impl Inventory {
         let meaning = meaning(self.core.revisions().history(target), observed);
         match meaning {
             Meaning::Gone if before.is_none() => return,
-            Meaning::Gone | Meaning::Same => self.core.saw(observed),
+            Meaning::Gone | Meaning::Same => {
+                self.core.saw(observed);
+                if meaning == Meaning::Gone
+                    && self.core.lost(target).is_some_and(|lost| lost.mended)
+                {
+                    self.core.set_lost(target, None);
+                }
+            }
+            Meaning::Deployed(id) if self.is_left_over(observed, &id) => self.core.saw(observed),
             Meaning::Deployed(id) => {
                 self.core.saw(observed);
                 self.deployed(observed, &id);
@@ -247,6 +268,21 @@ impl Inventory {
             self.core.outbox.target(target);
             self.tend(target);
         }
+    }
+
+    /// Whether what bears the name is the work of an order without a journal and no deployment: its new instance,
+    /// unless that runs and is a known revision to the last setting; or the one before, as the order left it.
+    fn is_left_over(&self, observed: &Observed, id: &RevisionId) -> bool {
+        let target = &observed.target;
+        if let Some(made) = &observed.made
+            && self.core.is_half_made(made)
+        {
+            return !made.begun || self.core.revisions().entry(target, id).is_err();
+        }
+        let mends = self.core.lost(target).is_some_and(|lost| !lost.mended);
+        let revisions = self.core.revisions();
+        let before = revisions.history(target).map(|history| &history.instance);
+        mends && before == Some(&observed.instance)
     }
 
     fn deployed(&mut self, observed: &Observed, id: &RevisionId) {
@@ -266,6 +302,13 @@ impl Inventory {
             Ok(None) => {}
             Ok(Some(number)) => {
                 tracing::info!(%target, revision = number, "{target} runs revision #{number} now");
+                let another = |lost: Lost| {
+                    let made = observed.made.as_ref().map(|made| made.order);
+                    lost.mended && made != Some(lost.order)
+                };
+                if self.core.lost(target).is_some_and(another) {
+                    self.core.set_lost(target, None);
+                }
                 if let Some(live) = self.core.live().get_mut(target) {
                     live.health = v1::Verdict::Unspecified;
                     live.evidence.clear();
@@ -390,6 +433,10 @@ impl Inventory {
         let open = self.core.open_orders();
         let kinds: Vec<_> = self.core.registry.all().cloned().collect();
         for kind in kinds {
+            // Whether what is there is only a leftover is not known without that look.
+            if !looked.answered.contains(&kind.label()) {
+                continue;
+            }
             match timeout(LOOK_TIMEOUT, kind.collect(&open)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(kind = kind.label(), "cannot collect: {error}"),
@@ -412,6 +459,7 @@ fn gone(target: &TargetName) -> Observed {
         content: None,
         instance: String::new(),
         unsupported: None,
+        made: None,
     }
 }
 

@@ -72,6 +72,9 @@ struct Fence {
     epoch: u64,
     /// Per target: epoch and sequence of the newest order.
     newest: BTreeMap<TargetName, (u64, u64)>,
+    /// Per target: the newest order itself. Its journal is to be found as long as orders are remembered.
+    #[serde(default)]
+    accepted: BTreeMap<TargetName, Uuid>,
 }
 
 /// What becomes of an order that arrived.
@@ -159,6 +162,18 @@ impl Ledger {
     #[must_use]
     pub fn highest_epoch(&self) -> u64 {
         self.fence.epoch
+    }
+
+    /// Whether it came before, as far as the journals tell.
+    #[must_use]
+    pub fn knows(&self, order: Uuid) -> bool {
+        self.known.contains(&order)
+    }
+
+    /// Whether the order was accepted here and its journal is gone.
+    #[must_use]
+    pub fn lost(&self, order: Uuid) -> bool {
+        !self.knows(order) && self.fence.accepted.values().any(|one| *one == order)
     }
 
     /// Judges an order that arrived. `acceptable` says what else stands in its way, on this host, now.
@@ -250,6 +265,7 @@ impl Ledger {
         fence
             .newest
             .insert(order.target().clone(), (wire.epoch, wire.sequence));
+        fence.accepted.insert(order.target().clone(), order.id());
         let bytes = serde_json::to_vec(&fence).map_err(|error| LedgerError::Fence {
             reason: error.to_string(),
         })?;

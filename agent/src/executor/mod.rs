@@ -5,6 +5,7 @@
 //! - `office`: takes requests in, and begins what they ask for.
 //! - `run`: one order, from its journal to the kind and back; `hold`: while that journal cannot be written.
 //! - `stranded`: open orders that cannot be gone on with.
+//! - `lost`: orders whose journal is gone.
 //! - `inventory`: what is deployed, whether it is well, whether it could be undone.
 //! - [`outbox`]: what is to be told.
 
@@ -15,6 +16,7 @@ mod faults;
 mod hold;
 mod inventory;
 pub mod ledger;
+mod lost;
 mod office;
 pub mod outbox;
 mod plan;
@@ -84,8 +86,8 @@ impl Executor {
         )?;
         let core = Arc::new(Core::new(settings, registry, revisions, ledger, shutdown));
         core.outbox.epoch(core.ledger().highest_epoch());
-        let (inventory, changes) = Inventory::new(core.clone());
-        let office = Office::open(core.clone(), changes.clone(), found);
+        let (inventory, changes, left) = Inventory::new(core.clone());
+        let office = Office::open(core.clone(), changes.clone(), left, found);
         let task = tokio::spawn(async move {
             let mut office = office;
             let mut helpers = JoinSet::new();

@@ -18,6 +18,7 @@ use super::{
     core::{Active, Core, now_ms},
     inventory::{self, Changes},
     ledger::{Arrival, Found, LedgerError},
+    lost::Mend,
     plan::{self, Wanted},
     run::Course,
     stranded::Stranded,
@@ -26,7 +27,7 @@ use crate::{
     boundary::Request,
     chain::chain,
     engine::{event, journal::Journal},
-    targets::Changed,
+    targets::{Changed, Made},
 };
 
 /// How long orders on their way may go on after a request to stop; then they are cut off, and the next
@@ -48,12 +49,16 @@ struct Task {
     order: Uuid,
     target: TargetName,
     panics: u32,
+    /// It has no journal: it only mends what the order left.
+    mends: bool,
 }
 
 /// Takes requests in.
 pub(super) struct Office {
     core: Arc<Core>,
     changes: Changes,
+    /// What orders left whose journal is gone.
+    left: mpsc::Receiver<Made>,
     courses: JoinSet<()>,
     plans: JoinSet<()>,
     /// Whose task that is, and how often it panicked: one that panics cannot say so any more.
@@ -64,10 +69,16 @@ pub(super) struct Office {
 
 impl Office {
     /// Goes on with the orders that were found open.
-    pub(super) fn open(core: Arc<Core>, changes: Changes, found: Vec<Found>) -> Self {
+    pub(super) fn open(
+        core: Arc<Core>,
+        changes: Changes,
+        left: mpsc::Receiver<Made>,
+        found: Vec<Found>,
+    ) -> Self {
         let mut office = Self {
             core,
             changes,
+            left,
             courses: JoinSet::new(),
             plans: JoinSet::new(),
             tasks: HashMap::new(),
@@ -92,6 +103,7 @@ impl Office {
                         tracing::error!("planning failed: {error}");
                     }
                 }
+                Some(made) = self.left.recv() => self.mend(made),
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
                     None => break,
@@ -155,6 +167,7 @@ impl Office {
             Ok(Arrival::Accepted(order, journal)) => {
                 tracing::info!(order.id = %order.id(), target = %order.target(), "order {} accepted", order.id());
                 self.core.outbox.epoch(self.core.ledger().highest_epoch());
+                self.core.set_lost(order.target(), None);
                 self.begin(*order, journal, None);
             }
             Ok(Arrival::Repeated(id)) => self.repeat(id),
@@ -251,6 +264,7 @@ impl Office {
                 order: id,
                 target,
                 panics: recovered.unwrap_or_default(),
+                mends: false,
             },
         );
     }
@@ -280,6 +294,24 @@ impl Office {
         }
     }
 
+    /// Here, where orders are begun, so that none is begun beside it.
+    fn mend(&mut self, made: Made) {
+        let (order, target) = (made.order, made.target.clone());
+        let Some(mend) = Mend::begin(&self.core, made) else {
+            return;
+        };
+        let task = self.courses.spawn(mend.work());
+        self.tasks.insert(
+            task.id(),
+            Task {
+                order,
+                target,
+                panics: 0,
+                mends: true,
+            },
+        );
+    }
+
     fn strand(&self, order: Uuid, target: Option<TargetName>, reason: &str) {
         self.core
             .strand(order, Stranded::new(&self.core, order, target, reason));
@@ -294,8 +326,11 @@ impl Office {
             return;
         };
         if let Err(error) = ended {
-            self.panicked(task, &error);
-            return;
+            if !task.mends {
+                self.panicked(task, &error);
+                return;
+            }
+            tracing::error!(order.id = %task.order, "what order {} left could not be looked after: {error}", task.order);
         }
         self.core.over(&task.target);
         self.core.outbox.target(&task.target);

@@ -26,8 +26,8 @@ use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     fault,
     targets::{
-        Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
-        Registry,
+        Changed, Content, Discovered, Draft, Kind, KindError, Known, Made, Observed, PlanInput,
+        Recorded, Registry,
     },
 };
 
@@ -55,6 +55,11 @@ pub(super) struct World {
     /// As an exchange is: one step stops what runs, the next starts the other.
     pub(super) in_two_steps: bool,
     pub(super) rescues: u32,
+    /// The order that made what runs.
+    pub(super) made: Option<Made>,
+    /// What is asked of the last resort for an order without a journal, and whether it fails.
+    pub(super) mends: Vec<Uuid>,
+    pub(super) mend_fails: bool,
     /// Steps that panic before one does not.
     pub(super) panics: u32,
     pub(super) checks_panic: bool,
@@ -130,6 +135,7 @@ impl Kind for Scripted {
             return Ok(all);
         }
         let mut seen = self.observe(&shop()).await?;
+        all.made.extend(seen.made.clone());
         let waits = {
             let mut world = self.world();
             world.looks += 1;
@@ -156,6 +162,7 @@ impl Kind for Scripted {
             content: world.running.map(content),
             instance: world.instance.to_string(),
             unsupported: None,
+            made: world.made.clone(),
         })
     }
 
@@ -242,6 +249,24 @@ impl Kind for Scripted {
         Ok(Done::said("what ran before runs"))
     }
 
+    async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
+        let mut world = self.world();
+        world.mends.push(context.order_id);
+        if world.mend_fails {
+            return Err(StepError {
+                code: "scripted".into(),
+                message: "it cannot be mended".into(),
+                next_step: "do it by hand".into(),
+                transient: false,
+            });
+        }
+        let before = known.before.as_ref().expect("it was recorded");
+        world.running = ["v1", "v2"].into_iter().find(|one| id(one) == before.1.id);
+        world.instance = before.0.parse().expect("a number");
+        world.made = None;
+        Ok(Done::said("what ran before runs"))
+    }
+
     async fn check(
         &self,
         _target: &TargetName,
@@ -291,6 +316,7 @@ impl Agent {
         let settings = Settings {
             state_dir: dir.to_owned(),
             host_id: HOST,
+            host_name: "web-1".parse().expect("valid"),
             keep: 10,
             disk_budget: 1_000_000,
             order_timeout: Duration::from_mins(1),

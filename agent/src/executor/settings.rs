@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use sternway_proto::name::HostName;
 use uuid::Uuid;
 
 /// Settings of the executor.
@@ -11,6 +12,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// This host, from its identity.
     pub host_id: Uuid,
+    /// Its name, for commands that people are told.
+    pub host_name: HostName,
     /// Revisions kept per target.
     pub keep: usize,
     /// Bytes that the artifacts may take.

@@ -14,6 +14,7 @@ use sternway_proto::{
     v1,
 };
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::engine::step::{Done, EvidenceSink, Step, StepContext, StepError};
 
@@ -29,6 +30,18 @@ pub struct Observed {
     pub instance: String,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,
+    /// The order that made this instance, where one did.
+    pub made: Option<Made>,
+}
+
+/// An instance that an order made, or was making when it was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    pub target: TargetName,
+    pub order: Uuid,
+    pub instance: String,
+    /// It ran at least once.
+    pub begun: bool,
 }
 
 /// What a kind saw of all its targets.
@@ -37,6 +50,17 @@ pub struct Discovered {
     pub seen: Vec<Observed>,
     /// There, but what they are could not be read. Not gone.
     pub unread: BTreeSet<TargetName>,
+    /// What orders made, whether it bears its target's name or not (yet).
+    pub made: Vec<Made>,
+}
+
+/// What this host knows of a target, for an order that has no journal to tell.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The instance that was recorded last, and its revision.
+    pub before: Option<(String, Recorded)>,
+    /// Every revision of it.
+    pub revisions: Vec<Recorded>,
 }
 
 /// The content of a revision: what is hashed, stored and restored.
@@ -176,6 +200,10 @@ pub trait Kind: Send + Sync {
     /// two instances run, whichever can, and says which. `steps` is the whole plan.
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError>;
 
+    /// The last resort for an order of which nobody has the journal: how far it came is read from what it left.
+    /// Makes exactly one instance run, whichever can, takes the rest away, and says what runs. Idempotent.
+    async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError>;
+
     /// Runs the checks of the recorded revision against what runs now, through its soak. One piece
     /// of evidence a check is sent to the sink; the verdict is the worst of them.
     async fn check(
@@ -194,7 +222,7 @@ pub trait Kind: Send + Sync {
 
     /// Removes what finished orders left for the post-mortem and is older than the kind's dwell.
     /// `open_orders` are never touched.
-    async fn collect(&self, open_orders: &[uuid::Uuid]) -> Result<(), KindError>;
+    async fn collect(&self, open_orders: &[Uuid]) -> Result<(), KindError>;
 }
 
 /// The kinds this agent looks after, by label.

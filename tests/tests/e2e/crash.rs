@@ -44,10 +44,16 @@ pub(super) struct Ground {
     old: String,
     /// Broken, #2.
     pub(super) new: String,
+    flags: &'static [&'static str],
 }
 
 impl Ground {
     pub(super) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Deployed with further flags.
+    pub(super) async fn with(flags: &'static [&'static str]) -> Self {
         let stage = Stage::new().await;
         let network = stage.scope.network("net", &[]).await;
         let inspect = ["network", "inspect", "-f", "{{.Id}}", &network];
@@ -59,6 +65,7 @@ impl Ground {
             network,
             old: plain("v1", "").shared().await,
             new: plain("v2", "health").shared().await,
+            flags,
         };
         let publish = ground.publish();
         let flags = ground.flags(&publish);
@@ -75,7 +82,7 @@ impl Ground {
 
     fn flags<'a>(&'a self, publish: &'a str) -> Vec<&'a str> {
         let own = ["-p", publish, "--network", &self.network];
-        [&own[..], &CHECKS[..]].concat()
+        [&own[..], &CHECKS[..], self.flags].concat()
     }
 
     pub(super) fn address(&self) -> String {

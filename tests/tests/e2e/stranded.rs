@@ -1,4 +1,5 @@
-//! An order whose journal its agent cannot read any more: the rollout ends, and what is printed frees the target.
+//! An order whose journal its agent cannot read any more, or does not find: the rollout ends, what ran before runs
+//! where nothing does, and what is printed works.
 
 use std::{
     fs,
@@ -92,4 +93,105 @@ async fn an_order_whose_journal_is_damaged_ends_and_what_is_printed_frees_its_ta
     let _ = stage.ctl.run(&ROLLBACK).await.exits(0);
     let newest = newest_rollout(&ground.stage).await;
     ground.exactly_one("v1", &newest, "after the remedy").await;
+}
+
+/// The journal is removed after a death at that append of a rollback from v2 to v1.
+async fn gone(swap: &str, appends: &[(u32, &str)]) {
+    let mut ground = Ground::with(&["--restart", "always"]).await;
+    ground.stage.controller.kill();
+    ground
+        .stage
+        .controller
+        .spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
+    until("the controller", ENDS, async || {
+        let said = ground.stage.ctl.run(&["status"]).await;
+        (said.code == 0).then_some(()).ok_or(said.stderr)
+    })
+    .await;
+    for (number, runs) in appends {
+        let what = format!("{swap}, the journal gone after append {number}");
+        let stage = &mut ground.stage;
+        stage.agent.kill();
+        let fault = format!("journal:{number}:after");
+        stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
+        stage.online().await;
+        let start = ["rollback", "--host", HOST, "--to", "1", "--swap", swap];
+        let start = [&start[..], &["--yes", "--no-wait"]].concat();
+        let _ = stage.ctl.run(&start).await.exits(0);
+        until("the agent's death", ENDS, async || {
+            let died = stage.agent.process().status().is_some();
+            died.then_some(()).ok_or("it lives")
+        })
+        .await;
+        stage.agent.kill();
+        let journal = only_journal(&stage.agent.folder().join("state"));
+        fs::remove_file(&journal).expect("the journal is removed");
+        stage.agent.start();
+
+        let problem = until(&what, ENDS, async || {
+            let target = stage.target("shop").await;
+            let problems = target["readiness"]["problems"].as_array().cloned();
+            let told = problems.into_iter().flatten().find(|problem| {
+                let message = problem["message"].as_str().unwrap_or_default();
+                problem["code"] == "cannot-resume" && !message.contains("being put right")
+            });
+            told.ok_or_else(|| format!("{target:#}"))
+        })
+        .await;
+        let ended = until("the rollout's end", ENDS, async || {
+            let newest = newest_rollout(stage).await;
+            (newest["state"] != "running")
+                .then(|| newest.clone())
+                .ok_or(newest.to_string())
+        })
+        .await;
+        assert_eq!(ended["state"], "needs-human", "{what}: {ended:#}");
+        ground.exactly_one(runs, &ended, &what).await;
+        let stage = &ground.stage;
+        let name = stage.scope.named("shop");
+        let policy = ["inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", &name];
+        let policy = stage.scope.cli(&policy).await;
+        assert_eq!(policy, "always", "{what}: {problem:#}");
+        stage
+            .current("shop", if *runs == "v2" { 2 } else { 1 })
+            .await;
+
+        let next = problem["next_step"].as_str().unwrap_or_default();
+        let printed = next.split('`').find_map(|text| text.strip_prefix("ctl "));
+        let remedy: Vec<&str> = printed.expect("a command").split(' ').collect();
+        if *runs == "v2" {
+            let _ = stage
+                .ctl
+                .run(&[&remedy[..], &["--yes"]].concat())
+                .await
+                .exits(0);
+            let newest = newest_rollout(stage).await;
+            ground.exactly_one("v1", &newest, &what).await;
+        }
+        let new = ground.new.clone();
+        ground.deploy(&new).await;
+        let stage = &ground.stage;
+        stage.current("shop", 2).await;
+        let target = until("the problem's end", ENDS, async || {
+            let target = stage.target("shop").await;
+            let told = target.to_string().contains("cannot-resume");
+            (!told).then(|| target.clone()).ok_or(target.to_string())
+        })
+        .await;
+        let revisions = target["revisions"].as_array().map_or(0, Vec::len);
+        assert_eq!(revisions, 2, "{what}: {target:#}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_whose_journal_is_gone_leaves_one_revision_running_and_is_told() {
+    // Made, disarmed, stopped, names swapped, started.
+    let cold = [(6, "v2"), (8, "v2"), (10, "v2"), (12, "v2"), (14, "v1")];
+    gone("cold", &cold).await;
+}
+
+#[tokio::test]
+async fn a_warm_order_whose_journal_is_gone_leaves_no_redirect_and_one_revision() {
+    // With a standby, disarmed, names swapped, started.
+    gone("warm", &[(15, "v2"), (19, "v2"), (23, "v2"), (25, "v1")]).await;
 }

@@ -17,7 +17,7 @@ use super::{
     normalise::{Surroundings, list, normalise, object, text},
     record::{ContainerRecord, Hints},
 };
-use crate::targets::{Content, Discovered, KindError, Observed};
+use crate::targets::{Content, Discovered, KindError, Made, Observed};
 
 /// Inspections under way at once: enough to hide latency, few enough not to slow the engine's own work.
 const AT_ONCE: usize = 4;
@@ -41,7 +41,10 @@ impl DockerKind {
             .iter()
             .filter_map(|container| self.target_of_listed(container))
             .collect();
-        let mut all = Discovered::default();
+        let mut all = Discovered {
+            made: listed.iter().filter_map(|one| self.made(one)).collect(),
+            ..Discovered::default()
+        };
         let mut looks = stream::iter(targets)
             .map(|target| async move {
                 let looked = self.observe(&target).await;
@@ -98,6 +101,12 @@ impl DockerKind {
             instance: text(&inspect, "Id").to_owned(),
             unsupported: unsupported(target, &inspect),
             content: None,
+            made: made(
+                target,
+                text(&inspect, "Id"),
+                &labels_of(&inspect),
+                text(&inspect["State"], "Status"),
+            ),
             target: target.clone(),
         };
         match self.normalised(inspect).await {
@@ -171,6 +180,15 @@ impl DockerKind {
         }
     }
 
+    /// What an order made, in a line of the engine's list.
+    fn made(&self, container: &Value) -> Option<Made> {
+        let labels = strings(&object(container, "Labels"));
+        let target: TargetName = labels.get(labels::TARGET)?.parse().ok()?;
+        let ours = target.kind() == Self::LABEL && self.names.cover(target.local());
+        let of = ours.then_some(&target)?;
+        made(of, text(container, "Id"), &labels, text(container, "State"))
+    }
+
     /// The target of that container name, if such a name can be one and is looked after.
     pub(super) fn target_named(&self, name: &str) -> Option<TargetName> {
         let looked_after = self.names.cover(name) && !name.starts_with(labels::NAME_PREFIX);
@@ -212,6 +230,26 @@ pub fn state_of(inspect: &Value) -> TargetState {
     }
 }
 
+/// The order that made a container as its target's new one, or as the standby of that; `status` in the engine's words.
+fn made(
+    target: &TargetName,
+    id: &str,
+    labels: &BTreeMap<String, String>,
+    status: &str,
+) -> Option<Made> {
+    let role = labels.get(labels::ROLE)?;
+    let makes = [labels::Role::Replacement, labels::Role::Standby];
+    let order = labels
+        .get(labels::ORDER)
+        .filter(|_| makes.iter().any(|one| one.as_str() == role))?;
+    Some(Made {
+        target: target.clone(),
+        order: order.parse().ok()?,
+        instance: id.to_owned(),
+        begun: status != "created",
+    })
+}
+
 fn gone(target: &TargetName) -> Observed {
     Observed {
         target: target.clone(),
@@ -219,6 +257,7 @@ fn gone(target: &TargetName) -> Observed {
         content: None,
         instance: String::new(),
         unsupported: None,
+        made: None,
     }
 }
 

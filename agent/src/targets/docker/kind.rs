@@ -23,7 +23,7 @@ use super::{
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     targets::{
-        Changed, Content, Discovered, Draft, Kind, KindError, Observed, PlanInput, Recorded,
+        Changed, Content, Discovered, Draft, Kind, KindError, Known, Observed, PlanInput, Recorded,
     },
 };
 
@@ -131,6 +131,12 @@ impl Kind for DockerKind {
         self.awaited(LAST_RESORT).await?;
         let done = self.rescue(context, steps).await;
         self.told(context, steps, done).await
+    }
+
+    async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
+        self.awaited(LAST_RESORT).await?;
+        let done = self.mend(context, known).await;
+        self.told(context, &[], done).await
     }
 
     async fn check(

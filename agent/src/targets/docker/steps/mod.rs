@@ -2,6 +2,7 @@
 //! payload, never by name alone, and may find its work done, half done or not begun.
 
 mod cold;
+mod mend;
 mod rescue;
 mod warm;
 

@@ -25,7 +25,17 @@ impl DockerKind {
         steps: &[Step],
     ) -> Result<Done, StepError> {
         let (old, record) = parties(steps);
-        let warm = is_warm(steps);
+        self.rescue_of(context, old, record, is_warm(steps)).await
+    }
+
+    /// As [`Self::rescue`], of these two.
+    pub(super) async fn rescue_of(
+        &self,
+        context: &StepContext<'_>,
+        old: Option<Old>,
+        record: Option<ContainerRecord>,
+        warm: bool,
+    ) -> Result<Done, StepError> {
         let new = self.of_order(context.order_id, Role::Replacement).await?;
         // Also a paused one, and one that is restarting, would be the second.
         let new_runs = new.as_ref().is_some_and(|(_, inspect)| is_up(inspect));
@@ -91,7 +101,7 @@ impl DockerKind {
 
     /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
     /// may have removed, the redirect leads nowhere and goes at once.
-    async fn quiet(
+    pub(super) async fn quiet(
         &self,
         context: &StepContext<'_>,
         warm: bool,

@@ -1,0 +1,242 @@
+//! The last resort for an order without a journal: who is who is read from names, labels and times.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Done, StepContext, StepError, is_up, name_of, refused, short};
+use crate::targets::{
+    Known,
+    docker::{
+        DockerKind,
+        client::EngineError,
+        discover::labels_of,
+        labels::{self, Role, own_name},
+        normalise::text,
+        plan::{Old, policy_of},
+        record::{ContainerRecord, differences},
+        redirect,
+    },
+};
+
+/// The restart policy, which an order sets last, and takes away first.
+const POLICY: &str = "host.RestartPolicy";
+
+impl DockerKind {
+    /// Puts right what an order left of which nobody has the journal. Nothing is started that the order may not have
+    /// stopped.
+    ///
+    /// # Errors
+    /// Nothing of it runs, and nothing could be started.
+    pub async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
+        let Some((new, made)) = self.of_order(context.order_id, Role::Replacement).await? else {
+            return self.without_new(context).await;
+        };
+        let target = context.target;
+        let aside = self
+            .named(&own_name(Role::Previous, context.order_id, target))
+            .await?;
+        let holder = self
+            .named(target.local())
+            .await?
+            .filter(|holder| !is_of(holder, context));
+        let old = aside.or_else(|| holder.filter(|holder| was_stopped_by_it(holder, &made)));
+        if old.is_none() && !is_up(&made) {
+            return self.without_old(context, &new, &made).await;
+        }
+        let record = self.revision_of(&new, known).await?;
+        let old = old.map(|inspect| as_it_was(&inspect, known));
+        let warm = self.is_warm(context).await?;
+        let mut done = self.rescue_of(context, old, record, warm).await.map_err(|error| {
+            let order = context.order_id;
+            StepError {
+                next_step: format!(
+                    "see why on the host (`docker ps -a --filter label=sternway.order={order}`, `docker logs`), start \
+                     what is to run, or deploy {} again",
+                    target.local()
+                ),
+                ..error
+            }
+        })?;
+        if self.tidied(context).await? {
+            done.message = format!("{}; the half-made one is removed", done.message);
+        }
+        Ok(done)
+    }
+
+    /// It came to a standby at most: what runs is as it was.
+    async fn without_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
+        if !self.is_warm(context).await? {
+            return Ok(Done::said("nothing of it is left"));
+        }
+        let name = context.target.local();
+        match self.named(name).await? {
+            Some(holder) if is_up(&holder) => {
+                self.quiet(context, true, Some(text(&holder, "Id"))).await?;
+                Ok(Done::said(format!(
+                    "{name} runs as it did; the standby is removed"
+                )))
+            }
+            _ => Err(StepError {
+                next_step: format!("start {name} again, or deploy it again"),
+                ..refused(
+                    "only-standby",
+                    format!("{name} does not run; its standby is left as it is"),
+                )
+            }),
+        }
+    }
+
+    /// What it was to replace is not there, or was not running when the order came: nothing is started.
+    async fn without_old(
+        &self,
+        context: &StepContext<'_>,
+        new: &str,
+        made: &Value,
+    ) -> Result<Done, StepError> {
+        let name = context.target.local();
+        let holder = self.named(name).await?;
+        if name_of(made) == name {
+            return Err(StepError {
+                next_step: format!(
+                    "restore a revision that is kept, or deploy {name} again; `docker rm {name}` on the host takes the \
+                     half-made container away"
+                ),
+                ..refused(
+                    "nothing-runs",
+                    format!(
+                        "nothing runs: container {}, which it made, never proved itself, and what ran before is gone",
+                        short(new)
+                    ),
+                )
+            });
+        }
+        self.tidied(context).await?;
+        self.quiet(context, self.is_warm(context).await?, None)
+            .await?;
+        Ok(Done::said(match holder {
+            Some(holder) if is_up(&holder) => {
+                format!(
+                    "{name} runs as it did; the half-made container {} is removed",
+                    short(new)
+                )
+            }
+            Some(_) => format!(
+                "{name} had stopped before it and is left so; the half-made container {} is removed",
+                short(new)
+            ),
+            None => format!(
+                "there was no {name} and there is none; the half-made container {} is removed",
+                short(new)
+            ),
+        }))
+    }
+
+    /// Takes the half-made container away, unless it runs or bears a name that matters.
+    async fn tidied(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
+        let own = own_name(Role::Replacement, context.order_id, context.target);
+        match self.of_order(context.order_id, Role::Replacement).await? {
+            Some((id, inspect)) if !is_up(&inspect) && name_of(&inspect) == own => {
+                self.engine.remove_container(&id, true).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn named(&self, name: &str) -> Result<Option<Value>, EngineError> {
+        let found = self.found(name).await?;
+        Ok(found.filter(|found| name_of(found) == name))
+    }
+
+    /// Whether there is a standby of it, or a redirect to one.
+    async fn is_warm(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
+        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        let redirected = redirect::phase(context.order_id).await;
+        Ok(standby.is_some() || redirected.is_ok_and(|phase| phase.is_some()))
+    }
+
+    /// The recorded revision that a container is of, but for its restart policy.
+    async fn revision_of(
+        &self,
+        id: &str,
+        known: &Known,
+    ) -> Result<Option<ContainerRecord>, StepError> {
+        let found = match self.inspected(id).await {
+            Ok(inspected) => inspected.record,
+            // Its image is gone: whose it was does not matter for whether it runs.
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(known
+            .revisions
+            .iter()
+            .filter_map(|recorded| ContainerRecord::from_bytes(&recorded.record).ok())
+            .find(|recorded| {
+                let different = differences(recorded, &found);
+                different.iter().all(|path| path == POLICY)
+            }))
+    }
+}
+
+/// The container from before with the policy that it was recorded with. Where that is not known it keeps the one it
+/// has.
+fn as_it_was(inspect: &Value, known: &Known) -> Old {
+    let id = text(inspect, "Id");
+    let recorded = known
+        .before
+        .as_ref()
+        .filter(|(instance, _)| instance == id)
+        .and_then(|(_, recorded)| ContainerRecord::from_bytes(&recorded.record).ok());
+    let present = &inspect["HostConfig"]["RestartPolicy"];
+    let policy = match recorded {
+        Some(record) => policy_of(&record),
+        None if text(present, "Name").is_empty() => json!({"Name": "no"}),
+        None => present.clone(),
+    };
+    Old {
+        id: id.to_owned(),
+        ran: true,
+        paused: false,
+        policy,
+    }
+}
+
+fn is_of(inspect: &Value, context: &StepContext<'_>) -> bool {
+    labels_of(inspect)
+        .get(labels::ORDER)
+        .is_some_and(|order| *order == context.order_id.to_string())
+}
+
+/// Whether what bears the name still runs, or stopped only when the order was under way: it makes the new one first.
+fn was_stopped_by_it(holder: &Value, made: &Value) -> bool {
+    let time = |value: &Value, key: &str| text(value, key).parse::<Timestamp>().ok();
+    is_up(holder)
+        || matches!(
+            (time(&holder["State"], "FinishedAt"), time(made, "Created")),
+            (Some(stopped), Some(created)) if stopped > created
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_stopped_before_the_order_is_not_started() {
+        let made = json!({"Created": "2026-01-02T00:00:00.5Z"});
+        let holder = |running: bool, finished: &str| json!({"State": {"Running": running, "FinishedAt": finished}});
+        assert!(was_stopped_by_it(
+            &holder(true, "0001-01-01T00:00:00Z"),
+            &made
+        ));
+        assert!(was_stopped_by_it(
+            &holder(false, "2026-01-02T00:00:01Z"),
+            &made
+        ));
+        assert!(!was_stopped_by_it(
+            &holder(false, "2026-01-01T23:59:59Z"),
+            &made
+        ));
+        assert!(!was_stopped_by_it(&holder(false, ""), &made));
+    }
+}
