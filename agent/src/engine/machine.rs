@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::{
     event::{Event, Finish},
-    step::{Step, StepError},
+    step::{SERVED_BY_ANOTHER, Step, StepError},
 };
 
 /// Attempts at a step whose failures are transient. Three, with the driver's back-off between them, ride
@@ -541,6 +541,19 @@ fn rescue_problem(
     undo: Option<&StepError>,
     rescue: &Result<super::step::Done, StepError>,
 ) -> v1::Problem {
+    if let Ok(done) = rescue
+        && done.output[SERVED_BY_ANOTHER] == true
+    {
+        return v1::Problem::new(
+            "changed-meanwhile",
+            format!(
+                "{}; nothing has to be done at once. The restore was given up, and what it had begun is taken back \
+                 ({})",
+                done.message, reason.message
+            ),
+            "see whether what was deployed is what is wanted (`ctl history`); if not, roll back again: `ctl rollback`",
+        );
+    }
     let undo = undo.map_or("it did not bring back what ran before", |error| {
         &error.message
     });

@@ -226,6 +226,39 @@ fn an_undo_that_fails_for_good_ends_in_a_rescue_and_needs_a_human() {
 }
 
 #[test]
+fn what_another_deployed_and_serves_is_said_first_and_calmly() {
+    let mut events = forward(1);
+    events.push(Event::TurnedBack {
+        reason: failure(false),
+    });
+    events.push(Event::UndoStarted { index: 0 });
+    events.push(Event::Undone {
+        index: 0,
+        done: Done::said("left alone"),
+    });
+    events.push(Event::Confirmed {
+        message: String::new(),
+        as_before: false,
+    });
+    events.push(Event::Rescued {
+        result: Ok(Done {
+            message: "shop is served by v3".to_owned(),
+            output: serde_json::json!({(SERVED_BY_ANOTHER): true}),
+        }),
+    });
+    let Action::Finish { outcome, problem } = run(&events).next(0) else {
+        panic!("not finished");
+    };
+    assert_eq!(outcome, Finish::NeedsHuman);
+    let problem = problem.expect("said");
+    assert_eq!(problem.code, "changed-meanwhile");
+    assert!(
+        problem.message.starts_with("shop is served by v3; nothing"),
+        "{problem:?}"
+    );
+}
+
+#[test]
 fn recoveries_have_a_budget_forward_and_backward() {
     let mut events = forward(1);
     for _ in 0..=FORWARD_RECOVERIES {

@@ -1,13 +1,15 @@
 //! The last resort: exactly one of the two runs, whichever can.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use sternway_proto::name::clean_text;
 
-use super::{is_up, job, refused, runs, short};
+use super::{is_up, job, name_of, refused, runs, short};
 use crate::{
-    engine::step::{Done, Step, StepContext, StepError},
+    engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     targets::docker::{
         DockerKind,
         labels::Role,
+        normalise::text,
         plan::{Job, Old},
         record::ContainerRecord,
     },
@@ -43,7 +45,8 @@ impl DockerKind {
             if let Some(said) = self.taken_over(context, old).await? {
                 self.stop_new(context).await?;
                 self.quiet(context, warm, None).await?;
-                return Ok(said);
+                let holder = self.found(context.target.local()).await?;
+                return Ok(holder.and_then(|holder| theirs(&holder)).unwrap_or(said));
             }
             if self.revive(&old.id, new_runs).await? {
                 if new_runs && let Some((id, _)) = &new {
@@ -121,6 +124,24 @@ impl DockerKind {
     }
 }
 
+/// What is said of a container that somebody deployed during the order, where it does its work: it was not restarted
+/// since, and its health check, if any, does not complain.
+fn theirs(holder: &Value) -> Option<Done> {
+    let well = runs(holder)
+        && holder["State"]["Health"]["Status"] != "unhealthy"
+        && holder["RestartCount"].as_i64().unwrap_or_default() == 0;
+    well.then(|| Done {
+        message: format!(
+            "{} is served by what somebody deployed meanwhile: container {}, image {}, which has run since {}",
+            name_of(holder),
+            short(text(holder, "Id")),
+            clean_text(text(&holder["Config"], "Image")),
+            clean_text(text(&holder["State"], "StartedAt")),
+        ),
+        output: json!({(SERVED_BY_ANOTHER): true}),
+    })
+}
+
 /// Whether the plan redirects connections to a standby.
 fn is_warm(steps: &[Step]) -> bool {
     steps
@@ -138,4 +159,40 @@ fn parties(steps: &[Step]) -> (Option<Old>, Option<ContainerRecord>) {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_container_that_does_its_work_is_said_to_serve() {
+        let holder = |status: &str, restarts: u32| {
+            json!({
+                "Id": "0123456789abcdef",
+                "Name": "/shop",
+                "RestartCount": restarts,
+                "State": {
+                    "Running": true,
+                    "StartedAt": "2026-01-01T00:00:00Z",
+                    "Health": {"Status": status},
+                },
+                "Config": {"Image": "shop:v3"},
+            })
+        };
+        let said = theirs(&holder("starting", 0)).expect("it serves");
+        for part in [
+            "shop is served",
+            "0123456789ab",
+            "shop:v3",
+            "since 2026-01-01",
+        ] {
+            assert!(said.message.contains(part), "{part}: {}", said.message);
+        }
+        assert_eq!(theirs(&holder("unhealthy", 0)), None);
+        assert_eq!(theirs(&holder("healthy", 3)), None);
+        let mut stopped = holder("healthy", 0);
+        stopped["State"]["Running"] = json!(false);
+        assert_eq!(theirs(&stopped), None);
+    }
 }
