@@ -9,8 +9,9 @@ use std::{
 
 use sternway_proto::{name::TargetName, order::VerifiedOrder, v1};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{self, JoinSet},
+    time::timeout,
 };
 use uuid::Uuid;
 
@@ -43,6 +44,12 @@ const PANICS: u32 = 10;
 /// Plans made at the same time.
 const PLANS: usize = 8;
 
+/// Plans that may wait for their turn: more than one controller asks for.
+const PLANS_WAITING: usize = 32;
+
+/// How long a plan may wait for its turn, so that who asked is still there when it is made.
+const PLAN_TURN: Duration = Duration::from_secs(10);
+
 /// The task of an order.
 #[derive(Debug, Clone)]
 struct Task {
@@ -61,6 +68,7 @@ pub(super) struct Office {
     left: mpsc::Receiver<Made>,
     courses: JoinSet<()>,
     plans: JoinSet<()>,
+    planning: Arc<Semaphore>,
     /// Whose task that is, and how often it panicked: one that panics cannot say so any more.
     tasks: HashMap<task::Id, Task>,
     /// Orders that were refused because the disk failed: what was said of them stands.
@@ -81,6 +89,7 @@ impl Office {
             left,
             courses: JoinSet::new(),
             plans: JoinSet::new(),
+            planning: Arc::new(Semaphore::new(PLANS)),
             tasks: HashMap::new(),
             not_taken: BTreeMap::new(),
         };
@@ -115,7 +124,7 @@ impl Office {
 
     /// Lets the orders that are on their way get to their next line, at most.
     pub(super) async fn close(&mut self) {
-        let _ = tokio::time::timeout(STOP_TIMEOUT, async {
+        let _ = timeout(STOP_TIMEOUT, async {
             while self.courses.join_next().await.is_some() {}
         })
         .await;
@@ -368,20 +377,8 @@ impl Office {
     }
 
     fn plan(&mut self, request: v1::PlanRequest) {
-        if self.plans.len() >= PLANS {
-            self.core.outbox.reply(v1::PlanReply {
-                request_id: request.request_id,
-                result: Some(v1::plan_reply::Result::Problem(v1::Problem::new(
-                    "too-many-plans",
-                    "the agent makes too many plans at this moment",
-                    "try again",
-                ))),
-            });
-            return;
-        }
         let core = self.core.clone();
-        self.plans.spawn(async move {
-            let result = make_plan(&core, &request).await;
+        let reply = move |result: Result<v1::Plan, v1::Problem>| {
             core.outbox.reply(v1::PlanReply {
                 request_id: request.request_id,
                 result: Some(match result {
@@ -389,8 +386,31 @@ impl Office {
                     Err(problem) => v1::plan_reply::Result::Problem(problem),
                 }),
             });
+        };
+        if self.plans.len() >= PLANS + PLANS_WAITING {
+            reply(Err(too_many_plans()));
+            return;
+        }
+        let (core, planning) = (self.core.clone(), self.planning.clone());
+        self.plans.spawn(async move {
+            let result = match timeout(PLAN_TURN, planning.acquire()).await {
+                Ok(_turn) => make_plan(&core, &request).await,
+                Err(_) => Err(too_many_plans()),
+            };
+            reply(result);
         });
     }
+}
+
+fn too_many_plans() -> v1::Problem {
+    v1::Problem::new(
+        "too-many-plans",
+        format!(
+            "the agent makes {PLANS} plans at this moment, and more wait than it can make within {} s",
+            PLAN_TURN.as_secs()
+        ),
+        "try again when they are made",
+    )
 }
 
 /// The order that a journal is of.

@@ -80,6 +80,8 @@ pub(super) struct World {
     /// Looks at the host that began, and what the next ones wait for before they answer with something half-made.
     pub(super) looks: u32,
     pub(super) look_waits: Option<Arc<Semaphore>>,
+    /// What plans wait for.
+    pub(super) plan_waits: Option<Arc<Semaphore>>,
     /// Orders whose things were spared at the last collection.
     pub(super) spared: Vec<Uuid>,
 }
@@ -174,6 +176,10 @@ impl Kind for Scripted {
     }
 
     async fn plan(&self, input: &PlanInput) -> Result<Draft, KindError> {
+        let waits = self.world().plan_waits.clone();
+        if let Some(waits) = waits {
+            waits.acquire().await.expect("open").forget();
+        }
         let to = String::from_utf8_lossy(&input.to.record).into_owned();
         let world = self.world();
         let result = match world.running {
