@@ -583,7 +583,8 @@ pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName)
             .default_goal(runs.as_ref(), |id| revisions.said(target, id))
             .map(|entry| (entry.id.clone(), revisions.recorded(target, &entry.id)))
     };
-    let (verdict, revision, problems) = match goal {
+    let beside = timeout(LOOK_TIMEOUT, kind.beside(target)).await;
+    let (verdict, revision, mut problems) = match goal {
         None => (
             v1::ReadinessVerdict::NoPredecessor,
             String::new(),
@@ -611,6 +612,13 @@ pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName)
             (verdict, id.to_string(), problems)
         }
     };
+    let beside = beside.unwrap_or_default();
+    let verdict = if beside.is_empty() {
+        verdict
+    } else {
+        v1::ReadinessVerdict::NotReady
+    };
+    problems.extend(beside);
     if let Some(live) = core.live().get_mut(target) {
         live.readiness = Some(v1::Readiness {
             verdict: verdict.into(),

@@ -296,6 +296,10 @@ impl Kind for Scripted {
         Vec::new()
     }
 
+    async fn beside(&self, _: &TargetName) -> Vec<v1::Problem> {
+        Vec::new()
+    }
+
     async fn keep(&self, _: &TargetName, all: &[Recorded]) -> Result<(), KindError> {
         self.world().kept = all.iter().map(|one| one.id.clone()).collect();
         Ok(())

@@ -30,10 +30,15 @@ struct Ground {
 
 impl Ground {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// The agent has further settings.
+    async fn with(settings: &str) -> Self {
         let scope = Scope::new().await;
         let gate = Gate::new(&scope.socket(), scope.folder());
         Self {
-            stage: Stage::of(scope, gate.socket(), "").await,
+            stage: Stage::of(scope, gate.socket(), settings).await,
             gate,
         }
     }
@@ -203,4 +208,46 @@ async fn a_container_whose_namespaces_others_share_is_not_pulled_from_under_them
     ground.stage.current("shop", 1).await;
     let sharing = ["--network", &shared, "-e", "SHOP_PORT=9000"];
     scope.run("sidecar", &sharing, &v1).await;
+}
+
+#[tokio::test]
+async fn a_container_that_was_put_aside_and_runs_is_told_and_what_is_printed_ends_it() {
+    let ground = Ground::with("check_interval = \"1s\"\n").await;
+    ground.deployed("shop").await;
+    let rollout = ground.rollback("shop").await;
+    let shown = ground.over(&rollout).await;
+    assert_eq!(shown["rollout"]["state"], "succeeded", "{shown:#}");
+    let scope = &ground.stage.scope;
+    let name = scope.named("shop");
+    let filter = format!("name=sternway-previous-.*-{name}");
+    let listed = ["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"];
+    let aside = scope.cli(&listed).await;
+    scope.cli(&["start", &aside]).await;
+    let problem = until("the problem", ROLLOUT, async || {
+        let target = ground.stage.target("shop").await;
+        let problems = target["readiness"]["problems"].as_array().cloned();
+        let found = problems
+            .into_iter()
+            .flatten()
+            .find(|problem| problem["code"] == "previous-runs");
+        found.ok_or_else(|| format!("{target:#}"))
+    })
+    .await;
+    let target = scope.target("shop");
+    let rollback = ["rollback", "--host", HOST, "--target", &target, "--to", "2"];
+    let rollback = [&rollback[..], &["--yes"]].concat();
+    let refused = ground.stage.ctl.run(&rollback).await;
+    let _ = refused.exits(REFUSED).complains(&aside);
+    let next = problem["next_step"].as_str().unwrap_or_default();
+    let printed = next
+        .split('`')
+        .find_map(|text| text.strip_prefix("docker "));
+    let printed: Vec<&str> = printed.expect("a command").split(' ').collect();
+    scope.cli(&printed).await;
+    until("the problem's end", ROLLOUT, async || {
+        let target = ground.stage.target("shop").await;
+        let told = target.to_string().contains("previous-runs");
+        (!told).then_some(()).ok_or(target.to_string())
+    })
+    .await;
 }

@@ -101,6 +101,8 @@ impl Kind for DockerKind {
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);
         blockers.extend(problems);
+        // Never both: the replacement would be one more.
+        blockers.extend(self.beside(target).await);
         Ok(Draft {
             steps: decision.steps,
             result: content,
@@ -162,6 +164,10 @@ impl Kind for DockerKind {
 
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem> {
         self.readiness(target, recorded).await
+    }
+
+    async fn beside(&self, target: &TargetName) -> Vec<v1::Problem> {
+        self.beside(target).await
     }
 
     async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {

@@ -71,6 +71,15 @@ pub fn own_name(role: Role, order: Uuid, target: &TargetName) -> String {
     format!("{NAME_PREFIX}{}-{order}-{}", role.as_str(), target.local())
 }
 
+/// The local name of the target of a container that was put aside.
+pub fn put_aside(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(NAME_PREFIX)?;
+    let rest = rest.strip_prefix(Role::Previous.as_str())?;
+    rest.strip_prefix('-')?
+        .split_once('-')
+        .map(|(_, local)| local)
+}
+
 /// What the names of all containers of an order have in common: the random part of a version 7 UUID.
 pub fn order_tail(order: Uuid) -> String {
     order.simple().to_string().split_off(20)

@@ -8,7 +8,8 @@ use sternway_proto::{name::TargetName, v1::Problem};
 use super::{
     DockerKind,
     client::{EngineError, EngineErrorKind},
-    discover::name_of,
+    discover::{listed_name, name_of},
+    labels,
     normalise::{bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
@@ -39,6 +40,13 @@ impl DockerKind {
                 error.next_step(),
             )],
         }
+    }
+
+    /// Containers of the target that run although a rollback put them aside. An engine that does not answer has its
+    /// own problem told.
+    pub async fn beside(&self, target: &TargetName) -> Vec<Problem> {
+        let listed = self.engine.containers(&[]).await.unwrap_or_default();
+        running_aside(target, &listed)
     }
 
     async fn look(
@@ -166,6 +174,33 @@ impl DockerKind {
     }
 }
 
+fn running_aside(target: &TargetName, listed: &[Value]) -> Vec<Problem> {
+    let aside = listed.iter().filter_map(|container| {
+        let name = listed_name(container)?;
+        let of = labels::put_aside(name)?;
+        let runs = matches!(
+            text(container, "State"),
+            "running" | "paused" | "restarting"
+        );
+        (runs && of == target.local()).then_some(name)
+    });
+    aside
+        .map(|name| {
+            Problem::new(
+                "previous-runs",
+                format!(
+                    "container {name}, which a rollback of {target} put aside, runs: somebody started it, and two may \
+                     serve and write the same data"
+                ),
+                format!(
+                    "`docker stop {name}` on the host; if its revision is what is wanted, roll back to it then \
+                     (`ctl history`)"
+                ),
+            )
+        })
+        .collect()
+}
+
 fn is_missing(answer: Result<Value, EngineError>) -> Result<bool, EngineError> {
     match answer {
         Ok(_) => Ok(false),
@@ -206,6 +241,34 @@ mod tests {
         super::record::{ImageRef, SCHEMA},
         *,
     };
+
+    #[test]
+    fn what_was_put_aside_and_runs_is_a_problem_of_its_own_target() {
+        let (shop, other) = ("docker/my-shop", "docker/shop");
+        let parse = |name: &str| name.parse::<TargetName>().expect("valid");
+        let aside = labels::own_name(labels::Role::Previous, uuid::Uuid::nil(), &parse(shop));
+        let listed =
+            |name: &str, state: &str| json!({"Names": [format!("/{name}")], "State": state});
+        let found = |target: &str, name: &str, state: &str| {
+            running_aside(
+                &parse(target),
+                &[listed("my-shop", "running"), listed(name, state)],
+            )
+        };
+        let problems = found(shop, &aside, "running");
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].code, "previous-runs");
+        assert!(
+            problems[0]
+                .next_step
+                .contains(&format!("`docker stop {aside}`"))
+        );
+        assert_eq!(found(shop, &aside, "restarting").len(), 1);
+        assert!(found(shop, &aside, "exited").is_empty());
+        assert!(found(other, &aside, "running").is_empty());
+        let standby = labels::own_name(labels::Role::Standby, uuid::Uuid::nil(), &parse(shop));
+        assert!(found(shop, &standby, "running").is_empty());
+    }
 
     #[test]
     fn named_sources_are_looked_for_and_anonymous_ones_are_not() {
