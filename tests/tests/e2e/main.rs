@@ -15,6 +15,7 @@ mod enrolment;
 mod forgotten;
 mod harness;
 mod images_gone;
+mod last_resort;
 mod meddling;
 mod programs;
 mod refusals;

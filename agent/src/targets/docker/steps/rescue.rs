@@ -1,7 +1,10 @@
 //! The last resort: exactly one of the two runs, whichever can.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sternway_proto::name::clean_text;
+use tokio::time::{Instant, sleep};
 
 use super::{is_up, job, name_of, refused, runs, short};
 use crate::{
@@ -14,6 +17,10 @@ use crate::{
         record::ContainerRecord,
     },
 };
+
+/// How long what the last resort started is watched before it is said to run. The other one is as good, and waits.
+const STEADY: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl DockerKind {
     /// Makes exactly one instance run and says which. A standby goes once another serves; it stays, with
@@ -87,7 +94,7 @@ impl DockerKind {
         }
     }
 
-    /// Whether it runs, or tries to: started if need be and if nothing else does.
+    /// Whether it runs, or tries to: started if need be and if nothing else does. One that ends at once does not.
     async fn revive(&self, id: &str, another_runs: bool) -> Result<bool, StepError> {
         let running = |inspect: Option<Value>| inspect.is_some_and(|inspect| is_up(&inspect));
         self.wake(id).await?;
@@ -99,7 +106,16 @@ impl DockerKind {
         }
         // Whether it started is asked of the engine, whatever the answer was.
         let _ = self.engine.start_container(id).await;
-        Ok(running(self.found(id).await?))
+        let end = Instant::now() + STEADY;
+        loop {
+            if !running(self.found(id).await?) {
+                return Ok(false);
+            }
+            if Instant::now() >= end {
+                return Ok(true);
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
