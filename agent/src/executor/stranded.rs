@@ -27,7 +27,7 @@ impl Stranded {
                 "order {order} is open and cannot be gone on with: {reason}; what it did to {what} is not known"
             ),
             format!(
-                "see what runs on the host (`docker ps -a --filter label=sternway.order={order}`) and set it right; then move {} out of its folder and start the agent again",
+                "move {} out of its folder on the host and start the agent again: it then starts what can run where nothing does, and says so; see what runs (`docker ps -a --filter label=sternway.order={order}`)",
                 path.display()
             ),
         );
