@@ -619,6 +619,7 @@ pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName)
         v1::ReadinessVerdict::NotReady
     };
     problems.extend(beside);
+    problems.extend(unreadable(core, kind, target));
     if let Some(live) = core.live().get_mut(target) {
         live.readiness = Some(v1::Readiness {
             verdict: verdict.into(),
@@ -627,6 +628,17 @@ pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName)
             checked_at_ms: now_ms(),
         });
     }
+}
+
+/// What runs now and cannot be checked as it was meant to be. It takes nothing from a rollback, and is a surprise on
+/// the day of the next one.
+fn unreadable(core: &Core, kind: &dyn Kind, target: &TargetName) -> Vec<v1::Problem> {
+    let current = core
+        .live()
+        .get(target)
+        .and_then(|live| live.current.clone());
+    let recorded = current.and_then(|id| core.revisions().recorded(target, &id).ok());
+    recorded.map_or_else(Vec::new, |recorded| kind.unreadable(&recorded))
 }
 
 async fn check(core: &Core, kind: &dyn Kind, target: &TargetName) {

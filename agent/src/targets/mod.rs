@@ -213,6 +213,12 @@ pub trait Kind: Send + Sync {
         evidence: &EvidenceSink,
     ) -> Result<v1::Verdict, KindError>;
 
+    /// What the recorded revision says of its own checks and cannot be read. While there is any, the revision is not
+    /// verified as it was meant to be.
+    fn unreadable(&self, _recorded: &Recorded) -> Vec<v1::Problem> {
+        Vec::new()
+    }
+
     /// Why this revision could not be restored now; empty: it could.
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem>;
 

@@ -159,7 +159,12 @@ impl Kind for DockerKind {
             instance: "current",
             sink: evidence,
         };
-        Ok(subject.check(&Checks::of(&record)).await?)
+        Ok(subject.check_all(&Checks::of(&record)).await?)
+    }
+
+    fn unreadable(&self, recorded: &Recorded) -> Vec<v1::Problem> {
+        ContainerRecord::from_bytes(&recorded.record)
+            .map_or_else(|_| Vec::new(), |record| Checks::of(&record).problems)
     }
 
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem> {

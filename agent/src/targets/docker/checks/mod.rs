@@ -119,7 +119,8 @@ impl Checks {
                 checks.problems.push(Problem::new(
                     "check-malformed",
                     format!("the label {} cannot be read: {reason}", clip(key)),
-                    "mend the label with the next deployment; until then that check does not run",
+                    "mend the label with the next deployment; until then that check does not run, and the revision does \
+                     not become known-good by itself (`ctl revision mark good` says that it is)",
                 ));
             }
         }

@@ -68,6 +68,35 @@ struct Standing {
 }
 
 impl Subject<'_> {
+    /// As [`Self::check`], for what stands there by itself: it does not pass while one of its checks cannot be read.
+    ///
+    /// # Errors
+    /// The engine does not answer: nothing can be said.
+    pub(in crate::targets::docker) async fn check_all(
+        &self,
+        checks: &Checks,
+    ) -> Result<Verdict, EngineError> {
+        for problem in &checks.problems {
+            let (expected, said) = ("can be read", problem.message.as_str());
+            let subject = "the container's labels".to_owned();
+            self.tell(
+                "label",
+                subject,
+                expected,
+                said,
+                1,
+                Instant::now(),
+                Verdict::Inconclusive,
+            )
+            .await;
+        }
+        let verdict = self.check(checks).await?;
+        Ok(match verdict {
+            Verdict::Passed if !checks.problems.is_empty() => Verdict::Inconclusive,
+            verdict => verdict,
+        })
+    }
+
     /// Runs everything. The verdict is the worst of the evidence.
     ///
     /// # Errors
