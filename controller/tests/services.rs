@@ -340,6 +340,33 @@ async fn watch(operator: &mut OperatorServiceClient<Channel>, id: &str) -> (Vec<
     (numbers, last.expect("a rollout"))
 }
 
+/// The rollout that is at the host's target, as lists and details have it.
+async fn restoring(operator: &mut OperatorServiceClient<Channel>) -> String {
+    let listed = operator
+        .list_targets(v1::ListTargetsRequest::default())
+        .await
+        .expect("listed");
+    let asked = v1::GetTargetRequest {
+        host: "web-1".into(),
+        target: String::new(),
+    };
+    let shown = operator
+        .get_target(asked)
+        .await
+        .expect("shown")
+        .into_inner();
+    let rollout = |one: &v1::HostTarget| {
+        one.target
+            .as_ref()
+            .expect("a target")
+            .active_rollout
+            .clone()
+    };
+    let rollouts: Vec<String> = listed.into_inner().targets.iter().map(rollout).collect();
+    assert_eq!(rollouts, [rollout(&shown.target.expect("found"))]);
+    rollouts.concat()
+}
+
 #[tokio::test]
 async fn an_order_survives_a_restart_and_is_believed_with_evidence_only_once() {
     let mut stage = Stage::new().await;
@@ -371,9 +398,11 @@ async fn an_order_survives_a_restart_and_is_believed_with_evidence_only_once() {
     agent
         .report(&order, 1, Event::Accepted(v1::OrderAccepted {}))
         .await;
+    assert_eq!(restoring(&mut operator).await, rollout.id);
     agent.report(&order, 2, passed()).await;
     agent.report(&order, 3, restored()).await;
     agent.report(&order, 3, restored()).await;
+    assert_eq!(restoring(&mut operator).await, "");
     let (numbers, ended) = within("the watcher", watcher).await.expect("it ends");
     assert_eq!(numbers, [1, 2, 3]);
     assert_eq!(ended.state(), v1::RolloutState::Succeeded);

@@ -298,6 +298,7 @@ impl Core {
             health_evidence: live.evidence,
             active_order: active.map(|order| order.to_string()).unwrap_or_default(),
             unsupported,
+            active_rollout: String::new(),
         })
     }
 

@@ -159,6 +159,7 @@ mod tests {
     fn open(last_event: u64, not_after_ms: i64) -> [SentOrder; 1] {
         [SentOrder {
             id: ORDER,
+            rollout: Uuid::from_u128(8),
             host: Uuid::from_u128(9),
             target: "docker/shop".into(),
             last_event,

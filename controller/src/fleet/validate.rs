@@ -181,6 +181,8 @@ pub fn target(mut target: v1::Target) -> Result<v1::Target, Refused> {
         clean_problem(problem);
     }
     target.active_order = clean_text(&target.active_order);
+    // The controller's to say.
+    target.active_rollout.clear();
     Ok(target)
 }
 

@@ -29,6 +29,7 @@ pub(super) fn host(host: &Host, fleet: &Fleet) -> v1::Host {
         certificate_not_after_ms: host.certificate_not_after_ms,
         target_count: host.target_count,
         targets_ready: host.targets_ready,
+        targets_without_predecessor: host.targets_without_predecessor,
     }
 }
 

@@ -117,7 +117,7 @@ pub trait RolloutStore: Send + Sync {
         host: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<Rollout>, StoreError>;
-    /// Rollouts whose id begins with this, at most two.
+    /// Rollouts whose id begins with this, else those with an order whose id does; at most two.
     async fn rollout_find(&self, prefix: &str) -> Result<Vec<Rollout>, StoreError>;
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
     /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
@@ -138,6 +138,12 @@ pub trait RolloutStore: Send + Sync {
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
     /// Orders that were sent and are not finished, of all hosts.
     async fn order_sent_list(&self) -> Result<Vec<SentOrder>, StoreError>;
+    /// Restores of whole revisions of a target that were begun and did not succeed, newest first, at most 100.
+    async fn order_failed_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::FailedRestore>, StoreError>;
     /// Gives these orders up: finished with an unknown outcome, until their agents say more.
     async fn order_lost(&self, orders: &[(Uuid, Lost)], now_ms: i64)
     -> Result<Effects, StoreError>;

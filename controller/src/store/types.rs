@@ -25,6 +25,7 @@ pub struct Host {
     pub certificate_not_after_ms: i64,
     pub target_count: u32,
     pub targets_ready: u32,
+    pub targets_without_predecessor: u32,
 }
 
 /// A join token, of which only the hash is kept.
@@ -154,6 +155,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentOrder {
     pub id: Uuid,
+    pub rollout: Uuid,
     pub host: Uuid,
     pub target: String,
     pub last_event: u64,

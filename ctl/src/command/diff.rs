@@ -2,7 +2,7 @@
 
 use sternway_proto::v1;
 
-use super::{App, Ended, get_target};
+use super::{App, Ended, Found, get_target};
 use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
-    let (host, target, _) = get_target(&client, &args.target).await?;
+    let Found { host, target, .. } = get_target(&client, &args.target).await?;
     let doing = format!(
         "compare {} and {} of {}",
         args.before, args.after, target.name

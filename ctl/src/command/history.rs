@@ -1,7 +1,7 @@
 //! `ctl history`: the revisions of a target.
 
 use super::{App, Ended, get_target};
-use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
+use crate::{args::TargetArgs, exit_code::ExitCode, render};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  ctl history --host web-1\n  \
@@ -13,12 +13,13 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
-    let (host, target, deployments) = get_target(&client, &args.target).await?;
-    let document = document::TargetDetail {
-        target: document::HostTarget::new(&host, &target),
-        deployments: deployments.iter().map(Into::into).collect(),
-    };
-    let text = render::target::history(app.ui.view, &target, &deployments);
-    app.answer(&document, &text)?;
+    let found = get_target(&client, &args.target).await?;
+    let text = render::target::history(
+        app.ui.view,
+        &found.target,
+        &found.deployments,
+        &found.failures,
+    );
+    app.answer(&found.document(), &text)?;
     Ok(ExitCode::Done)
 }

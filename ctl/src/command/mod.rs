@@ -116,11 +116,27 @@ pub(crate) fn wire_ms(duration: Option<Duration>) -> i64 {
     duration.map_or(0, |it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A target with its host. Without a name it is the host's only one.
-pub(crate) async fn get_target(
-    client: &Client,
-    args: &TargetArgs,
-) -> Result<(v1::Host, v1::Target, Vec<v1::Deployment>), CtlError> {
+/// A target with its host, and what is known of its past.
+pub(crate) struct Found {
+    pub(crate) host: v1::Host,
+    pub(crate) target: v1::Target,
+    pub(crate) deployments: Vec<v1::Deployment>,
+    pub(crate) failures: Vec<v1::FailedRestore>,
+}
+
+impl Found {
+    /// The document of `ctl target show` and `ctl history`.
+    pub(crate) fn document(&self) -> json::target::TargetDetail {
+        json::target::TargetDetail {
+            target: json::target::HostTarget::new(&self.host, &self.target),
+            deployments: self.deployments.iter().map(Into::into).collect(),
+            failures: self.failures.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// The target that is meant. Without a name it is the host's only one.
+pub(crate) async fn get_target(client: &Client, args: &TargetArgs) -> Result<Found, CtlError> {
     let doing = match args.target.as_str() {
         "" => format!("show the target of {}", args.host),
         target => format!("show {target} on {}", args.host),
@@ -132,7 +148,12 @@ pub(crate) async fn get_target(
     let answer = client.get_target(&doing, message).await?;
     let found = answer.target.and_then(|it| Some((it.host?, it.target?)));
     let (host, target) = found.ok_or_else(|| empty_answer(&doing))?;
-    Ok((host, target, answer.deployments))
+    Ok(Found {
+        host,
+        target,
+        deployments: answer.deployments,
+        failures: answer.failures,
+    })
 }
 
 /// An answer without what was asked for.

@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use sternway_proto::v1;
 
-use super::{App, Ended, empty_answer, get_target};
+use super::{App, Ended, Found, empty_answer, get_target};
 use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +39,7 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         reason,
     } = command;
     let client = app.client().await?;
-    let (host, target, _) = get_target(&client, &target).await?;
+    let Found { host, target, .. } = get_target(&client, &target).await?;
     let doing = format!(
         "mark revision {revision} of {} on {}",
         target.name, host.name

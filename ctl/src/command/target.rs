@@ -28,13 +28,9 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
             app.answer(&documents(&targets), &text)?;
         }
         Command::Show(args) => {
-            let (host, target, deployments) = get_target(&client, &args).await?;
-            let document = document::TargetDetail {
-                target: document::HostTarget::new(&host, &target),
-                deployments: deployments.iter().map(Into::into).collect(),
-            };
-            let text = render::target::show(app.ui.view, &host, &target);
-            app.answer(&document, &text)?;
+            let found = get_target(&client, &args).await?;
+            let text = render::target::show(app.ui.view, &found.host, &found.target);
+            app.answer(&found.document(), &text)?;
         }
     }
     Ok(ExitCode::Done)

@@ -66,6 +66,10 @@ fn the_documents_have_the_fields_that_are_documented_and_no_others() {
             "deployment",
             fields(&target::Deployment::from(&v1::Deployment::default())),
         ),
+        (
+            "failure",
+            fields(&target::Failure::from(&v1::FailedRestore::default())),
+        ),
         ("plan", fields(&rollout::Plan::from(&v1::Plan::default()))),
         (
             "rollout",

@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) certificate_not_after: Option<String>,
     pub(crate) target_count: u32,
     pub(crate) targets_ready: u32,
+    /// They have nothing to go back to yet.
+    pub(crate) targets_without_predecessor: u32,
 }
 
 impl From<&v1::Host> for Host {
@@ -64,6 +66,7 @@ impl From<&v1::Host> for Host {
             certificate_not_after: time(host.certificate_not_after_ms),
             target_count: host.target_count,
             targets_ready: host.targets_ready,
+            targets_without_predecessor: host.targets_without_predecessor,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sternway_proto::v1;
 
-use super::{host::host_state, text, time};
+use super::{host::host_state, rollout::outcome, text, time};
 
 /// `ctl target ls` and `ctl readiness`.
 #[derive(Debug, Serialize)]
@@ -36,6 +36,32 @@ pub(crate) struct TargetDetail {
     #[serde(flatten)]
     pub(crate) target: HostTarget,
     pub(crate) deployments: Vec<Deployment>,
+    /// Newest first.
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// A restore of one of the revisions that did not succeed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) revision: String,
+    pub(crate) rollout: String,
+    pub(crate) at: Option<String>,
+    /// `undone` or `needs-human`.
+    pub(crate) outcome: Option<&'static str>,
+    /// Its code is `check-failed` where the revision failed its checks.
+    pub(crate) problem: Option<Problem>,
+}
+
+impl From<&v1::FailedRestore> for Failure {
+    fn from(failed: &v1::FailedRestore) -> Self {
+        Self {
+            revision: failed.revision.clone(),
+            rollout: failed.rollout.clone(),
+            at: time(failed.at_ms),
+            outcome: outcome(failed.outcome()),
+            problem: failed.problem.as_ref().map(Into::into),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +75,8 @@ pub(crate) struct Target {
     pub(crate) current_revision: Option<String>,
     /// The order that is being carried out.
     pub(crate) active_order: Option<String>,
+    /// The rollout that is restoring it.
+    pub(crate) active_rollout: Option<String>,
     pub(crate) readiness: Readiness,
     /// Why the target cannot be restored at all.
     pub(crate) unsupported: Option<Problem>,
@@ -67,6 +95,7 @@ impl From<&v1::Target> for Target {
             health: verdict(target.health()),
             current_revision: text(&target.current_revision),
             active_order: text(&target.active_order),
+            active_rollout: text(&target.active_rollout),
             readiness: target.readiness.as_ref().into(),
             unsupported: target.unsupported.as_ref().map(Into::into),
             lineage: target.lineage.clone(),
@@ -102,6 +131,7 @@ pub(crate) struct Revision {
     pub(crate) id: String,
     pub(crate) number: u32,
     pub(crate) first_seen: Option<String>,
+    /// When it became current for the last time.
     pub(crate) last_active: Option<String>,
     pub(crate) known_good: bool,
     /// `good`, `bad` or null.

@@ -35,7 +35,7 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
     let mut rows = Rows::new(&[
         "HOST",
         "STATE",
-        "READY",
+        "ROLLBACK",
         "AGENT",
         "ENGINE",
         "LAST SEEN",
@@ -56,14 +56,25 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
     rows.render(view, "no hosts; `ctl host token` makes a token to join one")
 }
 
+/// How many targets could be rolled back now, in the words of `ctl readiness`.
 fn readiness(host: &v1::Host) -> (String, Tone) {
-    let text = format!("{}/{}", host.targets_ready, host.target_count);
-    let tone = if host.targets_ready < host.target_count {
-        Tone::Warn
-    } else {
-        Tone::Plain
-    };
-    (text, tone)
+    let first = host.targets_without_predecessor;
+    let known = host.targets_ready.saturating_add(first);
+    let not_ready = host.target_count.saturating_sub(known);
+    let counts = [
+        (not_ready, "✖", "not ready", Tone::Bad),
+        (host.targets_ready, "✔", "ready", Tone::Good),
+        (first, "◌", "no predecessor", Tone::Dim),
+    ];
+    let counts: Vec<_> = counts.into_iter().filter(|it| it.0 > 0).collect();
+    let texts: Vec<String> = counts
+        .iter()
+        .map(|(count, icon, word, _)| format!("{icon} {count} {word}"))
+        .collect();
+    match counts.first() {
+        None => ("no targets".to_owned(), Tone::Dim),
+        Some((.., worst)) => (texts.join(", "), *worst),
+    }
 }
 
 fn engine(host: &v1::Host) -> (String, Tone) {
@@ -106,13 +117,10 @@ pub(crate) fn show(view: View, host: &v1::Host) -> String {
             ("clock", clock(host.clock_offset_ms)),
             ("joined", relative_and_absolute(view, host.joined_ms)),
             (
-                "certificate until",
+                "certificate valid until",
                 relative_and_absolute(view, host.certificate_not_after_ms),
             ),
-            (
-                "ready",
-                format!("{} of {} targets", host.targets_ready, host.target_count),
-            ),
+            ("rollback", readiness(host).0),
         ],
     )
 }
@@ -148,8 +156,9 @@ mod tests {
             state: v1::HostState::Online.into(),
             last_seen_ms: 1_000_000,
             agent_version: "0.1.0".into(),
-            target_count: 2,
+            target_count: 3,
             targets_ready: 1,
+            targets_without_predecessor: 1,
             clock_offset_ms: -90_000,
             facts: Some(v1::HostFacts {
                 os: "Debian 12".into(),
@@ -164,9 +173,9 @@ mod tests {
     fn hosts_are_listed_with_icon_and_word() {
         let hosts = [host("web-1"), host("we\x1b[2Jb-2")];
         insta::assert_snapshot!(list(View::plain(1_005_000), &hosts), @r"
-        HOST            STATE     READY  AGENT  ENGINE       LAST SEEN  LABELS
-        web-1           ✔ online  1/2    0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
-        we\u{1b}[2Jb-2  ✔ online  1/2    0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
+        HOST            STATE     ROLLBACK                                      AGENT  ENGINE       LAST SEEN  LABELS
+        web-1           ✔ online  ✖ 1 not ready, ✔ 1 ready, ◌ 1 no predecessor  0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
+        we\u{1b}[2Jb-2  ✔ online  ✖ 1 not ready, ✔ 1 ready, ◌ 1 no predecessor  0.1.0  ✖ no answer  5 s ago    env=staging role=web\u{7}
         ");
         insta::assert_snapshot!(list(View::plain(0), &[]), @r"
         no hosts; `ctl host token` makes a token to join one
@@ -176,18 +185,18 @@ mod tests {
     #[test]
     fn a_host_shows_what_is_wrong_with_it() {
         insta::assert_snapshot!(show(View::plain(1_005_000), &host("web-1")), @r"
-        host               web-1
-        id                 0198
-        state              ✔ online
-        last seen          5 s ago (1970-01-01T00:16:40.000Z)
-        labels             env=staging role=web\u{7}
-        agent              0.1.0
-        system             Debian 12
-        engine             ✖ does not answer: permission denied
-        clock              ⚠ 90.0 s behind the controller
-        joined             never
-        certificate until  never
-        ready              1 of 2 targets
+        host                     web-1
+        id                       0198
+        state                    ✔ online
+        last seen                5 s ago (1970-01-01T00:16:40.000Z)
+        labels                   env=staging role=web\u{7}
+        agent                    0.1.0
+        system                   Debian 12
+        engine                   ✖ does not answer: permission denied
+        clock                    ⚠ 90.0 s behind the controller
+        joined                   never
+        certificate valid until  never
+        rollback                 ✖ 1 not ready, ✔ 1 ready, ◌ 1 no predecessor
         ");
     }
 }

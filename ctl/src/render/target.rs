@@ -6,7 +6,8 @@ use super::{Sign, pairs, problem, verdict};
 use crate::{
     table::{Rows, plain},
     text::{
-        Tone, View, clean, clip, duration, relative, relative_and_absolute, revision_name, short_id,
+        Tone, View, clean, clip, duration, paint, relative, relative_and_absolute, revision_name,
+        short_id,
     },
 };
 
@@ -58,14 +59,33 @@ pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
         rows.push([
             host_cell(host),
             plain(&target.name),
-            state(target.state()).cell(),
-            verdict(target.health()).cell(),
+            now(target),
+            health(target).cell(),
             plain(name_of(target, &target.current_revision)),
             plain(image_of(target)),
             readiness_sign(target).cell(),
         ]);
     }
     rows.render(view, "no targets")
+}
+
+/// What a target does now: what it runs is on the move while it is restored.
+fn now(target: &v1::Target) -> (String, Tone) {
+    match target.active_rollout.as_str() {
+        "" => state(target.state()).cell(),
+        rollout => (
+            format!("◌ restoring, rollout {}", clean(rollout)),
+            Tone::Warn,
+        ),
+    }
+}
+
+/// What the checks say. What they said before a restore does not hold during it.
+fn health(target: &v1::Target) -> Sign {
+    match target.active_rollout.as_str() {
+        "" => verdict(target.health()),
+        _ => Sign::new("◌", "not known yet", Tone::Dim),
+    }
 }
 
 fn parts(targets: &[v1::HostTarget]) -> impl Iterator<Item = (&v1::Host, &v1::Target)> {
@@ -87,7 +107,7 @@ fn host_cell(host: &v1::Host) -> (String, Tone) {
 /// `ctl readiness`.
 pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
-        "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "WHY NOT",
+        "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "PROBLEMS",
     ]);
     for (host, target) in parts(targets) {
         let readiness = target.readiness.clone().unwrap_or_default();
@@ -138,16 +158,16 @@ pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
                     super::host::state(host.state()).painted(view)
                 ),
             ),
-            ("state", state(target.state()).painted(view)),
+            ("state", painted_now(view, target)),
             (
                 "revision",
                 format!("{current} {}", clip(&image_of(target), 120))
                     .trim_end()
                     .to_owned(),
             ),
-            ("health", verdict(target.health()).painted(view)),
+            ("health", health(target).painted(view)),
             ("rollback", readiness_sign(target).painted(view)),
-            ("order", clean(&target.active_order)),
+            ("follow it with", follow(target)),
         ],
     );
     let readiness = target
@@ -155,8 +175,13 @@ pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
         .as_ref()
         .map(|it| it.problems.as_slice())
         .unwrap_or_default();
+    // What is no obstacle to a rollback is worth knowing.
+    let icon = match readiness_sign(target).tone {
+        Tone::Bad => "✖",
+        _ => "⚠",
+    };
     for why in target.unsupported.iter().chain(readiness) {
-        text.push_str(&format!("  ✖ {}\n", problem(why)));
+        text.push_str(&format!("  {icon} {}\n", problem(why)));
     }
     if !target.health_evidence.is_empty() {
         text.push('\n');
@@ -165,20 +190,41 @@ pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
     text
 }
 
+fn painted_now(view: View, target: &v1::Target) -> String {
+    let (text, tone) = now(target);
+    paint(view, tone, &text)
+}
+
+fn follow(target: &v1::Target) -> String {
+    match target.active_rollout.as_str() {
+        "" => String::new(),
+        rollout => format!("ctl rollout watch {}", clean(rollout)),
+    }
+}
+
 /// `ctl history`, newest first.
-pub(crate) fn history(view: View, target: &v1::Target, deployments: &[v1::Deployment]) -> String {
+pub(crate) fn history(
+    view: View,
+    target: &v1::Target,
+    deployments: &[v1::Deployment],
+    failures: &[v1::FailedRestore],
+) -> String {
     let mut rows = Rows::new(&[
         "REVISION",
         "ID",
         "STATE",
         "IMAGE",
         "FIRST SEEN",
-        "LAST ACTIVE",
+        "BECAME CURRENT",
         "BY",
         "NOTE",
     ]);
     for revision in &target.revisions {
-        let (state, tone) = revision_state(target, revision);
+        let failed: Vec<&v1::FailedRestore> = failures
+            .iter()
+            .filter(|it| it.revision == revision.id)
+            .collect();
+        let (state, tone) = revision_state(target, revision, &failed);
         rows.push([
             plain(format!("#{}", revision.number)),
             plain(short_id(&revision.id)),
@@ -187,13 +233,23 @@ pub(crate) fn history(view: View, target: &v1::Target, deployments: &[v1::Deploy
             plain(relative(view, revision.first_seen_ms)),
             plain(relative(view, revision.last_active_ms)),
             plain(&revision.origin),
-            plain(note(revision, deployments)),
+            plain(note(view, revision, deployments, &failed)),
         ]);
     }
     rows.render(view, "no revisions were seen yet")
 }
 
-fn revision_state(target: &v1::Target, revision: &v1::Revision) -> (String, Tone) {
+/// Whether that restore came to nothing because the revision failed its checks.
+fn failed_checks(failed: &v1::FailedRestore) -> bool {
+    let problem = failed.problem.as_ref();
+    problem.is_some_and(|it| it.code == "check-failed")
+}
+
+fn revision_state(
+    target: &v1::Target,
+    revision: &v1::Revision,
+    failed: &[&v1::FailedRestore],
+) -> (String, Tone) {
     let mut words = Vec::new();
     let mut tone = Tone::Plain;
     if revision.known_good || revision.mark() == v1::Mark::Good {
@@ -204,14 +260,48 @@ fn revision_state(target: &v1::Target, revision: &v1::Revision) -> (String, Tone
         words = vec!["✖ bad"];
         tone = Tone::Bad;
     }
-    if revision.id == target.current_revision {
+    let current = revision.id == target.current_revision;
+    let fails = current && target.health() == v1::Verdict::Failed;
+    if fails || failed.iter().any(|it| failed_checks(it)) {
+        words.push(if fails {
+            "✖ fails its checks"
+        } else {
+            "✖ failed its checks"
+        });
+        tone = Tone::Bad;
+    }
+    if current {
         words.insert(0, "● current");
     }
     (words.join(", "), tone)
 }
 
-fn note(revision: &v1::Revision, deployments: &[v1::Deployment]) -> String {
-    let mut notes = Vec::new();
+/// The newest of the restores that failed, and how many there were.
+fn failure(view: View, failed: &[&v1::FailedRestore]) -> Option<String> {
+    let newest = failed.first()?;
+    let what = match newest.outcome() {
+        v1::Outcome::NeedsHuman => "its restore needs a person",
+        _ if failed_checks(newest) => "failed its checks",
+        _ => "could not be restored",
+    };
+    let often = match failed.len() {
+        1 => String::new(),
+        times => format!(" (the newest of {times} failures)"),
+    };
+    Some(format!(
+        "{what} in rollout {}, {}{often}",
+        clean(&newest.rollout),
+        relative(view, newest.at_ms)
+    ))
+}
+
+fn note(
+    view: View,
+    revision: &v1::Revision,
+    deployments: &[v1::Deployment],
+    failed: &[&v1::FailedRestore],
+) -> String {
+    let mut notes = Vec::from_iter(failure(view, failed));
     if !revision.mark_reason.is_empty() {
         notes.push(clean(&revision.mark_reason));
     }
@@ -279,10 +369,7 @@ pub(crate) fn changes(view: View, changes: &[v1::FieldChange]) -> String {
             }
             (None, None, _) => continue,
         };
-        text.push_str(&format!(
-            "  {}\n",
-            crate::text::paint(view, line.0, &line.1)
-        ));
+        text.push_str(&format!("  {}\n", paint(view, line.0, &line.1)));
     }
     text
 }
@@ -393,7 +480,7 @@ mod tests {
         web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2        shop:2  ✖ not ready
         ");
         insta::assert_snapshot!(readiness(view, &[host_target()]), @r"
-        HOST               TARGET       ROLLBACK     WOULD GO  CHECKED   WHY NOT
+        HOST               TARGET       ROLLBACK     WOULD GO  CHECKED   PROBLEMS
         web-1 (✖ offline)  docker/shop  ✖ not ready  #2 → #1   60 s ago  the image is gone → push it
         ");
         assert!(!all_ready(&[host_target()]));
@@ -402,10 +489,45 @@ mod tests {
             commit: "c0ffee".into(),
             ..Default::default()
         }];
-        insta::assert_snapshot!(history(view, &target(), &deployments), @r"
-        REVISION  ID            STATE             IMAGE   FIRST SEEN  LAST ACTIVE  BY          NOTE
-        #2        bbbbbbbbbbbb  ● current, ✖ bad  shop:2  62 s ago    61 s ago     deployment  500s\u{1b}[8m
-        #1        aaaaaaaaaaaa  ✔ known-good      shop:1  62 s ago    61 s ago     deployment  c0ffee
+        let failed = |revision: &str, code: &str, at_ms: i64| v1::FailedRestore {
+            revision: revision.repeat(64),
+            rollout: "0198a1b2-0000-7000-8000-000000000001".into(),
+            at_ms,
+            outcome: v1::Outcome::Undone.into(),
+            problem: Some(v1::Problem::new(code, "a check failed", "")),
+        };
+        let failures = [
+            failed("a", "check-failed", 3000),
+            failed("a", "engine-unreachable", 2500),
+        ];
+        insta::assert_snapshot!(history(view, &target(), &deployments, &failures), @r"
+        REVISION  ID            STATE                                 IMAGE   FIRST SEEN  BECAME CURRENT  BY          NOTE
+        #2        bbbbbbbbbbbb  ● current, ✖ bad, ✖ fails its checks  shop:2  62 s ago    61 s ago        deployment  500s\u{1b}[8m
+        #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    61 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago (the newest of 2 failures); c0ffee
+        ");
+    }
+
+    #[test]
+    fn a_target_that_is_being_restored_says_so_with_its_rollout() {
+        let mut busy = host_target();
+        let target = busy.target.as_mut().expect("set");
+        target.active_order = "0198a1b2-0000-7000-8000-00000000000f".into();
+        target.active_rollout = "0198a1b2-0000-7000-8000-000000000001".into();
+        let view = View::plain(63_000);
+        insta::assert_snapshot!(list(view, std::slice::from_ref(&busy)), @r"
+        HOST               TARGET       STATE                                                      HEALTH           REVISION  IMAGE   ROLLBACK
+        web-1 (✖ offline)  docker/shop  ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001  ◌ not known yet  #2        shop:2  ✖ not ready
+        ");
+        let (host, target) = (busy.host.expect("set"), busy.target.expect("set"));
+        insta::assert_snapshot!(show(view, &host, &target), @r"
+        target          docker/shop
+        host            web-1 (✖ offline)
+        state           ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001
+        revision        #2 shop:2
+        health          ◌ not known yet
+        rollback        ✖ not ready
+        follow it with  ctl rollout watch 0198a1b2-0000-7000-8000-000000000001
+          ✖ the image is gone → push it
         ");
     }
 

@@ -5,7 +5,8 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use sternway_tests::{
     shop::Image,
-    stage::{HOST, Stage},
+    stage::{HOST, SETTLES, Stage},
+    wait::until,
 };
 
 const UNDONE: i32 = 10;
@@ -95,4 +96,62 @@ async fn is_undone(stage: &Stage, check: &str, image: &str) {
     let now = stage.scope.inspect(check).await.expect("it is there");
     assert_eq!(now.id, Some(before), "what ran before runs again");
     assert_eq!(now.state.and_then(|state| state.running), Some(true));
+    is_told(stage, check).await;
+}
+
+/// That #1 failed its checks stands in its history, with the rollout, which also goes by the order's id.
+async fn is_told(stage: &Stage, local: &str) {
+    let target = stage.scope.target(local);
+    let history = ["history", "--host", HOST, "--target", &target];
+    let document = stage.ctl.json(&history).await;
+    let failure = &document["failures"][0];
+    assert_eq!(
+        (&failure["revision"], failure["problem"]["code"].as_str()),
+        (&stage.revision(local, 1).await["id"], Some("check-failed")),
+        "{document:#}"
+    );
+    let rollout = failure["rollout"].as_str().expect("an id");
+    let said = stage.ctl.run(&history).await.exits(0).stdout;
+    let line = said.lines().find(|line| line.starts_with("#1 "));
+    let line = line.expect("a revision");
+    assert!(line.contains("✖ failed its checks"), "{said}");
+    assert!(line.contains(rollout), "{said}");
+    let shown = stage.ctl.json(&["rollout", "show", rollout]).await;
+    let order = shown["events"][0]["order_id"].as_str().expect("an id");
+    let by_order = stage.ctl.json(&["rollout", "show", order]).await;
+    assert_eq!(by_order["rollout"]["id"], rollout, "{by_order:#}");
+}
+
+#[tokio::test]
+async fn a_label_that_cannot_be_read_is_told_and_makes_nothing_known_good() {
+    let stage = Stage::new().await;
+    let image = plain().await;
+    let label = "sternway.check.http=nonsense-with-a-secret";
+    let unreadable = [&QUICK[..], &["-l", label]].concat();
+    stage.scope.run("shop", &unreadable, &image).await;
+    stage.current("shop", 1).await;
+    let target = until("a verdict", SETTLES, async || {
+        let target = stage.target("shop").await;
+        match target["health"].as_str() {
+            Some(_) => Ok(target),
+            None => Err(format!("{target:#}")),
+        }
+    })
+    .await;
+    assert_eq!(target["health"], "inconclusive", "{target:#}");
+    assert_eq!(stage.revision("shop", 1).await["known_good"], false);
+    let said = stage.ctl.run(&["readiness"]).await.exits(0).stdout;
+    assert!(said.contains("sternway.check.http"), "{said}");
+    assert!(!said.contains("nonsense"), "{said}");
+    // The next one is readable, and good.
+    stage.scope.redeploy("shop", &QUICK, &image).await;
+    stage.known_good("shop", 2).await;
+    until("no problem", SETTLES, async || {
+        let problems = stage.target("shop").await["readiness"]["problems"].clone();
+        (problems == serde_json::json!([]))
+            .then_some(())
+            .ok_or(problems)
+    })
+    .await;
+    assert_eq!(stage.revision("shop", 1).await["known_good"], false);
 }

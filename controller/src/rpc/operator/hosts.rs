@@ -9,7 +9,7 @@ use sternway_proto::{
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Operators, fit, text};
+use super::{Operators, fit, targets::Restoring, text};
 use crate::{
     clock::{millis, now_ms},
     fleet::session::End,
@@ -57,8 +57,10 @@ pub(super) async fn living(service: &Operators, name_or_id: &str) -> Result<Host
 /// The host's targets, each with its whole history and marks.
 pub(super) async fn targets(service: &Operators, host: Uuid) -> Result<Vec<v1::Target>, Status> {
     let listed = service.store.target_list(Some(host)).await;
+    let restoring = Restoring::now(service).await?;
     let mut targets = Vec::new();
     for (_, mut target) in listed.map_err(fault::store)? {
+        restoring.note(host, &mut target);
         target.revisions = service
             .store
             .revision_list(host, &target.name)

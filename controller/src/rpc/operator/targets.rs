@@ -29,6 +29,27 @@ impl Found {
     }
 }
 
+/// Which targets are being restored, and by which rollout.
+pub(super) struct Restoring(HashMap<(Uuid, String), Uuid>);
+
+impl Restoring {
+    /// As the store has it.
+    pub(super) async fn now(service: &Operators) -> Result<Self, Status> {
+        let sent = service.store.order_sent_list().await;
+        let sent = sent.map_err(fault::store)?.into_iter();
+        Ok(Self(
+            sent.map(|order| ((order.host, order.target), order.rollout))
+                .collect(),
+        ))
+    }
+
+    /// Says in a target which rollout is at it.
+    pub(super) fn note(&self, host: Uuid, target: &mut v1::Target) {
+        let rollout = self.0.get(&(host, target.name.clone()));
+        target.active_rollout = rollout.map(Uuid::to_string).unwrap_or_default();
+    }
+}
+
 /// The target that is meant on that host.
 pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
     let host = hosts::find(service, host).await?;
@@ -41,6 +62,7 @@ pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Resul
     let mut target = select::target(&host.name, &targets, target)
         .map_err(fault::not_found)?
         .clone();
+    Restoring::now(service).await?.note(host.id, &mut target);
     target.revisions = service
         .store
         .revision_list(host.id, &target.name)
@@ -72,9 +94,11 @@ pub(super) async fn list(
         .target_list(only)
         .await
         .map_err(fault::store)?;
+    let restoring = Restoring::now(service).await?;
     let mut targets = Vec::new();
     for (id, mut target) in listed {
         let Some(host) = by_id.get(&id) else { continue };
+        restoring.note(id, &mut target);
         let revisions = service.store.revision_list(id, &target.name).await;
         // The whole history of one host; of a whole fleet what runs and what a rollback would go to.
         let wanted = target.readiness.as_ref().map(|r| r.revision.clone());
@@ -128,12 +152,18 @@ pub(super) async fn get(
         .deployment_list(found.host.id, &found.target.name)
         .await
         .map_err(fault::store)?;
+    let failures = service
+        .store
+        .order_failed_list(found.host.id, &found.target.name)
+        .await
+        .map_err(fault::store)?;
     let answer = v1::GetTargetResponse {
         target: Some(v1::HostTarget {
             host: Some(convert::host(&found.host, &service.fleet)),
             target: Some(found.target),
         }),
         deployments,
+        failures,
     };
     let reliefs: &[fn(&mut v1::GetTargetResponse)] = &[|answer| {
         let target = answer.target.as_mut().and_then(|one| one.target.as_mut());

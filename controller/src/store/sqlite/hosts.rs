@@ -38,6 +38,7 @@ row! {
         certificate_not_after_ms: i64,
         target_count: i64,
         targets_ready: i64,
+        targets_without_predecessor: i64,
     }
 }
 
@@ -62,6 +63,7 @@ impl TryFrom<HostRow> for Host {
             certificate_not_after_ms: row.certificate_not_after_ms,
             target_count: small(row.target_count),
             targets_ready: small(row.targets_ready),
+            targets_without_predecessor: small(row.targets_without_predecessor),
         })
     }
 }
@@ -77,9 +79,11 @@ fn labels_text(labels: &BTreeMap<String, String>) -> String {
 macro_rules! select_hosts {
     ($rest:literal) => {
         concat!(
-            "SELECT h.*, COALESCE(t.total, 0) AS target_count, COALESCE(t.ready, 0) AS targets_ready
+            "SELECT h.*, COALESCE(t.total, 0) AS target_count, COALESCE(t.ready, 0) AS targets_ready,
+                 COALESCE(t.first, 0) AS targets_without_predecessor
              FROM hosts h LEFT JOIN (
-                 SELECT host_id, COUNT(*) AS total, CAST(SUM(ready) AS BIGINT) AS ready
+                 SELECT host_id, COUNT(*) AS total, COUNT(CASE WHEN ready = 1 THEN 1 END) AS ready,
+                     COUNT(CASE WHEN ready = 2 THEN 1 END) AS first
                  FROM targets GROUP BY host_id) t ON t.host_id = h.id ",
             $rest
         )
@@ -93,7 +97,9 @@ async fn fetch(
     let row: Option<HostRow> = sqlx::query_as(
         "SELECT h.*,
             (SELECT COUNT(*) FROM targets t WHERE t.host_id = h.id) AS target_count,
-            (SELECT COUNT(*) FROM targets t WHERE t.host_id = h.id AND t.ready = 1) AS targets_ready
+            (SELECT COUNT(*) FROM targets t WHERE t.host_id = h.id AND t.ready = 1) AS targets_ready,
+            (SELECT COUNT(*) FROM targets t WHERE t.host_id = h.id AND t.ready = 2)
+                AS targets_without_predecessor
          FROM hosts h WHERE h.id = $1",
     )
     .bind(id.to_string())

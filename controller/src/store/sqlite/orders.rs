@@ -54,8 +54,14 @@ pub(super) const ORDERS_OVERDUE: &str = "SELECT o.id, o.host_id FROM orders o
 
 /// Orders that were sent and are not finished.
 pub(super) const ORDERS_SENT: &str =
-    "SELECT id, host_id, target, last_event, not_after_ms FROM orders
+    "SELECT id, rollout_id, host_id, target, last_event, not_after_ms FROM orders
      WHERE state IN (2, 3) AND state <> 4";
+
+/// Restores of a target that were begun and did not succeed, newest first.
+pub(super) const ORDERS_FAILED: &str =
+    "SELECT rollout_id, outcome, problem, finished_ms, plan FROM orders
+     WHERE host_id = $1 AND target = $2 AND state = 4 AND outcome IN (3, 6)
+     ORDER BY sequence DESC LIMIT 100";
 
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
@@ -469,12 +475,13 @@ impl RolloutStore for Sqlite {
     }
 
     async fn order_sent_list(&self) -> Result<Vec<SentOrder>, StoreError> {
-        let rows: Vec<(String, String, String, i64, i64)> =
+        let rows: Vec<(String, String, String, String, i64, i64)> =
             sqlx::query_as(ORDERS_SENT).fetch_all(&self.reader).await?;
         rows.into_iter()
-            .map(|(id, host, target, last_event, not_after_ms)| {
+            .map(|(id, rollout, host, target, last_event, not_after_ms)| {
                 Ok(SentOrder {
                     id: uuid(&id, "an order's id")?,
+                    rollout: uuid(&rollout, "a rollout's id")?,
                     host: uuid(&host, "a host's id")?,
                     target,
                     last_event: unsigned(last_event),
@@ -482,6 +489,36 @@ impl RolloutStore for Sqlite {
                 })
             })
             .collect()
+    }
+
+    async fn order_failed_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<v1::FailedRestore>, StoreError> {
+        let rows: Vec<(String, i64, Option<Vec<u8>>, i64, Vec<u8>)> = sqlx::query_as(ORDERS_FAILED)
+            .bind(host.to_string())
+            .bind(target)
+            .fetch_all(&self.reader)
+            .await?;
+        let mut failed = Vec::with_capacity(rows.len());
+        for (rollout, number, problem, at_ms, plan) in rows {
+            let plan: v1::Plan = decode(&plan, "a plan")?;
+            // Half of a revision says nothing of the whole.
+            if plan.scope() != v1::RestoreScope::Both {
+                continue;
+            }
+            failed.push(v1::FailedRestore {
+                revision: plan.to_revision,
+                rollout,
+                at_ms,
+                outcome: outcome(number).into(),
+                problem: problem
+                    .map(|bytes| decode(&bytes, "a problem"))
+                    .transpose()?,
+            });
+        }
+        Ok(failed)
     }
 
     async fn order_lost(

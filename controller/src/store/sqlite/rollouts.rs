@@ -32,6 +32,11 @@ pub(super) const ROLLOUTS_OF_HOST: &str = "SELECT * FROM rollouts WHERE id IN (
 pub(super) const ROLLOUTS_BY_PREFIX: &str =
     "SELECT * FROM rollouts WHERE id >= $1 AND id < $1 || 'g' ORDER BY id LIMIT 2";
 
+/// The rollouts of the orders with the prefix.
+pub(super) const ROLLOUTS_BY_ORDER: &str = "SELECT * FROM rollouts WHERE id IN (
+         SELECT rollout_id FROM orders WHERE id >= $1 AND id < $1 || 'g' LIMIT 2)
+     ORDER BY id";
+
 row! {
     struct RolloutRow {
         id: String,
@@ -329,10 +334,16 @@ impl Sqlite {
         prefix: &str,
     ) -> Result<Vec<Rollout>, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let rows: Vec<RolloutRow> = sqlx::query_as(ROLLOUTS_BY_PREFIX)
-            .bind(prefix)
-            .fetch_all(&mut *tx)
-            .await?;
+        let mut rows: Vec<RolloutRow> = Vec::new();
+        for query in [ROLLOUTS_BY_PREFIX, ROLLOUTS_BY_ORDER] {
+            rows = sqlx::query_as(query)
+                .bind(prefix)
+                .fetch_all(&mut *tx)
+                .await?;
+            if !rows.is_empty() {
+                break;
+            }
+        }
         let mut rollouts = Vec::with_capacity(rows.len());
         for row in rows {
             rollouts.push(whole(&mut tx, row).await?);

@@ -36,10 +36,6 @@ pub(super) async fn upsert(
     observation: &Observation,
     target: &v1::Target,
 ) -> Result<(), StoreError> {
-    let ready = target
-        .readiness
-        .as_ref()
-        .is_some_and(|r| r.verdict() == v1::ReadinessVerdict::Ready);
     // The revisions have a table of their own; twice would be the bulk of the database.
     let body = v1::Target {
         revisions: Vec::new(),
@@ -52,12 +48,23 @@ pub(super) async fn upsert(
     )
     .bind(observation.host_id.to_string())
     .bind(&target.name)
-    .bind(i64::from(ready))
+    .bind(ready(target))
     .bind(observation.at_ms)
     .bind(body.encode_to_vec())
     .execute(&mut **tx)
     .await?;
     revisions(tx, budget, observation, target).await
+}
+
+/// What the column `ready` holds: 1, a rollback would work; 2, there is nothing to go back to yet; 0, anything else.
+fn ready(target: &v1::Target) -> i64 {
+    let verdict = target.readiness.as_ref().map(v1::Readiness::verdict);
+    match verdict {
+        _ if target.unsupported.is_some() => 0,
+        Some(v1::ReadinessVerdict::Ready) => 1,
+        Some(v1::ReadinessVerdict::NoPredecessor) => 2,
+        _ => 0,
+    }
 }
 
 async fn revisions(

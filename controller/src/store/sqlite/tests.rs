@@ -131,9 +131,11 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_OVERDUE, "orders_active"),
         (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
+        (orders::ORDERS_FAILED, "orders_sequence"),
         (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
         (rollouts::ROLLOUTS_OF_HOST, "orders_sequence"),
         (rollouts::ROLLOUTS_BY_PREFIX, "sqlite_autoindex_rollouts"),
+        (rollouts::ROLLOUTS_BY_ORDER, "sqlite_autoindex_orders"),
         (log::RECORD_OLDER, "sqlite_autoindex_record"),
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
@@ -215,4 +217,46 @@ async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_re
     store.observations_store(&told).await.expect("stored");
     let kept = store.revision_list(host.id, "docker/shop").await;
     assert_eq!(kept.expect("listed").len(), 4, "what it has is known");
+}
+
+#[tokio::test]
+async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let target = |name: &str, verdict: v1::ReadinessVerdict| v1::Target {
+        name: format!("docker/{name}"),
+        readiness: Some(v1::Readiness {
+            verdict: verdict.into(),
+            ..v1::Readiness::default()
+        }),
+        ..v1::Target::default()
+    };
+    let unsupported = v1::Target {
+        unsupported: Some(v1::Problem::new("removed-on-stop", "it vanishes", "")),
+        ..target("d", v1::ReadinessVerdict::Ready)
+    };
+    let told = Observation {
+        host_id: host.id,
+        host_name: host.name.clone(),
+        at_ms: 10,
+        seen: Seen::Inventory(vec![
+            target("a", v1::ReadinessVerdict::Ready),
+            target("b", v1::ReadinessVerdict::NotReady),
+            target("c", v1::ReadinessVerdict::NoPredecessor),
+            unsupported,
+        ]),
+    };
+    store.observations_store(&[told]).await.expect("stored");
+    let fetched = store.host_fetch(host.id).await.expect("read");
+    let listed = store.host_list().await.expect("listed").pop();
+    for host in [fetched, listed] {
+        let host = host.expect("a host");
+        let counts = (
+            host.target_count,
+            host.targets_ready,
+            host.targets_without_predecessor,
+        );
+        assert_eq!(counts, (4, 1, 1));
+    }
 }
