@@ -21,60 +21,104 @@ const ACT: &[Role] = &[Role::Operator, Role::Admin];
 const ADMIN: &[Role] = &[Role::Admin];
 const EVERYONE: &[Role] = &[Role::Agent, Role::Viewer, Role::Operator, Role::Admin];
 
+/// A method, who may call it, and what that is for a person: reads after "may" and "to".
+type Row = (&'static str, &'static [Role], &'static str);
+
+/// A row for a method of the operators' service.
+macro_rules! operators {
+    ($method:ident, $roles:ident, $what:literal) => {
+        (
+            concat!("/sternway.v1.OperatorService/", stringify!($method)),
+            $roles,
+            $what,
+        )
+    };
+}
+
 /// The allow-list of the mutual-TLS listener.
-const TABLE: &[(&str, &[Role])] = &[
-    ("/sternway.v1.AgentService/Session", AGENT),
-    ("/sternway.v1.OperatorService/GetStatus", READ),
-    ("/sternway.v1.OperatorService/ListHosts", READ),
-    ("/sternway.v1.OperatorService/GetHost", READ),
-    ("/sternway.v1.OperatorService/CreateJoinToken", ADMIN),
-    ("/sternway.v1.OperatorService/RevokeHost", ADMIN),
-    ("/sternway.v1.OperatorService/ListTargets", READ),
-    ("/sternway.v1.OperatorService/GetTarget", READ),
-    ("/sternway.v1.OperatorService/DiffRevisions", READ),
-    ("/sternway.v1.OperatorService/MarkRevision", ACT),
-    ("/sternway.v1.OperatorService/PlanRollback", ACT),
-    ("/sternway.v1.OperatorService/StartRollback", ACT),
-    ("/sternway.v1.OperatorService/ListRollouts", READ),
-    ("/sternway.v1.OperatorService/GetRollout", READ),
-    ("/sternway.v1.OperatorService/WatchRollout", READ),
-    ("/sternway.v1.OperatorService/RecordDeployment", ACT),
-    ("/sternway.v1.OperatorService/CheckDeployment", READ),
-    ("/sternway.v1.OperatorService/ListRecord", READ),
-    ("/sternway.v1.OperatorService/VerifyRecord", READ),
-    ("/sternway.v1.OperatorService/ExportRecord", READ),
-    ("/grpc.health.v1.Health/Check", EVERYONE),
-    ("/grpc.health.v1.Health/Watch", EVERYONE),
+const TABLE: &[Row] = &[
+    (
+        "/sternway.v1.AgentService/Session",
+        AGENT,
+        "speak for a host",
+    ),
+    operators!(GetStatus, READ, "ask for the status"),
+    operators!(ListHosts, READ, "list hosts"),
+    operators!(GetHost, READ, "look at a host"),
+    operators!(CreateJoinToken, ADMIN, "make a join token"),
+    operators!(RevokeHost, ADMIN, "revoke a host"),
+    operators!(ListTargets, READ, "list targets"),
+    operators!(GetTarget, READ, "look at a target"),
+    operators!(DiffRevisions, READ, "compare revisions"),
+    operators!(MarkRevision, ACT, "mark a revision"),
+    operators!(PlanRollback, ACT, "plan a rollback"),
+    operators!(StartRollback, ACT, "start a rollback"),
+    operators!(ListRollouts, READ, "list rollouts"),
+    operators!(GetRollout, READ, "look at a rollout"),
+    operators!(WatchRollout, READ, "follow a rollout"),
+    operators!(RecordDeployment, ACT, "record a deployment"),
+    operators!(CheckDeployment, READ, "ask whether a digest is marked bad"),
+    operators!(ListRecord, READ, "read the record"),
+    operators!(VerifyRecord, READ, "verify the record"),
+    operators!(ExportRecord, READ, "export the record"),
+    (
+        "/grpc.health.v1.Health/Check",
+        EVERYONE,
+        "ask whether the controller is well",
+    ),
+    (
+        "/grpc.health.v1.Health/Watch",
+        EVERYONE,
+        "follow whether the controller is well",
+    ),
     (
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         READ,
+        "ask for the contract",
     ),
 ];
 
-static BY_PATH: LazyLock<HashMap<&str, &[Role]>> =
-    LazyLock::new(|| TABLE.iter().copied().collect());
+static BY_PATH: LazyLock<HashMap<&str, &Row>> =
+    LazyLock::new(|| TABLE.iter().map(|row| (row.0, row)).collect());
 
 /// Whether a role may call the method at that path.
 ///
 /// # Errors
 /// It may not, or no such method is listed.
 pub fn check(role: Role, path: &str) -> Result<(), Problem> {
-    let refused = |message: String| Problem::new("not-allowed", message, "");
-    let Some(roles) = BY_PATH.get(path) else {
-        return Err(refused(format!("{path} is no method of this controller")));
+    let Some((_, roles, what)) = BY_PATH.get(path) else {
+        return Err(Problem::new(
+            "not-allowed",
+            "this controller does not know what was asked of it",
+            "compare `ctl --version` with the controller's: `ctl status`",
+        ));
     };
     if roles.contains(&role) {
         return Ok(());
     }
     let needed: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    let needed = needed.join(" or ");
+    let next_step = if *roles == AGENT {
+        "`sternway-agent join` makes a host's certificate, with a token of `ctl host token`"
+            .to_owned()
+    } else {
+        format!(
+            "ask somebody who may, or on the controller's machine make a certificate that may: \
+             `sternway-controller operator issue --operator NAME --role {} --operator-dir DIR`",
+            lowest(roles)
+        )
+    };
     Err(Problem::new(
         "not-allowed",
-        format!(
-            "{path} is for {}; this certificate's role is {role}",
-            needed.join(" or ")
-        ),
-        "use a certificate with that role: `sternway-controller operator issue` makes one",
+        format!("the role {role} may not {what}: that takes the role {needed}"),
+        next_step,
     ))
+}
+
+/// The role that is entitled to the least of those that people bear.
+fn lowest(roles: &[Role]) -> Role {
+    let people = roles.iter().copied().filter(|role| role.is_operator());
+    people.min().unwrap_or(Role::Admin)
 }
 
 /// Checks every request against the table before anything else sees it.
@@ -141,7 +185,7 @@ fn judge<B>(request: &http::Request<B>) -> Result<(), Status> {
     }
     let path = request.uri().path();
     check(peer.identity.role, path).map_err(|problem| {
-        tracing::warn!(peer = %peer.identity, "refused: {}", problem.message);
+        tracing::warn!(peer = %peer.identity, path, "refused: {}", problem.message);
         fault::to_status(Code::PermissionDenied, problem)
     })
 }
@@ -175,14 +219,14 @@ mod tests {
         contract.extend(methods(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET));
         // Served on the enrolment listener, where nobody has a role.
         assert!(contract.remove("/sternway.v1.EnrolmentService/Join"));
-        let table: BTreeSet<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
+        let table: BTreeSet<String> = TABLE.iter().map(|(path, ..)| (*path).to_owned()).collect();
         assert_eq!(table.len(), TABLE.len(), "a path stands twice");
         assert_eq!(table, contract);
     }
 
     #[test]
     fn each_role_may_call_its_own_and_nothing_else() {
-        for (path, roles) in TABLE {
+        for (path, roles, _) in TABLE {
             for role in Role::ALL {
                 assert_eq!(
                     check(role, path).is_ok(),
@@ -198,6 +242,33 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_says_in_words_who_may_not_do_what_and_what_next() {
+        let refused = check(Role::Viewer, "/sternway.v1.OperatorService/PlanRollback");
+        let refused = refused.expect_err("denied");
+        assert_eq!(
+            refused.message,
+            "the role viewer may not plan a rollback: that takes the role operator or admin"
+        );
+        assert!(
+            refused.next_step.contains("--role operator "),
+            "{refused:?}"
+        );
+        for (path, ..) in TABLE {
+            for problem in Role::ALL
+                .into_iter()
+                .filter_map(|role| check(role, path).err())
+            {
+                let said = format!("{} {}", problem.message, problem.next_step);
+                assert!(
+                    !said.contains("sternway.v1") && !said.contains("grpc"),
+                    "{said}"
+                );
+                assert!(!problem.next_step.is_empty(), "{said}");
+            }
+        }
+    }
+
+    #[test]
     fn no_agent_and_no_viewer_changes_anything() {
         let reading = [
             "Get",
@@ -209,7 +280,7 @@ mod tests {
             "Export",
             "ServerReflection",
         ];
-        for (path, roles) in TABLE {
+        for (path, roles, _) in TABLE {
             let method = path.rsplit('/').next().unwrap_or_default();
             if roles.contains(&Role::Viewer) {
                 assert!(
