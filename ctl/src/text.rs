@@ -64,6 +64,81 @@ pub(crate) fn clip(text: &str, limit: usize) -> String {
     short
 }
 
+/// Cut to so many characters in the middle: names differ at their ends.
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
+    let length = text.chars().count();
+    if length <= limit {
+        return text.to_owned();
+    }
+    let kept = limit.saturating_sub(1);
+    let tail = kept / 2;
+    let head: String = text.chars().take(kept - tail).collect();
+    let tail: String = text.chars().skip(length - tail).collect();
+    format!("{head}…{tail}")
+}
+
+/// In lines of at most so many characters, broken between words where there are any.
+pub(crate) fn wrap(text: &str, limit: usize) -> String {
+    let limit = limit.max(1);
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if let Some(line) = lines.last_mut()
+            && line.chars().count() + 1 + length <= limit
+        {
+            line.push(' ');
+            line.push_str(word);
+            continue;
+        }
+        let letters: Vec<char> = word.chars().collect();
+        match letters.len() {
+            0 => lines.push(String::new()),
+            _ => lines.extend(letters.chunks(limit).map(String::from_iter)),
+        }
+    }
+    lines.join("\n")
+}
+
+/// A line of ours, with its colours, cut to the width of the terminal, where there is one.
+pub(crate) fn one_line(view: View, text: &str) -> String {
+    let Some(width) = view.width.map(usize::from) else {
+        return text.to_owned();
+    };
+    let mut cut = String::with_capacity(text.len());
+    let (mut shown, mut in_colour, mut rest) = (0, false, text.chars());
+    while let Some(letter) = rest.next() {
+        if letter == '\x1b' {
+            in_colour = true;
+        } else if !in_colour {
+            if shown + 1 == width && visible(rest.as_str()) > 0 {
+                cut.push('…');
+                if view.colour {
+                    cut.push_str("\x1b[0m");
+                }
+                return cut;
+            }
+            shown += 1;
+        }
+        cut.push(letter);
+        if in_colour && letter == 'm' {
+            in_colour = false;
+        }
+    }
+    cut
+}
+
+/// Characters that are no part of a colour.
+fn visible(text: &str) -> usize {
+    let mut in_colour = false;
+    let seen = text.chars().filter(|letter| {
+        in_colour |= *letter == '\x1b';
+        let seen = !in_colour;
+        in_colour &= *letter != 'm';
+        seen
+    });
+    seen.count()
+}
+
 /// An id as people see it: its first twelve characters.
 pub(crate) fn short_id(id: &str) -> String {
     let id = clean(id);
@@ -211,6 +286,29 @@ mod tests {
         assert_eq!(clip("äöüß", 3), "äö…");
         assert_eq!(clip("\x1b[31m", 20), "\\u{1b}[31m");
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn what_is_too_long_is_shortened_in_the_middle_wrapped_or_cut() {
+        assert_eq!(shorten("registry.example/shop:12", 12), "regist…op:12");
+        assert_eq!(shorten("shop", 4), "shop");
+        assert_eq!(wrap("the image is gone", 9), "the image\nis gone");
+        assert_eq!(wrap("0123456789 x", 4), "0123\n4567\n89 x");
+        assert_eq!(wrap("", 4), "");
+        let view = View {
+            colour: true,
+            width: Some(6),
+            now_ms: 0,
+        };
+        assert_eq!(
+            one_line(view, "\x1b[31mabcdef\x1b[0m"),
+            "\x1b[31mabcdef\x1b[0m"
+        );
+        assert_eq!(
+            one_line(view, "\x1b[31mabcdefg\x1b[0m"),
+            "\x1b[31mabcde…\x1b[0m"
+        );
+        assert_eq!(one_line(View::plain(0), "abcdefg"), "abcdefg");
     }
 
     #[test]

@@ -66,6 +66,15 @@ impl Ui {
         self.format == Format::Json
     }
 
+    /// How to render a line of progress: as wide as the terminal is at this moment.
+    pub(crate) fn progress_view(&self) -> View {
+        let width = || comfy_table::Table::new().use_stderr().width();
+        View {
+            width: self.live.then(width).flatten(),
+            ..self.err_view
+        }
+    }
+
     /// Whether stdout is a terminal.
     pub(crate) fn person_reads_data(&self) -> bool {
         self.view.width.is_some()

@@ -40,7 +40,9 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
         "ENGINE",
         "LAST SEEN",
         "LABELS",
-    ]);
+    ])
+    .spare(&["AGENT", "LAST SEEN", "ENGINE"])
+    .sentence("LABELS");
     for host in hosts {
         rows.push([
             plain(&host.name),

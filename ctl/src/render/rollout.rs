@@ -41,11 +41,17 @@ pub(crate) fn step_sign(state: v1::StepState) -> Sign {
     }
 }
 
-/// `ctl rollout ls`. An id is shown whole: prefixes of fresh ones are all alike.
+/// So much of a rollout's id is its time to the millisecond and some chance: enough to find it by.
+const ROLLOUT: usize = 18;
+
+/// `ctl rollout ls`.
 pub(crate) fn list(view: View, rollouts: &[v1::Rollout]) -> String {
     let mut rows = Rows::new(&[
         "ROLLOUT", "STATE", "WHAT", "WHO", "STARTED", "TOOK", "REASON",
-    ]);
+    ])
+    .id("ROLLOUT", ROLLOUT)
+    .spare(&["TOOK", "WHO", "STARTED"])
+    .sentence("REASON");
     for rollout in rollouts {
         let orders = rollout.waves.iter().flat_map(|wave| &wave.orders);
         let what: Vec<String> = orders.map(restore).collect();

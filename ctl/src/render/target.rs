@@ -54,7 +54,8 @@ fn image_of(target: &v1::Target) -> String {
 pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
         "HOST", "TARGET", "STATE", "HEALTH", "REVISION", "IMAGE", "ROLLBACK",
-    ]);
+    ])
+    .spare(&["IMAGE"]);
     for (host, target) in parts(targets) {
         rows.push([
             host_cell(host),
@@ -108,7 +109,9 @@ fn host_cell(host: &v1::Host) -> (String, Tone) {
 pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
         "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "PROBLEMS",
-    ]);
+    ])
+    .spare(&["CHECKED", "WOULD GO"])
+    .sentence("PROBLEMS");
     for (host, target) in parts(targets) {
         let readiness = target.readiness.clone().unwrap_or_default();
         let to = match readiness.revision.as_str() {
@@ -218,7 +221,9 @@ pub(crate) fn history(
         "BECAME CURRENT",
         "BY",
         "NOTE",
-    ]);
+    ])
+    .spare(&["ID", "BY", "FIRST SEEN", "IMAGE"])
+    .sentence("NOTE");
     for revision in &target.revisions {
         let failed: Vec<&v1::FailedRestore> = failures
             .iter()
@@ -378,7 +383,9 @@ pub(crate) fn changes(view: View, changes: &[v1::FieldChange]) -> String {
 pub(crate) fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
     let mut rows = Rows::new(&[
         "CHECK", "OF", "SUBJECT", "EXPECTED", "OBSERVED", "TRIES", "TOOK", "VERDICT",
-    ]);
+    ])
+    .spare(&["TRIES", "TOOK", "OF", "EXPECTED"])
+    .sentence("OBSERVED");
     for it in evidence {
         rows.push([
             plain(&it.check),

@@ -7,7 +7,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sternway_proto::v1::{self, order_event::Event, rollout_event::Event as RolloutEvent};
 
 use super::fold::{News, Watch, What};
-use crate::{error::CtlError, json, render::rollout, ui::Ui};
+use crate::{
+    error::CtlError,
+    json,
+    render::rollout,
+    text::{View, one_line},
+    ui::Ui,
+};
+
+/// What stands around a message in the spinner's line: the spinner, and a time like `(12m)`.
+const AROUND: u16 = 10;
 
 /// Where progress goes.
 pub(crate) enum Display {
@@ -46,9 +55,12 @@ impl Display {
             return ui.data(&json_line(event));
         }
         for item in news {
-            let line = rollout::line(ui.err_view, watch, item);
+            let view = ui.progress_view();
+            let line = one_line(view, &rollout::line(view, watch, item));
             match self {
-                Self::Live(bar) if is_beginning(item) => bar.set_message(active(watch, item)),
+                Self::Live(bar) if is_beginning(item) => {
+                    bar.set_message(spinning(view, &active(watch, item)));
+                }
                 Self::Live(bar) => bar.suspend(|| ui.note(&line)),
                 _ => ui.note(&line),
             }
@@ -70,6 +82,12 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A message for the spinner, which has its line for itself.
+fn spinning(view: View, message: &str) -> String {
+    let width = view.width.map(|width| width.saturating_sub(AROUND).max(1));
+    one_line(View { width, ..view }, message)
 }
 
 /// A step that begins lives in the spinner; its end is a line.

@@ -247,6 +247,22 @@ async fn a_table_fits_the_terminal_it_is_shown_in() {
 }
 
 #[tokio::test]
+async fn a_line_of_progress_is_cut_at_the_edge_of_its_terminal_and_nowhere_else() {
+    let stage = Stage::new(Script::default()).await;
+    let (code, shown) = Terminal::start(&stage, 40, &["rollout", "watch", ROLLOUT])
+        .ends()
+        .await;
+    assert_eq!(code, Some(0), "{shown}");
+    let plain = without_sequences(&shown);
+    let cut: Vec<&str> = plain.lines().filter(|line| line.ends_with('…')).collect();
+    assert!(!cut.is_empty(), "{plain}");
+    assert!(cut.iter().all(|line| line.chars().count() == 40), "{plain}");
+    let said = stage.run(&["rollout", "watch", ROLLOUT]).await;
+    assert!(!said.stderr.contains('…'), "{}", said.stderr);
+    assert!(said.stderr.contains("step 1/1, stop shop"), "{}", said.stderr);
+}
+
+#[tokio::test]
 async fn an_undone_rollback_is_red_and_says_so() {
     let stage = Stage::new(Script {
         ends: v1::RolloutState::Undone,
