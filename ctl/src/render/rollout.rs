@@ -42,7 +42,7 @@ pub(crate) fn step_sign(state: v1::StepState) -> Sign {
 }
 
 /// So much of a rollout's id is its time to the millisecond and some chance: enough to find it by.
-const ROLLOUT: usize = 18;
+pub(super) const ROLLOUT: usize = 18;
 
 /// `ctl rollout ls`.
 pub(crate) fn list(view: View, rollouts: &[v1::Rollout]) -> String {

@@ -342,6 +342,9 @@ fn noted(order: &Order, event: &v1::OrderEvent, now_ms: i64) -> Option<Draft> {
         }
     };
     body["host_at_ms"] = event.at_ms.into();
+    body["rollout"] = order.rollout_id.to_string().into();
+    body["host"] = order.host_name.clone().into();
+    body["target"] = order.target.clone().into();
     Some(Draft {
         at_ms: now_ms,
         actor: Actor::Agent(order.host_name.clone()),
