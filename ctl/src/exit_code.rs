@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 /// How a run of `ctl` ended, as a program sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -84,6 +86,29 @@ pub(crate) fn table() -> String {
         let _ = writeln!(text, "  {:>3}  {}", code.number(), code.meaning());
     }
     text
+}
+
+/// `ctl exit-codes -o json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Document {
+    exit_codes: Vec<Described>,
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    code: u8,
+    meaning: &'static str,
+}
+
+/// All codes with their meaning, for a program.
+pub(crate) fn document() -> Document {
+    let described = |code: &ExitCode| Described {
+        code: code.number(),
+        meaning: code.meaning(),
+    };
+    Document {
+        exit_codes: ExitCode::ALL.iter().map(described).collect(),
+    }
 }
 
 #[cfg(test)]

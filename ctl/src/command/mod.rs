@@ -95,7 +95,7 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         Command::Completions(args) => completions::run(&args, app),
         Command::Config(command) => config::run(&command, app),
         Command::ExitCodes => {
-            app.ui.data(&exit_code::table())?;
+            app.answer(&exit_code::document(), &exit_code::table())?;
             Ok(ExitCode::Done)
         }
     }

@@ -89,3 +89,45 @@ fn the_documents_have_the_fields_that_are_documented_and_no_others() {
         assert_eq!(document, documented(name), "{name}");
     }
 }
+
+/// The item of a name, whole.
+fn item(name: &str) -> &'static str {
+    let begin = format!("\n- {name}: ");
+    let (_, after) = DOCS.split_once(&begin).expect("an item");
+    after.split("\n- ").next().expect("it goes on")
+}
+
+/// The words of an enumeration, by what makes them; none is null.
+fn words<E: TryFrom<i32>, W: Into<Option<&'static str>>>(
+    word: impl Fn(E) -> W,
+) -> Vec<&'static str> {
+    let all = (0..100).map_while(|number| E::try_from(number).ok());
+    all.map(|value| word(value).into().unwrap_or("null"))
+        .collect()
+}
+
+#[test]
+fn every_word_that_a_field_may_have_is_documented_where_the_field_is() {
+    for (name, words) in [
+        ("host", words(host::host_state)),
+        ("target", words(target::target_state)),
+        ("target", words(target::verdict)),
+        ("target", words(target::readiness_verdict)),
+        ("evidence", words(target::verdict)),
+        ("plan", words(rollout::scope)),
+        ("plan", words(rollout::swap)),
+        ("rollout", words(rollout::rollout_state)),
+        ("order", words(rollout::order_state)),
+        ("order", words(rollout::outcome)),
+        ("`order_event`", words(rollout::step_state)),
+    ] {
+        assert!(words.len() > 2, "{name}: {words:?}");
+        for word in words {
+            let documented = match word {
+                "null" => "null".to_owned(),
+                word => format!("`{word}`"),
+            };
+            assert!(item(name).contains(&documented), "{name}: {word}");
+        }
+    }
+}

@@ -225,7 +225,7 @@ impl From<&v1::Problem> for Problem {
 pub(crate) struct Evidence {
     pub(crate) check: String,
     pub(crate) subject: String,
-    /// `standby`, `replacement`, `previous` or `current`.
+    /// `standby`, `replacement` or `current`.
     pub(crate) instance: Option<String>,
     pub(crate) expected: String,
     pub(crate) observed: String,

@@ -95,6 +95,8 @@ async fn every_command_has_the_json_that_is_documented() {
         (&["record", "verify"], ""),
         (&["config", "show"], ""),
         (&["status"], ""),
+        (&["config", "path"], ""),
+        (&["exit-codes"], ""),
     ] {
         let document = stage.ctl.json(arguments).await;
         assert_eq!(document["version"], 1, "{arguments:?}: {document:#}");
