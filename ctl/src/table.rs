@@ -19,7 +19,7 @@ const NARROW: usize = 8;
 /// The rows of a table, each cell with its tone.
 pub(crate) struct Rows {
     columns: Vec<Column>,
-    rows: Vec<Vec<(String, Tone)>>,
+    body: Vec<Vec<(String, Tone)>>,
     /// Headings of columns that a narrow terminal does without, the first to go first.
     spare: &'static [&'static str],
 }
@@ -50,7 +50,7 @@ impl Rows {
         };
         Self {
             columns: headings.iter().map(column).collect(),
-            rows: Vec::new(),
+            body: Vec::new(),
             spare: &[],
         }
     }
@@ -80,12 +80,12 @@ impl Rows {
 
     /// Adds a row.
     pub(crate) fn push<const N: usize>(&mut self, cells: [(String, Tone); N]) {
-        self.rows.push(cells.into());
+        self.body.push(cells.into());
     }
 
     /// The table as text with its last line end; `empty` where it has no row.
     pub(crate) fn render(&self, view: View, empty: &str) -> String {
-        if self.rows.is_empty() {
+        if self.body.is_empty() {
             return format!("{empty}\n");
         }
         let cells = |row: &Vec<(String, Tone)>| {
@@ -98,7 +98,7 @@ impl Rows {
             };
             row.iter().map(cell).collect()
         };
-        let rows: Vec<Vec<(String, Tone)>> = self.rows.iter().map(cells).collect();
+        let rows: Vec<Vec<(String, Tone)>> = self.body.iter().map(cells).collect();
         let width = view.width.map_or(usize::MAX, usize::from);
         let layout = self.layout(&rows, width);
         let mut table = Table::new();
