@@ -52,7 +52,7 @@ impl Private {
         let mut said = String::from_utf8_lossy(text).trim().to_owned();
         for value in &self.0 {
             if said.contains(value.as_str()) {
-                said = said.replace(value.as_str(), BLANK);
+                said = blanked(&said, value);
             }
         }
         // Whoever read it may have cut it before.
@@ -75,6 +75,50 @@ impl Private {
             said.push_str(BLANK);
         }
     }
+}
+
+/// The text without the value, wherever it stands: but an ordinary word stays where it only is a part of another one
+/// (`health` in `unhealthy`). Nobody can tell there that it is a value, and a torn word tells more.
+fn blanked(said: &str, value: &str) -> String {
+    let ordinary = is_ordinary(value);
+    let mut text = String::with_capacity(said.len());
+    let mut rest = 0;
+    for (at, _) in said.match_indices(value) {
+        let (before, after) = (&said[..at], &said[at + value.len()..]);
+        if ordinary && within_a_word(before, after) {
+            continue;
+        }
+        text.push_str(&said[rest..at]);
+        text.push_str(BLANK);
+        rest = at + value.len();
+    }
+    text + &said[rest..]
+}
+
+/// A word as languages have them. Passwords of letters alone that are longer than this are none.
+fn is_ordinary(value: &str) -> bool {
+    const LONGEST: usize = 10;
+    let small = value.bytes().skip(1).all(|byte| byte.is_ascii_lowercase());
+    value.len() <= LONGEST && small && value.starts_with(|it: char| it.is_ascii_alphabetic())
+}
+
+/// Whether what stands between these two is a part of a longer word. Only where that word stands by itself: in
+/// `\nhunter`, `-phunter`, `%0Ahunter` and behind a colour's `m` the letters before are none of a word.
+fn within_a_word(before: &str, after: &str) -> bool {
+    let letter = |it: char| it.is_ascii_alphabetic();
+    let begin = before.trim_end_matches(letter);
+    let end = after.trim_start_matches(letter);
+    let (head, tail) = (&before[begin.len()..], &after[..after.len() - end.len()]);
+    let small = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase());
+    let word = small(head.get(1..).unwrap_or_default()) && small(tail);
+    let alone = |it: Option<char>, beside: &str| {
+        it.is_none_or(|it| it.is_whitespace() || beside.contains(it))
+    };
+    let longer = !head.is_empty() || !tail.is_empty();
+    longer
+        && word
+        && alone(begin.chars().next_back(), "\"'(")
+        && alone(end.chars().next(), "\"').,;:!?")
 }
 
 /// As it stands within quotes in JSON.
@@ -102,6 +146,7 @@ fn url(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -149,6 +194,74 @@ mod tests {
         let said = format!("{}{secret}", secret.repeat(many / secret.len()));
         let shown = private.blank(said.as_bytes(), LOOKED_AT);
         assert!(!shown.contains("s3cr3t"), "{}", &shown[shown.len() - 40..]);
+    }
+
+    #[test]
+    fn an_ordinary_word_is_not_torn_out_of_another_and_is_blanked_everywhere_else() {
+        let private = private(&["CHECK=health", "PASSWORD=hunter", "TOKEN=hunter2"]);
+        for (said, shown) in [
+            ("it is unhealthy.", "it is unhealthy."),
+            ("health: Healthy (unhealthy)", "***: Healthy (unhealthy)"),
+            ("hunter hunter2 hunters", "*** *** hunters"),
+            (r"line\nhunter", r"line\n***"),
+            ("mysql -phunter", "mysql -p***"),
+            ("x=%0Ahunter&", "x=%0A***&"),
+            ("\x1b[31mhunter\x1b[0m", "\x1b[31m***\x1b[0m"),
+            ("xhunter2y", "x***y"),
+            ("hunter_x hunter1 HUNTERhunter", "***_x ***1 HUNTER***"),
+        ] {
+            assert_eq!(private.blank(said.as_bytes(), 200), shown);
+        }
+    }
+
+    proptest! {
+        /// A value with anything but letters in it never shows, whatever stands beside it.
+        #[test]
+        fn never_leaked_a_value_that_is_no_word(
+            secret in "[a-zA-Z0-9_/+=.-]{4,20}[0-9_/+=.-]",
+            parts in prop::collection::vec("[ -)+-~\n]{0,12}", 2..6),
+        ) {
+            let private = private(&[&format!("TOKEN={secret}")]);
+            let said = parts.join(&secret);
+            let shown = private.blank(said.as_bytes(), LOOKED_AT);
+            prop_assert!(!shown.contains(&secret), "{shown}");
+        }
+
+        /// One that is a word shows only as a part of a longer word that stands by itself.
+        #[test]
+        fn never_leaked_a_word_that_stands_for_itself(
+            secret in "[a-z]{5,10}",
+            before in "[ -)+-~\n\x1b]{0,8}",
+            after in "[ -)+-~\n\x1b]{0,8}",
+        ) {
+            let private = private(&[&format!("TOKEN={secret}")]);
+            let shown = private.blank(format!("{before}{secret}{after}").as_bytes(), LOOKED_AT);
+            for word in shown.split_whitespace().filter(|word| word.contains(&secret)) {
+                let word = word.trim_matches(['"', '\'', '(', ')', '.', ',', ';', ':', '!', '?']);
+                let word = word.split(['"', '\'', '(', ')', '.', ',', ';', ':', '!', '?']);
+                for word in word.filter(|word| word.contains(&secret)) {
+                    prop_assert!(word.len() > secret.len(), "{shown}");
+                    prop_assert!(word.bytes().all(|byte| byte.is_ascii_alphabetic()), "{shown}");
+                }
+            }
+        }
+
+        /// No ordinary text is torn: each of its words is whole, or blanked.
+        #[test]
+        fn no_word_is_torn(
+            words in prop::collection::vec("[a-c]{1,8}", 1..20),
+            secret in "[a-c]{5,8}",
+        ) {
+            let private = private(&[&format!("MODE={secret}")]);
+            let said = words.join(" ");
+            let shown = private.blank(said.as_bytes(), LOOKED_AT);
+            let whole: Vec<&str> = shown.split(' ').collect();
+            let wanted: Vec<&str> = words
+                .iter()
+                .map(|word| if *word == secret { BLANK } else { word.as_str() })
+                .collect();
+            prop_assert_eq!(whole, wanted);
+        }
     }
 
     #[test]
