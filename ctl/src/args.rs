@@ -6,12 +6,22 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{command, exit_code, ui::Format};
 
+/// What most people come for.
+const EXAMPLES: &str = "Examples:
+  ctl rollback --host web-1 --dry-run
+  ctl rollback --host web-1 --reason '500s on checkout'
+  ctl history --host web-1";
+
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", exit_code::table())
+}
+
 /// Undo any deployment on any host
 ///
 /// Asks the Sternway controller that `ctl.toml` names (see `ctl config path`). Data goes to stdout,
 /// progress and questions to stderr. `-o json` is stable; what people read is not.
 #[derive(Debug, Parser)]
-#[command(name = "ctl", version, after_long_help = exit_code::table(), arg_required_else_help = true)]
+#[command(name = "ctl", version, after_help = EXAMPLES, after_long_help = long_help(), arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -68,6 +78,7 @@ pub(crate) enum Command {
     /// Whether every target could be rolled back now
     Readiness(command::readiness::Args),
     /// Who you are to the controller, and what it is
+    #[command(after_help = "Example:\n  ctl status")]
     Status,
     /// Completions for a shell, to stdout
     Completions(command::completions::Args),
@@ -75,7 +86,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(command::config::Command),
     /// The exit codes and what they mean
-    #[command(long_about = exit_code::table())]
+    #[command(long_about = exit_code::table(), after_help = "Example:\n  ctl exit-codes -o json")]
     ExitCodes,
 }
 
@@ -103,4 +114,68 @@ pub(crate) struct TargetArgs {
         hide_default_value = true
     )]
     pub(crate) target: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The words of a command line as a shell makes them, up to what is the shell's own.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for letter in line.chars() {
+            match (quote, letter) {
+                (None, '\'' | '"') => quote = Some(letter),
+                (Some(open), _) if open == letter => quote = None,
+                (None, ' ') => words.push(std::mem::take(&mut word)),
+                _ => word.push(letter),
+            }
+        }
+        words.push(word);
+        let own = |word: &String| matches!(word.as_str(), ">" | ">>" | "|" | "||" | "&&");
+        let end = words.iter().position(own).unwrap_or(words.len());
+        words.truncate(end);
+        words
+    }
+
+    fn examples(help: &str) -> Vec<&str> {
+        let parts = help
+            .split_once("Example")
+            .map_or("", |(_, examples)| examples);
+        let lines = parts.lines().map(str::trim);
+        lines.filter(|line| line.starts_with("ctl ")).collect()
+    }
+
+    /// Every command below, with the words that lead to it, and its help.
+    fn commands(command: &clap::Command, path: &str) -> Vec<(String, String)> {
+        let help = command.get_after_help().map(ToString::to_string);
+        let mut all = vec![(path.to_owned(), help.unwrap_or_default())];
+        for below in command.get_subcommands() {
+            all.extend(commands(below, &format!("{path} {}", below.get_name())));
+        }
+        // What only leads to others needs no example.
+        if all.len() > 1 && path.contains(' ') {
+            all.remove(0);
+        }
+        all
+    }
+
+    #[test]
+    fn every_command_has_examples_of_itself_and_each_is_accepted() {
+        for (path, help) in commands(&Cli::command(), "ctl") {
+            let examples = examples(&help);
+            assert!(!examples.is_empty(), "{path} has an example");
+            for example in examples {
+                assert!(example.starts_with(&path), "{path}: {example}");
+                let parsed = Cli::try_parse_from(words(example));
+                assert!(
+                    parsed.is_ok(),
+                    "{example}: {}",
+                    parsed.err().expect("an error")
+                );
+            }
+        }
+    }
 }

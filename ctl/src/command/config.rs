@@ -9,8 +9,10 @@ use crate::{exit_code::ExitCode, render::pairs, text::clean};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// What the configuration says, with its paths resolved
+    #[command(after_help = "Example:\n  ctl config show")]
     Show,
     /// Where the configuration is read from
+    #[command(after_help = "Example:\n  ctl config path")]
     Path,
 }
 

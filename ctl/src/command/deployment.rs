@@ -10,11 +10,14 @@ use crate::{exit_code::ExitCode, json::target as document, text::clean};
 pub(crate) enum Command {
     /// Say what was deployed
     #[command(
-        after_help = "Examples:\n  ctl deployment record --digest sha256:… --host web-1 \
+        after_help = "Example:\n  ctl deployment record --digest \"$DIGEST\" --host web-1 \
                             --target docker/shop --commit \"$COMMIT\" --migration compatible"
     )]
     Record(Box<RecordArgs>),
     /// Ask whether a digest is marked bad: exit code 13 where it is
+    #[command(
+        after_help = "Example:\n  ctl deployment check \"$DIGEST\" && docker pull \"shop@$DIGEST\""
+    )]
     Check {
         /// sha256:…, or NAME@sha256:…
         digest: String,

@@ -17,8 +17,10 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// All hosts
+    #[command(after_help = "Examples:\n  ctl host ls\n  ctl host ls -o json")]
     Ls,
     /// One host with its targets
+    #[command(after_help = "Example:\n  ctl host show web-1")]
     Show {
         /// The host, by name or id
         host: String,
@@ -40,6 +42,7 @@ pub(crate) enum Command {
         valid_for: Option<Duration>,
     },
     /// Cut a host off for good: its certificate is worth nothing any more
+    #[command(after_help = "Example:\n  ctl host revoke web-1 --reason 'sold'")]
     Revoke {
         /// The host, by name or id
         host: String,

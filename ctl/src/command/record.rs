@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_mins(1);
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The newest entries, or those before a number
+    #[command(after_help = "Examples:\n  ctl record ls --limit 20\n  ctl record ls --before 1200")]
     Ls {
         /// Only entries before this number
         #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -30,8 +31,12 @@ pub(crate) enum Command {
         limit: u32,
     },
     /// Check the chain of hashes: exit code 13 where it is broken
+    #[command(after_help = "Example:\n  ctl record verify")]
     Verify,
     /// Every entry as a JSON line, oldest first
+    #[command(
+        after_help = "Examples:\n  ctl record export > record.jsonl\n  ctl record export --from 1200 >> record.jsonl"
+    )]
     Export {
         /// From this number on
         #[arg(long, default_value_t = 0, hide_default_value = true)]

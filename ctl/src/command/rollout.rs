@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The newest rollouts
+    #[command(after_help = "Example:\n  ctl rollout ls --host web-1 --limit 5")]
     Ls {
         /// Only those of this host
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -30,17 +31,21 @@ pub(crate) enum Command {
         limit: u32,
     },
     /// One rollout with everything that happened
+    #[command(after_help = "Example:\n  ctl rollout show 0198a1b2-0000-7000-8000-000000000001")]
     Show {
-        /// The id, or a unique beginning of it
+        /// The id or a unique beginning of it; that of one of its orders will do, too
         rollout: String,
     },
     /// Follow a rollout to its end; the exit code tells how it ended
+    #[command(
+        after_help = "Example:\n  ctl rollout watch 0198a1b2-0000-7000-8000-000000000001 --timeout 10m"
+    )]
     Watch(WatchArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WatchArgs {
-    /// The id, or a unique beginning of it
+    /// The id or a unique beginning of it; that of one of its orders will do, too
     rollout: String,
     /// Stop watching after so long; the rollout goes on
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]

@@ -9,12 +9,14 @@ use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, ren
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// All targets
+    #[command(after_help = "Examples:\n  ctl target ls\n  ctl target ls --host web-1")]
     Ls {
         /// Only those of this host
         #[arg(long, default_value = "", hide_default_value = true)]
         host: String,
     },
     /// One target with what its checks say
+    #[command(after_help = "Example:\n  ctl target show --host web-1 --target docker/shop")]
     Show(TargetArgs),
 }
 
