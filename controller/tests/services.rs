@@ -470,6 +470,48 @@ async fn an_order_for_a_host_that_stays_offline_expires() {
 }
 
 #[tokio::test]
+async fn a_plan_warns_of_a_destructive_migration_that_it_goes_back_over() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    let deployment = v1::Deployment {
+        host: "web-1".into(),
+        digest: format!("sha256:{}", id("c")),
+        version: "2.0".into(),
+        migration: "destructive".into(),
+        ..v1::Deployment::default()
+    };
+    let recorded = v1::RecordDeploymentRequest {
+        deployment: Some(deployment),
+    };
+    operator
+        .record_deployment(recorded)
+        .await
+        .expect("recorded");
+    for (scope, told) in [
+        (v1::RestoreScope::Both, true),
+        (v1::RestoreScope::Config, false),
+    ] {
+        let asked = v1::PlanRollbackRequest {
+            host: "web-1".into(),
+            scope: scope.into(),
+            ..v1::PlanRollbackRequest::default()
+        };
+        let planned = operator.plan_rollback(asked).await.expect("planned");
+        let plan = planned.into_inner().plan.expect("a plan");
+        let mut codes = plan.warnings.iter().map(|it| it.code.as_str());
+        assert_eq!(
+            codes.any(|code| code == "migration-destructive"),
+            told,
+            "{plan:?}"
+        );
+    }
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn never_blind_a_restore_without_evidence_needs_a_human() {
     let stage = Stage::new().await;
     let joined = stage.join("web-1").await;

@@ -73,7 +73,17 @@ fn facts(plan: &v1::Plan, chosen_because: &str) -> Vec<(&'static str, String)> {
         ("part", part.to_owned()),
         ("swap", swap),
         ("expected outage", clean(&plan.expected_outage)),
+        ("data", data(plan).to_owned()),
     ]
+}
+
+/// What no rollback does.
+fn data(plan: &v1::Plan) -> &'static str {
+    if nothing_to_do(plan) {
+        ""
+    } else {
+        "not rolled back: volumes and databases stay as they are, also where they were migrated"
+    }
 }
 
 fn steps(steps: &[v1::StepInfo]) -> String {
@@ -182,6 +192,7 @@ pub(crate) mod tests {
         chosen because   newest known-good before #2
         swap             warm, because two instances may overlap
         expected outage  none
+        data             not rolled back: volumes and databases stay as they are, also where they were migrated
 
         Changes
           ~ image: shop:2 → shop:1
@@ -220,6 +231,7 @@ pub(crate) mod tests {
         to               #1 (aaaaaaaaaaaa)
         chosen because   newest known-good before #2
         expected outage  none
+        data             not rolled back: volumes and databases stay as they are, also where they were migrated
 
         Warnings
           ⚠ it starts slowly

@@ -317,11 +317,14 @@ fn note(
             &deployment.author,
             &deployment.reason,
         ];
-        let parts: Vec<String> = parts
+        let mut parts: Vec<String> = parts
             .iter()
             .filter(|it| !it.is_empty())
             .map(|it| clean(it))
             .collect();
+        if !matches!(deployment.migration.as_str(), "" | "none") {
+            parts.push(format!("({} migration)", clean(&deployment.migration)));
+        }
         notes.push(parts.join(" "));
     }
     notes.join("; ")
@@ -494,6 +497,7 @@ mod tests {
         let deployments = [v1::Deployment {
             digest: "shop@sha256:a".into(),
             commit: "c0ffee".into(),
+            migration: "destructive".into(),
             ..Default::default()
         }];
         let failed = |revision: &str, code: &str, at_ms: i64| v1::FailedRestore {
@@ -510,7 +514,7 @@ mod tests {
         insta::assert_snapshot!(history(view, &target(), &deployments, &failures), @r"
         REVISION  ID            STATE                                 IMAGE   FIRST SEEN  BECAME CURRENT  BY          NOTE
         #2        bbbbbbbbbbbb  ● current, ✖ bad, ✖ fails its checks  shop:2  62 s ago    61 s ago        deployment  500s\u{1b}[8m
-        #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    61 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago (the newest of 2 failures); c0ffee
+        #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    61 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago (the newest of 2 failures); c0ffee (destructive migration)
         ");
     }
 

@@ -3,6 +3,7 @@
 mod deployments;
 mod fit;
 mod hosts;
+mod migrations;
 mod plan;
 mod record;
 mod rollouts;

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{
-    Operators, hosts,
+    Operators, hosts, migrations,
     targets::{self, Found},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub(super) async fn plan(
         scope: scope.into(),
         swap: swap.into(),
     };
-    let (plan, host_offline) = match service.fleet.plan(found.host.id, asked).await {
+    let (mut plan, host_offline) = match service.fleet.plan(found.host.id, asked).await {
         Ok(plan) => (plan, false),
         Err(PlanError::Offline) => (stored(&found, chosen.revision, scope, swap), true),
         Err(PlanError::Late) => return Err(late(&found)),
@@ -65,6 +65,18 @@ pub(super) async fn plan(
             ),
             "see the agent's log; the agent and the controller may be of different versions",
         )));
+    }
+    // The image stays: so does what it expects of its data.
+    if scope != RestoreScope::Config {
+        let deployments = service
+            .store
+            .deployment_list(found.host.id, &found.target.name);
+        let deployments = deployments.await.map_err(fault::store)?;
+        plan.warnings.extend(migrations::crossed(
+            &found.target.revisions,
+            &deployments,
+            chosen.revision,
+        ));
     }
     let now = now_ms();
     let keep = StoredPlan {
