@@ -9,7 +9,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::{limits, tls::ClientTls};
+pub use crate::alert::Revoked;
+use crate::{alert::Listening, limits, tls::ClientTls};
 
 /// Why no channel could be opened.
 #[derive(Debug, Error)]
@@ -56,8 +57,20 @@ impl ConnectError {
 /// # Errors
 /// The first connection could not be made.
 pub async fn connect(address: &str, tls: &ClientTls) -> Result<Channel, ConnectError> {
+    connect_listening(address, tls, &Revoked::default()).await
+}
+
+/// As [`connect`]; where a controller refuses us because we are revoked, that is noted.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_listening(
+    address: &str,
+    tls: &ClientTls,
+    revoked: &Revoked,
+) -> Result<Channel, ConnectError> {
     let tls = tls.clone();
-    open(address, move || tls.config()).await
+    open(address, move || tls.config(), revoked).await
 }
 
 /// As [`connect`], with a configuration of the caller's choice for every dial.
@@ -67,6 +80,7 @@ pub async fn connect(address: &str, tls: &ClientTls) -> Result<Channel, ConnectE
 pub(crate) async fn open(
     address: &str,
     config: impl Fn() -> Arc<ClientConfig> + Send + Sync + Clone + 'static,
+    revoked: &Revoked,
 ) -> Result<Channel, ConnectError> {
     let invalid = || ConnectError::Address {
         address: address.chars().take(300).collect(),
@@ -79,9 +93,10 @@ pub(crate) async fn open(
     let first = Arc::new(tokio::sync::Mutex::new(Some(
         dial(address, config()).await?,
     )));
-    let owned = address.to_owned();
+    let (owned, revoked) = (address.to_owned(), revoked.clone());
     let connector = tower::service_fn(move |_: Uri| {
         let (first, config, address) = (first.clone(), config.clone(), owned.clone());
+        let revoked = revoked.clone();
         async move {
             let made = first.lock().await.take();
             let stream = match made {
@@ -90,7 +105,10 @@ pub(crate) async fn open(
                     .await
                     .map_err(|error| io::Error::other(error.to_string()))?,
             };
-            Ok::<_, io::Error>(TokioIo::new(stream))
+            Ok::<_, io::Error>(TokioIo::new(Listening {
+                inner: stream,
+                revoked,
+            }))
         }
     });
     Endpoint::from(uri)

@@ -74,7 +74,12 @@ pub async fn join(
     let (key, csr_der) = new_key_and_request().map_err(JoinError::Key)?;
     let config = tls::pinned(token.pin).map_err(JoinError::Tls)?;
     let address = address.unwrap_or(&token.address);
-    let channel = channel::open(address, move || config.clone()).await?;
+    let channel = channel::open(
+        address,
+        move || config.clone(),
+        &channel::Revoked::default(),
+    )
+    .await?;
     let mut request = tonic::Request::new(JoinRequest {
         token_secret: token.secret.to_vec(),
         csr_der,

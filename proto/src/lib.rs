@@ -1,6 +1,7 @@
 //! The contract between controller, agents and operators: the wire format and what both ends need to
 //! speak it (names, identities, orders, faults, settings, the mTLS channel). Depends on nothing else here.
 
+mod alert;
 pub mod channel;
 pub mod enrol;
 pub mod fault;

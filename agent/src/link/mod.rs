@@ -6,7 +6,12 @@ mod session;
 
 use std::time::{Duration, Instant};
 
-use sternway_proto::{channel::ConnectError, fault, tls::ClientTls, v1};
+use sternway_proto::{
+    channel::{ConnectError, Revoked},
+    fault,
+    tls::ClientTls,
+    v1,
+};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +43,21 @@ enum Ended {
     Renewed,
     #[error("the executor has stopped")]
     Executor,
+}
+
+/// What the log says where this host was revoked.
+const REVOKED: &str = "this host was revoked: the controller does not let it in any more, and nothing can be ordered. \
+     What runs is not touched. If the host is to be looked after again, join it anew, with a token from \
+     `ctl host token`: sternway-agent join --again TOKEN";
+
+impl Ended {
+    /// Whether the controller says in words that this host was revoked.
+    fn says_revoked(&self) -> bool {
+        let Self::Status(status) = self else {
+            return false;
+        };
+        fault::from_status(status).is_some_and(|it| it.code == "host-revoked")
+    }
 }
 
 fn said(status: &tonic::Status) -> String {
@@ -81,6 +101,7 @@ pub struct Link {
     reports: mpsc::Receiver<Report>,
     shutdown: CancellationToken,
     clock: pace::ClockOffset,
+    revoked: Revoked,
 }
 
 impl Link {
@@ -102,6 +123,7 @@ impl Link {
             reports,
             shutdown,
             clock: pace::ClockOffset::default(),
+            revoked: Revoked::default(),
         })
     }
 
@@ -158,6 +180,8 @@ impl Link {
                 tracing::info!("the certificate was renewed; dialling again with it");
                 return;
             }
+            // In words where a session is open, by TLS where another one is dialled.
+            ended if self.revoked.take() || ended.says_revoked() => REVOKED.to_owned(),
             Ended::Connect(error) => sternway_proto::name::clean_text(&chain(error)),
             other => other.to_string(),
         };
@@ -168,6 +192,11 @@ impl Link {
             return;
         }
         let controller = &self.identity.controller;
+        if text == REVOKED {
+            tracing::error!(%controller, "{REVOKED}");
+            *logged = Some((text, Instant::now()));
+            return;
+        }
         let expired = self
             .identity
             .certificate()

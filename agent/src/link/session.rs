@@ -60,7 +60,8 @@ impl Link {
     }
 
     async fn open(&mut self) -> Result<(Open, Streaming<v1::ControllerMessage>), Ended> {
-        let channel = channel::connect(&self.identity.controller, &self.tls).await?;
+        let channel =
+            channel::connect_listening(&self.identity.controller, &self.tls, &self.revoked).await?;
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);

@@ -89,10 +89,18 @@ async fn a_revoked_host_is_cut_within_ten_seconds_and_does_not_come_back() {
     let shown = stage.ctl.json(&["host", "show", HOST]).await;
     let last_seen = shown["host"]["last_seen"].clone();
     assert!(began.elapsed() < Duration::from_secs(10));
-    // A new process is not let in either.
+    // A new process is not let in either, and its log says why and what to do.
+    let before = stage.agent.process().log().len();
     stage.agent.kill();
     stage.agent.start();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let agent = stage.agent.process();
+    until("the reason in the agent's log", SETTLES, async || {
+        let log = agent.log();
+        let new = log.get(before..).unwrap_or_default();
+        let said = new.contains("this host was revoked") && new.contains("join --again");
+        said.then_some(()).ok_or(log)
+    })
+    .await;
     let shown = stage.ctl.json(&["host", "show", HOST]).await;
     assert_eq!(shown["host"]["state"], "revoked");
     assert_eq!(shown["host"]["last_seen"], last_seen, "never seen again");

@@ -1,0 +1,87 @@
+//! What a peer says of our certificate after the handshake. In TLS 1.3 a client is done before the server has seen
+//! its certificate, and the layers above keep nothing of the alert that follows.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Whether a controller said that our certificate is revoked; shared by all that hold a copy.
+#[derive(Debug, Clone, Default)]
+pub struct Revoked(Arc<AtomicBool>);
+
+impl Revoked {
+    /// Whether it did since the last time this was asked.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+
+    fn hear(&self, error: &io::Error) {
+        let error = error.get_ref().and_then(|it| it.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked)) =
+            error
+        {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream that listens for that alert.
+pub(crate) struct Listening<S> {
+    pub(crate) inner: S,
+    pub(crate) revoked: Revoked,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        Poll::Ready(read.inspect_err(|error| self.revoked.hear(error)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_that_alert_counts_and_only_once() {
+        let revoked = Revoked::default();
+        let alert = |it| io::Error::other(rustls::Error::AlertReceived(it));
+        revoked.hear(&alert(rustls::AlertDescription::CertificateExpired));
+        revoked.hear(&io::ErrorKind::ConnectionReset.into());
+        assert!(!revoked.take());
+        revoked.hear(&alert(rustls::AlertDescription::CertificateRevoked));
+        assert!(revoked.clone().take());
+        assert!(!revoked.take());
+    }
+}
