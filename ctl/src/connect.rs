@@ -80,7 +80,8 @@ fn not_connected(config: &Config, error: &ConnectError) -> CtlError {
         ConnectError::Address { .. } => (Kind::Error, "mend `controller` in the configuration"),
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => (
             Kind::Unreachable,
-            "see that the controller runs and that nothing between drops the connection",
+            "check that the controller runs at that address, and that no firewall, proxy or tunnel on the way turns the \
+             connection away",
         ),
         ConnectError::NotTrusted { .. } => (
             Kind::Refused,

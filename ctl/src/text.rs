@@ -77,6 +77,12 @@ pub(crate) fn shorten(text: &str, limit: usize) -> String {
     format!("{head}…{tail}")
 }
 
+/// `1 step`, `3 steps`.
+pub(crate) fn counted<N: TryInto<u64>>(number: N, one: &str, several: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// In lines of at most so many characters, broken between words where there are any.
 pub(crate) fn wrap(text: &str, limit: usize) -> String {
     let limit = limit.max(1);

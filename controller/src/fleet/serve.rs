@@ -93,7 +93,11 @@ fn stopping() -> Status {
 }
 
 fn revoked() -> v1::Problem {
-    v1::Problem::new("host-revoked", "this host was revoked", "join it again")
+    v1::Problem::new(
+        "host-revoked",
+        "this host was revoked",
+        "join it anew, with a token from `ctl host token`",
+    )
 }
 
 fn too_early() -> v1::Problem {

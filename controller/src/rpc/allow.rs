@@ -166,7 +166,7 @@ fn judge<B>(request: &http::Request<B>) -> Result<(), Status> {
             Problem::new(
                 "no-certificate",
                 "this listener is for peers with a certificate",
-                "",
+                "connect with `ctl`, or as an agent that has joined",
             ),
         ));
     };

@@ -23,7 +23,7 @@ fn unknown() -> Status {
         Problem::new(
             "no-certificate",
             "the connection carries no accepted certificate",
-            "",
+            "connect with `ctl`, or as an agent that has joined",
         ),
     )
 }

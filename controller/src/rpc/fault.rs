@@ -81,6 +81,6 @@ pub(super) fn host_revoked(name: &str) -> Problem {
     Problem::new(
         "host-revoked",
         format!("{name} was revoked"),
-        "join it again: `ctl host token`",
+        "to look after it again, let it join anew: `ctl host token`",
     )
 }

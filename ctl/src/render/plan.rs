@@ -69,7 +69,7 @@ fn facts(plan: &v1::Plan, chosen_because: &str) -> Vec<(&'static str, String)> {
                 short_id(&plan.to_revision)
             ),
         ),
-        ("chosen because", clean(chosen_because)),
+        ("chosen", clean(chosen_because)),
         ("part", part.to_owned()),
         ("swap", swap),
         ("expected outage", clean(&plan.expected_outage)),
@@ -189,7 +189,7 @@ pub(crate) mod tests {
         Rollback of docker/shop on web-1: #2 → #1 [env=production]
 
         to               #1 (aaaaaaaaaaaa)
-        chosen because   newest known-good before #2
+        chosen           newest known-good before #2
         swap             warm, because two instances may overlap
         expected outage  none
         data             not rolled back: volumes and databases stay as they are, also where they were migrated
@@ -229,7 +229,7 @@ pub(crate) mod tests {
         Rollback of docker/shop on web-1: #2 → #1 [env=production]
 
         to               #1 (aaaaaaaaaaaa)
-        chosen because   newest known-good before #2
+        chosen           newest known-good before #2
         expected outage  none
         data             not rolled back: volumes and databases stay as they are, also where they were migrated
 

@@ -7,7 +7,7 @@ use sternway_proto::v1;
 
 use crate::{
     table::{Rows, plain},
-    text::{View, clean, relative, short_id},
+    text::{View, clean, counted, relative, short_id},
 };
 
 /// `ctl record ls`: hosts, targets and people by their names.
@@ -108,8 +108,8 @@ fn number(body: &str) -> String {
 pub(crate) fn verified(response: &v1::VerifyRecordResponse) -> String {
     match &response.problem {
         None => format!(
-            "✔ the record holds: {} entries, head {}\n",
-            response.entries,
+            "✔ the record holds: {}, the newest with the hash {}\n",
+            counted(response.entries, "entry", "entries"),
             clean(&response.head_hash)
         ),
         Some(problem) => format!(

@@ -9,7 +9,7 @@ use super::{Sign, pairs, problem, target, verdict};
 use crate::{
     table::{Rows, plain},
     text::{
-        Tone, View, clean, clip, duration, paint, prose, relative, relative_and_absolute,
+        Tone, View, clean, clip, counted, duration, paint, prose, relative, relative_and_absolute,
         revision_name, time_of_day, until,
     },
     watch::fold::{News, OrderWatch, Watch, What},
@@ -148,7 +148,10 @@ pub(crate) fn happened(view: View, order: &OrderWatch, what: &What) -> String {
         What::Order => waiting(view, &order.order),
         What::Event(Event::Accepted(_)) => "✔ accepted by the host".to_owned(),
         What::Event(Event::Planned(plan)) => {
-            format!("◌ carrying out {} steps", plan.steps.len())
+            format!(
+                "◌ carrying out {}",
+                counted(plan.steps.len(), "step", "steps")
+            )
         }
         What::Event(Event::Step(step)) => step_line(view, order, step),
         What::Event(Event::Evidence(it)) => evidence_line(view, it),
@@ -339,6 +342,16 @@ fn sentence(view: View, order: &OrderWatch) -> String {
                 "✖ expired: {it} stays as it was; the deadline passed before the order was taken"
             ),
         ),
+        v1::Outcome::NeedsHuman
+            if order
+                .problem()
+                .is_some_and(|it| it.code == "outcome-unknown") =>
+        {
+            (
+                Tone::Bad,
+                format!("⚠ needs a human: what became of the rollback of {it} is not known"),
+            )
+        }
         v1::Outcome::NeedsHuman => (
             Tone::Bad,
             format!(
@@ -377,7 +390,7 @@ fn afterwards(order: &OrderWatch) -> String {
         return String::new();
     }
     format!(
-        "\nWas #{number} bad? Then nobody shall come back to it:\n  \
+        "\nWas #{number} bad? Keep every rollback from going back to it:\n  \
          ctl revision mark bad {number} --host {host} --target {target} --reason '…'\n"
     )
 }
@@ -430,7 +443,7 @@ mod tests {
         CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
         http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✔ passed
 
-        Was #2 bad? Then nobody shall come back to it:
+        Was #2 bad? Keep every rollback from going back to it:
           ctl revision mark bad 2 --host web-1 --target docker/shop --reason '…'
         ");
     }
@@ -463,7 +476,7 @@ mod tests {
         CHECK  OF           SUBJECT                        EXPECTED  OBSERVED       TRIES  TOOK    VERDICT
         http   replacement  http://172.17.0.3:8080/health  200       200 \u{1b}[2J  2      350 ms  ✔ passed
 
-        Was #2 bad? Then nobody shall come back to it:
+        Was #2 bad? Keep every rollback from going back to it:
           ctl revision mark bad 2 --host web-1 --target docker/shop --reason '…'
         ");
     }

@@ -406,10 +406,10 @@ pub(crate) fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
 
 /// One revision in a sentence: what `ctl revision mark` answers.
 pub(crate) fn marked(view: View, host: &str, target: &str, revision: &v1::Revision) -> String {
-    let state = match revision.mark() {
-        v1::Mark::Bad => "✖ is marked bad: a rollback to it is refused",
-        v1::Mark::Good => "✔ is marked good",
-        v1::Mark::Unspecified => "◌ has no mark any more",
+    let (icon, state) = match revision.mark() {
+        v1::Mark::Bad => ("✖", "is marked bad: no rollback goes to it"),
+        v1::Mark::Good => ("✔", "is marked good"),
+        v1::Mark::Unspecified => ("◌", "has no mark any more"),
     };
     let reason = match revision.mark_reason.as_str() {
         "" => String::new(),
@@ -417,7 +417,7 @@ pub(crate) fn marked(view: View, host: &str, target: &str, revision: &v1::Revisi
     };
     let when = relative_and_absolute(view, revision.first_seen_ms);
     format!(
-        "revision #{} of {} on {} {state}{reason}\n  {} {}, first seen {when}\n",
+        "{icon} revision #{} of {} on {} {state}{reason}\n  {} {}, first seen {when}\n",
         revision.number,
         clean(target),
         clean(host),
