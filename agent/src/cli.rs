@@ -58,10 +58,15 @@ impl SettingsArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make this machine a host, with a token from `ctl host token`
+    #[command(
+        after_help = "Examples:\n  sternway-agent join TOKEN\n  sternway-agent join - < token"
+    )]
     Join(Join),
     /// Look after this host (what the service runs)
+    #[command(after_help = "Example:\n  sternway-agent run")]
     Run,
     /// Show who this host is and how long its certificate is valid; needs no controller
+    #[command(after_help = "Example:\n  sternway-agent status")]
     Status,
     /// Show the settings that are in force
     #[command(subcommand)]
@@ -88,5 +93,44 @@ pub struct Join {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print them as a file that says the same
+    #[command(after_help = "Example:\n  sternway-agent config show > agent.toml")]
     Show,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Holds the examples of a command, and of those below it, against the command line.
+    fn hold(command: &clap::Command, path: &str) {
+        for below in command.get_subcommands() {
+            hold(below, &format!("{path} {}", below.get_name()));
+        }
+        if command.has_subcommands() {
+            return;
+        }
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        let examples = help
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with(path));
+        for example in examples.clone() {
+            let words = example
+                .split(' ')
+                .take_while(|word| !["<", ">"].contains(word));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{example}: {error}");
+            }
+        }
+        assert!(examples.count() > 0, "{path} has an example");
+    }
+
+    #[test]
+    fn every_command_has_examples_of_itself_and_each_is_accepted() {
+        let command = Cli::command();
+        hold(&command, command.get_name());
+    }
 }

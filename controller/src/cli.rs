@@ -82,11 +82,17 @@ impl SettingsArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a cluster: its certificate authority and the first operator's credentials
+    #[command(
+        after_help = "Examples:\n  sternway-controller init --operator alice --operator-dir ~/.config/sternway\n  sternway-controller init --advertise controller.example:7443 --operator alice --operator-dir alice"
+    )]
     Init(Operator),
     /// Make credentials for operators
     #[command(subcommand)]
     Operator(OperatorCommand),
     /// Run the controller
+    #[command(
+        after_help = "Examples:\n  sternway-controller run\n  sternway-controller run --data-dir /srv/sternway --log-format json"
+    )]
     Run,
     /// Show the settings
     #[command(subcommand)]
@@ -108,6 +114,9 @@ pub struct Operator {
 #[derive(Debug, Subcommand)]
 pub enum OperatorCommand {
     /// Issue a certificate to an operator, with the cluster's own keys
+    #[command(
+        after_help = "Example:\n  sternway-controller operator issue --operator bob --role viewer --operator-dir bob"
+    )]
     Issue {
         #[command(flatten)]
         operator: Operator,
@@ -142,5 +151,44 @@ impl From<OperatorRole> for Role {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the settings that hold, as a file that says the same
+    #[command(after_help = "Example:\n  sternway-controller config show > controller.toml")]
     Show,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Holds the examples of a command, and of those below it, against the command line.
+    fn hold(command: &clap::Command, path: &str) {
+        for below in command.get_subcommands() {
+            hold(below, &format!("{path} {}", below.get_name()));
+        }
+        if command.has_subcommands() {
+            return;
+        }
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        let examples = help
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with(path));
+        for example in examples.clone() {
+            let words = example
+                .split(' ')
+                .take_while(|word| !["<", ">"].contains(word));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{example}: {error}");
+            }
+        }
+        assert!(examples.count() > 0, "{path} has an example");
+    }
+
+    #[test]
+    fn every_command_has_examples_of_itself_and_each_is_accepted() {
+        let command = Cli::command();
+        hold(&command, command.get_name());
+    }
 }

@@ -266,7 +266,8 @@ fn revision_state(
         tone = Tone::Bad;
     }
     let current = revision.id == target.current_revision;
-    let fails = current && target.health() == v1::Verdict::Failed;
+    let still = target.active_rollout.is_empty();
+    let fails = current && still && target.health() == v1::Verdict::Failed;
     if fails || failed.iter().any(|it| failed_checks(it)) {
         words.push(if fails {
             "✖ fails its checks"
