@@ -10,8 +10,8 @@ const CELL: usize = 160;
 /// The gap between two columns.
 const GAP: usize = 2;
 
-/// Below this width a column of sentences is no pleasure to read: others go first.
-const SENTENCE: usize = 30;
+/// Below this width a column of sentences is no pleasure to read, and an id with its comma is torn in it: others go first.
+const SENTENCE: usize = 37;
 
 /// No column gets narrower than this while another can.
 const NARROW: usize = 8;
@@ -33,10 +33,10 @@ struct Column {
 /// What becomes of a cell that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Its middle is left out: names differ at their ends.
-    Name,
-    /// It goes on in the next line.
-    Sentence,
+    /// Its middle is left out, as names differ at their ends; down to that width before columns are spared.
+    Name(usize),
+    /// It goes on in the next line; from that width on before columns are spared.
+    Sentence(usize),
     /// So many of its first characters do.
     Id(usize),
 }
@@ -46,7 +46,7 @@ impl Rows {
     pub(crate) fn new(headings: &[&'static str]) -> Self {
         let column = |heading: &&'static str| Column {
             heading,
-            kind: Kind::Name,
+            kind: Kind::Name(usize::MAX),
         };
         Self {
             columns: headings.iter().map(column).collect(),
@@ -62,7 +62,17 @@ impl Rows {
 
     /// With a column of sentences.
     pub(crate) fn sentence(self, heading: &str) -> Self {
-        self.of_kind(heading, Kind::Sentence)
+        self.of_kind(heading, Kind::Sentence(SENTENCE))
+    }
+
+    /// With a column of a few words, which go over several lines from that width on.
+    pub(crate) fn words(self, heading: &str, least: usize) -> Self {
+        self.of_kind(heading, Kind::Sentence(least))
+    }
+
+    /// With a column of names that are as good at that width.
+    pub(crate) fn names(self, heading: &str, least: usize) -> Self {
+        self.of_kind(heading, Kind::Name(least))
     }
 
     /// With a column of ids, of which so many characters are enough on a narrow terminal.
@@ -155,10 +165,7 @@ impl Rows {
             }
             placed.retain(|it| it.column.heading != *heading);
         }
-        shrink(&mut placed, room, |it| match it.column.kind {
-            Kind::Sentence => SENTENCE,
-            Kind::Id(_) | Kind::Name => usize::MAX,
-        });
+        shrink(&mut placed, room, |it| it.column.least());
         shrink(&mut placed, room, |_| NARROW);
         shrink(&mut placed, room, |_| 1);
         placed
@@ -173,10 +180,18 @@ struct Placed {
 }
 
 impl Column {
+    /// The width that it may be narrowed to before columns are spared.
+    fn least(self) -> usize {
+        match self.kind {
+            Kind::Name(least) | Kind::Sentence(least) => least,
+            Kind::Id(_) => usize::MAX,
+        }
+    }
+
     fn fit(self, text: &str, width: usize) -> String {
         match self.kind {
-            Kind::Name => shorten(text, width),
-            Kind::Sentence => wrap(text, width),
+            Kind::Name(_) => shorten(text, width),
+            Kind::Sentence(_) => wrap(text, width),
             Kind::Id(_) => text.chars().take(width).collect(),
         }
     }
@@ -199,10 +214,7 @@ fn needed(placed: &[Placed]) -> usize {
 
 /// What is needed where sentences go over several lines.
 fn bearable(placed: &[Placed]) -> usize {
-    with_gaps(placed.iter().map(|it| match it.column.kind {
-        Kind::Sentence => it.width.min(SENTENCE),
-        Kind::Id(_) | Kind::Name => it.width,
-    }))
+    with_gaps(placed.iter().map(|it| it.width.min(it.column.least())))
 }
 
 /// Narrows the widest column again and again, none below its least width, until the table fits.

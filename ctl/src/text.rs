@@ -83,11 +83,17 @@ pub(crate) fn counted<N: TryInto<u64>>(number: N, one: &str, several: &str) -> S
     format!("{number} {}", if number == 1 { one } else { several })
 }
 
-/// In lines of at most so many characters, broken between words where there are any.
+/// In lines of at most so many characters, broken between words where there are any. A sign stays with its word.
 pub(crate) fn wrap(text: &str, limit: usize) -> String {
     let limit = limit.max(1);
     let mut lines: Vec<String> = Vec::new();
+    let mut sign = String::new();
     for word in text.split(' ') {
+        if sign.is_empty() && !word.is_empty() && word.chars().all(is_sign) {
+            sign = format!("{word} ");
+            continue;
+        }
+        let word = &(std::mem::take(&mut sign) + word);
         let length = word.chars().count();
         if let Some(line) = lines.last_mut()
             && line.chars().count() + 1 + length <= limit
@@ -102,7 +108,12 @@ pub(crate) fn wrap(text: &str, limit: usize) -> String {
             _ => lines.extend(letters.chunks(limit).map(String::from_iter)),
         }
     }
+    lines.extend((!sign.is_empty()).then(|| sign.trim_end().to_owned()));
     lines.join("\n")
+}
+
+fn is_sign(letter: char) -> bool {
+    !letter.is_ascii() && !letter.is_alphanumeric()
 }
 
 /// A line of ours, with its colours, cut to the width of the terminal, where there is one.
@@ -301,6 +312,7 @@ mod tests {
         assert_eq!(wrap("the image is gone", 9), "the image\nis gone");
         assert_eq!(wrap("0123456789 x", 4), "0123\n4567\n89 x");
         assert_eq!(wrap("", 4), "");
+        assert_eq!(wrap("✔ good, ✖ bad ✖", 9), "✔ good,\n✖ bad\n✖");
         let view = View {
             colour: true,
             width: Some(6),

@@ -42,7 +42,8 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
         "LABELS",
     ])
     .spare(&["AGENT", "LAST SEEN", "ENGINE"])
-    .sentence("LABELS");
+    .words("ROLLBACK", 18)
+    .words("LABELS", 24);
     for host in hosts {
         rows.push([
             plain(&host.name),

@@ -51,7 +51,7 @@ pub(crate) fn list(view: View, rollouts: &[v1::Rollout]) -> String {
     ])
     .id("ROLLOUT", ROLLOUT)
     .spare(&["TOOK", "WHO", "STARTED"])
-    .sentence("REASON");
+    .words("REASON", 20);
     for rollout in rollouts {
         let orders = rollout.waves.iter().flat_map(|wave| &wave.orders);
         let what: Vec<String> = orders.map(restore).collect();

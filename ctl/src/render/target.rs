@@ -55,7 +55,9 @@ pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
         "HOST", "TARGET", "STATE", "HEALTH", "REVISION", "IMAGE", "ROLLBACK",
     ])
-    .spare(&["IMAGE"]);
+    .spare(&["IMAGE"])
+    .names("IMAGE", 16)
+    .words("STATE", 20);
     for (host, target) in parts(targets) {
         rows.push([
             host_cell(host),
@@ -222,7 +224,9 @@ pub(crate) fn history(
         "BY",
         "NOTE",
     ])
-    .spare(&["ID", "BY", "FIRST SEEN", "IMAGE"])
+    .spare(&["ID", "BY", "FIRST SEEN", "BECAME CURRENT"])
+    .names("IMAGE", 16)
+    .words("STATE", 20)
     .sentence("NOTE");
     for revision in &target.revisions {
         let failed: Vec<&v1::FailedRestore> = failures
@@ -388,8 +392,10 @@ pub(crate) fn evidence(view: View, evidence: &[v1::Evidence]) -> String {
     let mut rows = Rows::new(&[
         "CHECK", "OF", "SUBJECT", "EXPECTED", "OBSERVED", "TRIES", "TOOK", "VERDICT",
     ])
-    .spare(&["TRIES", "TOOK", "OF", "EXPECTED"])
-    .sentence("OBSERVED");
+    .spare(&["TRIES", "TOOK", "OF"])
+    .names("SUBJECT", 20)
+    .words("EXPECTED", 16)
+    .words("OBSERVED", 20);
     for it in evidence {
         rows.push([
             plain(&it.check),
@@ -540,6 +546,34 @@ mod tests {
         rollback        ✖ not ready
         follow it with  ctl rollout watch 0198a1b2-0000-7000-8000-000000000001
           ✖ the image is gone → push it
+        ");
+    }
+
+    #[test]
+    fn a_history_on_eighty_columns_keeps_the_rollout_in_sight() {
+        let failed = v1::FailedRestore {
+            revision: "a".repeat(64),
+            rollout: "0198a1b2-0000-7000-8000-000000000001".into(),
+            at_ms: 3000,
+            outcome: v1::Outcome::Undone.into(),
+            problem: Some(v1::Problem::new("check-failed", "a check failed", "")),
+        };
+        let view = View {
+            width: Some(80),
+            ..View::plain(63_000)
+        };
+        let text = history(view, &target(), &[], &[failed]);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        insta::assert_snapshot!(text, @r"
+        REVISION  STATE                   IMAGE   NOTE
+        #2        ● current, ✖ bad,       shop:2  500s\u{1b}[8m
+                  ✖ fails its checks
+        #1        ✔ known-good, ✖ failed  shop:1  failed its checks in rollout
+                  its checks                      0198a1b2-0000-7000-8000-000000000001,
+                                                  60 s ago
         ");
     }
 
