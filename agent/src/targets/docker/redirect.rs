@@ -136,11 +136,14 @@ fn leading(redirect: &Redirect<'_>) -> String {
 }
 
 /// The chains of a redirect that is over. The hook keeps the kernel translating what was redirected, also
-/// where nothing else on this host does.
-fn leading_nowhere() -> String {
+/// where nothing else on this host does. A connection from loopback that was being redirected at that very moment
+/// still needs an address of the bridge.
+fn leading_nowhere(bridge: &str) -> String {
     format!(
         "  chain {} {{\n  }}\n  \
-           chain output {{\n    type nat hook output priority -110; policy accept;\n  }}\n",
+           chain output {{\n    type nat hook output priority -110; policy accept;\n  }}\n  \
+           chain postrouting {{\n    type nat hook postrouting priority 90; policy accept;\n    \
+           ct status dnat ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n  }}\n",
         localnet::OVER
     )
 }
@@ -184,7 +187,7 @@ pub(super) async fn release(order: Uuid) -> Result<(), RedirectError> {
         return Ok(());
     };
     let notes = notes(&own.bridge, own.before, own.owner.as_deref());
-    let rules = replaced(&table(order), &notes, &leading_nowhere());
+    let rules = replaced(&table(order), &notes, &leading_nowhere(&own.bridge));
     nft(&["-f", "-"], &rules).await.map(drop)
 }
 
@@ -334,8 +337,9 @@ mod tests {
             2
         );
         assert!(text.contains("ct status dnat ip daddr 172.17.0.3 masquerade"));
-        let over = replaced("sternway_x", &notes, &leading_nowhere());
+        let over = replaced("sternway_x", &notes, &leading_nowhere("docker0"));
         assert!(!over.contains("dport") && over.contains("localnet_0_docker0"));
+        assert!(over.contains("127.0.0.0/8 oifname \"docker0\" masquerade"), "{over}");
     }
 
     #[test]
