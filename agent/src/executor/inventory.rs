@@ -251,8 +251,7 @@ impl Inventory {
             Meaning::Gone if before.is_none() => return,
             Meaning::Gone | Meaning::Same => {
                 self.core.saw(observed);
-                if meaning == Meaning::Gone
-                    && self.core.lost(target).is_some_and(|lost| lost.mended)
+                if meaning == Meaning::Gone && self.core.lost(target).is_some_and(|lost| lost.tried)
                 {
                     self.core.set_lost(target, None);
                 }
@@ -275,9 +274,15 @@ impl Inventory {
     fn is_left_over(&self, observed: &Observed, id: &RevisionId) -> bool {
         let target = &observed.target;
         if let Some(made) = &observed.made
+            && self.core.never_ran(made)
+        {
+            return true;
+        }
+        if let Some(made) = &observed.made
             && self.core.is_half_made(made)
         {
-            return !made.begun || self.core.revisions().entry(target, id).is_err();
+            let runs = observed.state == v1::TargetState::Running;
+            return !runs || self.core.revisions().entry(target, id).is_err();
         }
         let mends = self.core.lost(target).is_some_and(|lost| !lost.mended);
         let revisions = self.core.revisions();
@@ -304,7 +309,7 @@ impl Inventory {
                 tracing::info!(%target, revision = number, "{target} runs revision #{number} now");
                 let another = |lost: Lost| {
                     let made = observed.made.as_ref().map(|made| made.order);
-                    lost.mended && made != Some(lost.order)
+                    lost.tried && made != Some(lost.order)
                 };
                 if self.core.lost(target).is_some_and(another) {
                     self.core.set_lost(target, None);

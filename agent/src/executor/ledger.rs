@@ -33,6 +33,11 @@ use crate::{
 /// months is a restored backup of a controller, and its epoch is refused anyway.
 const REMEMBERED: Duration = Duration::from_hours(24 * 90);
 
+/// How long after its acceptance an order without a journal is taken for one that was cut off. Far below
+/// [`REMEMBERED`], so that it is never one whose journal was forgotten; and what such an order left is acted upon, which
+/// is right only as long as nobody has gone on from there.
+const LOST_WITHIN: Duration = Duration::from_hours(24);
+
 /// Why the ledger could not be used.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -72,9 +77,9 @@ struct Fence {
     epoch: u64,
     /// Per target: epoch and sequence of the newest order.
     newest: BTreeMap<TargetName, (u64, u64)>,
-    /// Per target: the newest order itself. Its journal is to be found as long as orders are remembered.
+    /// The orders that were accepted within [`LOST_WITHIN`], and when, in milliseconds of this host's clock.
     #[serde(default)]
-    accepted: BTreeMap<TargetName, Uuid>,
+    accepted: BTreeMap<Uuid, i64>,
 }
 
 /// What becomes of an order that arrived.
@@ -170,10 +175,11 @@ impl Ledger {
         self.known.contains(&order)
     }
 
-    /// Whether the order was accepted here and its journal is gone.
+    /// Whether the order was accepted here within the last day, and its journal is gone.
     #[must_use]
-    pub fn lost(&self, order: Uuid) -> bool {
-        !self.knows(order) && self.fence.accepted.values().any(|one| *one == order)
+    pub fn lost(&self, order: Uuid, now_ms: i64) -> bool {
+        let accepted = self.fence.accepted.get(&order);
+        !self.knows(order) && accepted.is_some_and(|at| is_recent(*at, now_ms))
     }
 
     /// Judges an order that arrived. `acceptable` says what else stands in its way, on this host, now.
@@ -209,7 +215,7 @@ impl Ledger {
             });
         match judged {
             Ok(order) => {
-                self.raise(&order)?;
+                self.raise(&order, now_ms)?;
                 // The deadline is the controller's clock; the journal's is the host's.
                 let ahead = now_ms - controller_now_ms;
                 let line = Line {
@@ -258,14 +264,15 @@ impl Ledger {
         }
     }
 
-    fn raise(&mut self, order: &VerifiedOrder) -> Result<(), LedgerError> {
+    fn raise(&mut self, order: &VerifiedOrder, now_ms: i64) -> Result<(), LedgerError> {
         let wire = order.order();
         let mut fence = self.fence.clone();
         fence.epoch = fence.epoch.max(wire.epoch);
         fence
             .newest
             .insert(order.target().clone(), (wire.epoch, wire.sequence));
-        fence.accepted.insert(order.target().clone(), order.id());
+        fence.accepted.retain(|_, at| is_recent(*at, now_ms));
+        fence.accepted.insert(order.id(), now_ms);
         let bytes = serde_json::to_vec(&fence).map_err(|error| LedgerError::Fence {
             reason: error.to_string(),
         })?;
@@ -391,6 +398,11 @@ fn found_open(dir: &Path, order: Uuid, journal: Result<Journal, LedgerError>) ->
         target,
         journal,
     }
+}
+
+fn is_recent(accepted_ms: i64, now_ms: i64) -> bool {
+    let limit = i64::try_from(LOST_WITHIN.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(accepted_ms) <= limit
 }
 
 fn journals(dir: &Path) -> Result<Vec<Uuid>, LedgerError> {

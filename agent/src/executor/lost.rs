@@ -8,7 +8,7 @@ use sternway_proto::{name::TargetName, v1};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::core::{Active, Core};
+use super::core::{Active, Core, now_ms};
 use crate::{
     engine::step::{Done, EvidenceSink, StepContext, StepError},
     store::history::History,
@@ -24,41 +24,44 @@ pub(super) struct Lost {
     pub(super) order: Uuid,
     /// One instance was made to run, and the rest taken away.
     pub(super) mended: bool,
+    /// Nothing more is done about it here: a person may be at work on it.
+    pub(super) tried: bool,
     pub(super) problem: v1::Problem,
 }
 
 impl Core {
-    /// Whether an order that is not over made this, and nobody has its journal. One that was recorded as what runs
-    /// was over; one that never ran was not.
+    /// Whether an order that was accepted here made this, and its journal is gone. One that was recorded as what runs
+    /// was over.
     pub(super) fn is_half_made(&self, made: &Made) -> bool {
-        let ledger = self.ledger();
-        let unaccounted = if made.begun {
-            ledger.lost(made.order)
-        } else {
-            !ledger.knows(made.order)
-        };
-        drop(ledger);
-        let recorded = |instance: &str| instance == made.instance;
-        unaccounted
-            && !self
+        self.ledger().lost(made.order, now_ms())
+            && self
                 .revisions()
                 .history(&made.target)
-                .is_some_and(|history| recorded(&history.instance))
+                .is_none_or(|history| history.instance != made.instance)
+    }
+
+    /// Whether an order made this that nobody here knows, and never got to start it.
+    pub(super) fn never_ran(&self, made: &Made) -> bool {
+        !made.begun && !self.ledger().knows(made.order)
     }
 
     /// What an order without a journal left was found: said at once, and nothing of it is recorded from here on.
     pub(super) fn found_lost(&self, made: &Made) {
         let (order, target) = (made.order, &made.target);
-        if self.lost(target).is_some_and(|lost| lost.order == order) {
+        // One after the other, where there are two.
+        if let Some(lost) = self.lost(target)
+            && (lost.order == order || !lost.tried)
+        {
             return;
         }
         let path = self.ledger().path(order);
-        tracing::error!(order.id = %order, %target, path = %path.display(), "the journal of order {order} is gone, and what it began on {target} is half made: what can run is started");
+        tracing::error!(order.id = %order, %target, path = %path.display(), "the journal of order {order} is gone, and what it began on {target} is half made");
         self.set_lost(
             target,
             Some(Lost {
                 order,
                 mended: false,
+                tried: false,
                 problem: problem(self, order, target, "it is being put right"),
             }),
         );
@@ -114,7 +117,7 @@ impl Mend {
         let busy = core.active().contains_key(target) || core.stranded(target).is_some();
         let waits = core
             .lost(target)
-            .is_some_and(|lost| lost.order == made.order && !lost.mended);
+            .is_some_and(|lost| lost.order == made.order && !lost.tried);
         let kind = core.registry.of(target).cloned()?;
         if busy || !waits {
             return None;
@@ -163,6 +166,12 @@ impl Mend {
         let (order, target) = (self.made.order, &self.made.target);
         let now = match result {
             Ok(done) => done.message.clone(),
+            Err(error) if error.transient => {
+                format!(
+                    "it could not be put right, and is tried again: {}",
+                    error.message
+                )
+            }
             Err(error) => format!("it could not be put right: {}", error.message),
         };
         let mut problem = problem(&self.core, order, target, &now);
@@ -174,6 +183,7 @@ impl Mend {
         Lost {
             order,
             mended: result.is_ok(),
+            tried: result.as_ref().err().is_none_or(|error| !error.transient),
             problem,
         }
     }

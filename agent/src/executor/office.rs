@@ -48,7 +48,7 @@ const PLANS: usize = 8;
 const PLANS_WAITING: usize = 32;
 
 /// How long a plan may wait for its turn, so that who asked is still there when it is made.
-const PLAN_TURN: Duration = Duration::from_secs(10);
+const PLAN_TURN: Duration = Duration::from_secs(5);
 
 /// The task of an order.
 #[derive(Debug, Clone)]
@@ -176,7 +176,6 @@ impl Office {
             Ok(Arrival::Accepted(order, journal)) => {
                 tracing::info!(order.id = %order.id(), target = %order.target(), "order {} accepted", order.id());
                 self.core.outbox.epoch(self.core.ledger().highest_epoch());
-                self.core.set_lost(order.target(), None);
                 self.begin(*order, journal, None);
             }
             Ok(Arrival::Repeated(id)) => self.repeat(id),

@@ -203,6 +203,9 @@ impl Course {
                     running,
                 })?;
                 tracing::info!(order.id = %self.id(), ?outcome, "order {} is over", self.id());
+                if outcome == Finish::Restored {
+                    self.core.set_lost(self.target(), None);
+                }
                 Ok(())
             }
             Action::Nothing => Ok(()),

@@ -59,7 +59,8 @@ pub(super) struct World {
     pub(super) made: Option<Made>,
     /// What is asked of the last resort for an order without a journal, and whether it fails.
     pub(super) mends: Vec<Uuid>,
-    pub(super) mend_fails: bool,
+    /// Fails, transiently or for good.
+    pub(super) mend_fails: Option<bool>,
     /// Steps that panic before one does not.
     pub(super) panics: u32,
     pub(super) checks_panic: bool,
@@ -258,12 +259,12 @@ impl Kind for Scripted {
     async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
         let mut world = self.world();
         world.mends.push(context.order_id);
-        if world.mend_fails {
+        if let Some(transient) = world.mend_fails {
             return Err(StepError {
                 code: "scripted".into(),
                 message: "it cannot be mended".into(),
                 next_step: "do it by hand".into(),
-                transient: false,
+                transient,
             });
         }
         let before = known.before.as_ref().expect("it was recorded");

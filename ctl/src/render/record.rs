@@ -79,7 +79,10 @@ impl Names {
                 target(id).unwrap_or_else(|| format!("order {id}")),
                 self.rollouts.get(id).cloned().unwrap_or_default(),
             ),
-            Some(("rollout", id)) => (target(id).unwrap_or_default(), id.to_owned()),
+            Some(("rollout", id)) => (
+                target(id).unwrap_or_else(|| format!("rollout {id}")),
+                id.to_owned(),
+            ),
             Some(("target", rest)) => {
                 let name = rest.split_once(':');
                 let name = name.map_or_else(|| rest.to_owned(), |(host, it)| on(host, it));

@@ -272,7 +272,9 @@ fn revision_state(
     let current = revision.id == target.current_revision;
     let still = target.active_rollout.is_empty();
     let fails = current && still && target.health() == v1::Verdict::Failed;
-    if fails || failed.iter().any(|it| failed_checks(it)) {
+    // What has become current again since then did so by passing them.
+    let since = |it: &&v1::FailedRestore| it.at_ms > revision.last_active_ms;
+    if fails || failed.iter().any(|it| failed_checks(it) && since(it)) {
         words.push(if fails {
             "✖ fails its checks"
         } else {

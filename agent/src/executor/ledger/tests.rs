@@ -147,7 +147,7 @@ fn a_death_before_the_first_record_leaves_the_order_new() {
     let order = sealed(10, "docker/shop", 3, 5);
     let mut ledger = opened(&dir);
     ledger
-        .raise(&order::parse(&order).expect("an order"))
+        .raise(&order::parse(&order).expect("an order"), NOW)
         .expect("raised");
     fs::write(ledger.open.join(file_name(Uuid::from_u128(10))), b"STWJR").expect("written");
     let (mut ledger, found) = Ledger::open(dir.path(), HOST, NOW).expect("opened");
@@ -157,6 +157,31 @@ fn a_death_before_the_first_record_leaves_the_order_new() {
         "accepted",
         "its own fence does not stop it"
     );
+}
+
+#[test]
+fn an_order_is_lost_for_a_day_once_its_journal_is_gone_whatever_was_accepted_after_it() {
+    const DAY: i64 = 24 * 3_600_000;
+    let (first, second, stranger) = (
+        Uuid::from_u128(10),
+        Uuid::from_u128(11),
+        Uuid::from_u128(12),
+    );
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    for (id, sequence) in [(10, 5), (11, 6)] {
+        let order = sealed(id, "docker/shop", 3, sequence);
+        assert_eq!(arrive(&mut ledger, &order), "accepted");
+    }
+    assert!(!ledger.lost(first, NOW), "its journal is there");
+    fs::remove_file(ledger.path(first)).expect("it was there");
+    let ledger = opened(&dir);
+    assert!(ledger.lost(first, NOW + DAY));
+    assert!(
+        !ledger.lost(first, NOW + DAY + 1),
+        "people went on from there"
+    );
+    assert!(!ledger.lost(second, NOW) && !ledger.lost(stranger, NOW));
 }
 
 #[test]

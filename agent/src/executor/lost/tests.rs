@@ -87,12 +87,25 @@ async fn never_none_what_an_order_without_a_journal_left_is_put_right_told_and_n
 }
 
 #[tokio::test]
-async fn what_cannot_be_put_right_says_what_to_do_and_is_tried_again() {
-    let (dir, kind) = half_made(false).await;
-    kind.world().mend_fails = true;
+async fn what_can_never_be_put_right_says_what_to_do_and_is_left_to_whoever_does_it() {
+    let (dir, kind) = half_made(true).await;
+    kind.world().mend_fails = Some(false);
     let mut agent = Agent::start(dir.path(), &kind).await;
     told(&mut agent, |problem| problem.next_step == "do it by hand").await;
-    kind.world().mend_fails = false;
+    kind.run("v3");
+    kind.world().made = None;
+    agent.sees_no_problem("cannot-resume").await;
+    assert_eq!(kind.world().mends, [ORDER]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_put_right_now_says_what_to_do_and_is_tried_again() {
+    let (dir, kind) = half_made(false).await;
+    kind.world().mend_fails = Some(true);
+    let mut agent = Agent::start(dir.path(), &kind).await;
+    told(&mut agent, |problem| problem.next_step == "do it by hand").await;
+    kind.world().mend_fails = None;
     runs(&kind, "v2").await;
     agent.stop().await;
     let known = ["v1", "v2"].map(|one| id(one).to_string());

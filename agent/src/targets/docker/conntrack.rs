@@ -41,7 +41,8 @@ const CLOSE: u8 = 8;
 /// `CTA_ID` and `CTA_ZONE` of `linux/netfilter/nfnetlink_conntrack.h`: which of the entries with these addresses.
 const WHICH: [u16; 2] = [12, 18];
 
-/// Forgets the connections to these ports that were reset, and answers with how many there were.
+/// Forgets the connections to these ports that were reset, and answers with how many there were. Those to the same port of
+/// another machine may be among them, which is as good: they are over.
 ///
 /// # Errors
 /// The kernel does not let us, has no such table, or does not answer in time. New connections that look like one of

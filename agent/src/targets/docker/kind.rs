@@ -17,6 +17,7 @@ use super::{
     fields,
     normalise::text,
     plan::{self, Facts},
+    readiness::running_aside,
     record::{ContainerRecord, Hints, compose},
     recreate::volumes_to_carry,
 };
@@ -102,7 +103,7 @@ impl Kind for DockerKind {
         blockers.extend(decision.blockers);
         blockers.extend(problems);
         // Never both: the replacement would be one more.
-        blockers.extend(self.beside(target).await);
+        blockers.extend(running_aside(target, &self.engine.containers(&[]).await?));
         Ok(Draft {
             steps: decision.steps,
             result: content,

@@ -174,7 +174,7 @@ impl DockerKind {
     }
 }
 
-fn running_aside(target: &TargetName, listed: &[Value]) -> Vec<Problem> {
+pub(super) fn running_aside(target: &TargetName, listed: &[Value]) -> Vec<Problem> {
     let aside = listed.iter().filter_map(|container| {
         let name = listed_name(container)?;
         let of = labels::put_aside(name)?;

@@ -339,7 +339,10 @@ mod tests {
         assert!(text.contains("ct status dnat ip daddr 172.17.0.3 masquerade"));
         let over = replaced("sternway_x", &notes, &leading_nowhere("docker0"));
         assert!(!over.contains("dport") && over.contains("localnet_0_docker0"));
-        assert!(over.contains("127.0.0.0/8 oifname \"docker0\" masquerade"), "{over}");
+        assert!(
+            over.contains("127.0.0.0/8 oifname \"docker0\" masquerade"),
+            "{over}"
+        );
     }
 
     #[test]

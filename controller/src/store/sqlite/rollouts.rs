@@ -34,7 +34,7 @@ pub(super) const ROLLOUTS_BY_PREFIX: &str =
 
 /// The rollouts of the orders with the prefix.
 pub(super) const ROLLOUTS_BY_ORDER: &str = "SELECT * FROM rollouts WHERE id IN (
-         SELECT rollout_id FROM orders WHERE id >= $1 AND id < $1 || 'g' LIMIT 2)
+         SELECT DISTINCT rollout_id FROM orders WHERE id >= $1 AND id < $1 || 'g' LIMIT 2)
      ORDER BY id";
 
 row! {

@@ -16,7 +16,14 @@ const BLANK: &str = "***";
 /// The values of a container's environment in the forms in which they are found in texts, the longest first, so
 /// that none is torn by a shorter one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::targets::docker) struct Private(Vec<String>);
+pub(in crate::targets::docker) struct Private(Vec<Form>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Form {
+    text: String,
+    /// It may stand as a part of a longer word.
+    ordinary: bool,
+}
 
 impl Private {
     /// Of a container, as the engine shows it.
@@ -32,16 +39,21 @@ impl Private {
             .into_iter()
             .filter_map(Value::as_array)
             .flatten()
-            .filter_map(|variable| Some(variable.as_str()?.split_once('=')?.1));
-        let mut forms: Vec<String> = values
+            .filter_map(|variable| variable.as_str()?.split_once('='));
+        let mut forms: Vec<Form> = values
             // A key in several lines is also quoted line by line.
-            .flat_map(|value| value.lines().chain([value]))
-            .map(str::trim)
-            .filter(|value| value.len() >= SHORTEST)
-            .flat_map(|value| [value.to_owned(), json(value), url(value)])
+            .flat_map(|(name, value)| value.lines().chain([value]).map(move |one| (name, one)))
+            .map(|(name, value)| (name, value.trim()))
+            .filter(|(_, value)| value.len() >= SHORTEST)
+            .flat_map(|(name, value)| {
+                let ordinary = is_ordinary(value) && !names_a_secret(name);
+                [value.to_owned(), json(value), url(value)].map(|text| Form { text, ordinary })
+            })
             .collect();
-        forms.sort_unstable_by(|a, b| (Reverse(a.len()), a).cmp(&(Reverse(b.len()), b)));
-        forms.dedup();
+        // Of two with the same text the stricter one stands.
+        let order = |form: &Form| (Reverse(form.text.len()), form.text.clone(), form.ordinary);
+        forms.sort_by_cached_key(order);
+        forms.dedup_by(|a, b| a.text == b.text);
         Self(forms)
     }
 
@@ -50,9 +62,9 @@ impl Private {
         let cut = text.len() > LOOKED_AT;
         let text = text.get(..LOOKED_AT).unwrap_or(text);
         let mut said = String::from_utf8_lossy(text).trim().to_owned();
-        for value in &self.0 {
-            if said.contains(value.as_str()) {
-                said = blanked(&said, value);
+        for form in &self.0 {
+            if said.contains(form.text.as_str()) {
+                said = blanked(&said, form);
             }
         }
         // Whoever read it may have cut it before.
@@ -63,7 +75,8 @@ impl Private {
     }
 
     fn blank_end(&self, said: &mut String) {
-        let begins = |value: &String| {
+        let begins = |form: &Form| {
+            let value = &form.text;
             value
                 .char_indices()
                 .map(|(at, _)| at)
@@ -79,13 +92,13 @@ impl Private {
 
 /// The text without the value, wherever it stands: but an ordinary word stays where it only is a part of another one
 /// (`health` in `unhealthy`). Nobody can tell there that it is a value, and a torn word tells more.
-fn blanked(said: &str, value: &str) -> String {
-    let ordinary = is_ordinary(value);
+fn blanked(said: &str, form: &Form) -> String {
+    let value = form.text.as_str();
     let mut text = String::with_capacity(said.len());
     let mut rest = 0;
     for (at, _) in said.match_indices(value) {
         let (before, after) = (&said[..at], &said[at + value.len()..]);
-        if ordinary && within_a_word(before, after) {
+        if form.ordinary && within_a_word(before, value, after) {
             continue;
         }
         text.push_str(&said[rest..at]);
@@ -93,6 +106,16 @@ fn blanked(said: &str, value: &str) -> String {
         rest = at + value.len();
     }
     text + &said[rest..]
+}
+
+/// Whether a variable's name says that its value is a secret: that one is blanked everywhere.
+fn names_a_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    [
+        "PASS", "PWD", "SECRET", "TOKEN", "KEY", "AUTH", "CRED", "PIN",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }
 
 /// A word as languages have them. Passwords of letters alone that are longer than this are none.
@@ -104,13 +127,17 @@ fn is_ordinary(value: &str) -> bool {
 
 /// Whether what stands between these two is a part of a longer word. Only where that word stands by itself: in
 /// `\nhunter`, `-phunter`, `%0Ahunter` and behind a colour's `m` the letters before are none of a word.
-fn within_a_word(before: &str, after: &str) -> bool {
+fn within_a_word(before: &str, value: &str, after: &str) -> bool {
     let letter = |it: char| it.is_ascii_alphabetic();
     let begin = before.trim_end_matches(letter);
     let end = after.trim_start_matches(letter);
     let (head, tail) = (&before[begin.len()..], &after[..after.len() - end.len()]);
     let small = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase());
-    let word = small(head.get(1..).unwrap_or_default()) && small(tail);
+    let word = match head.get(1..) {
+        // Its first letter is the word's.
+        None => small(tail),
+        Some(head) => small(head) && small(value) && small(tail),
+    };
     let alone = |it: Option<char>, beside: &str| {
         it.is_none_or(|it| it.is_whitespace() || beside.contains(it))
     };
@@ -198,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_word_is_not_torn_out_of_another_and_is_blanked_everywhere_else() {
-        let private = private(&["CHECK=health", "PASSWORD=hunter", "TOKEN=hunter2"]);
+        let private = private(&["CHECK=health", "NAME=hunter", "TOKEN=hunter2"]);
         for (said, shown) in [
             ("it is unhealthy.", "it is unhealthy."),
             ("health: Healthy (unhealthy)", "***: Healthy (unhealthy)"),
@@ -209,6 +236,19 @@ mod tests {
             ("\x1b[31mhunter\x1b[0m", "\x1b[31m***\x1b[0m"),
             ("xhunter2y", "x***y"),
             ("hunter_x hunter1 HUNTERhunter", "***_x ***1 HUNTER***"),
+        ] {
+            assert_eq!(private.blank(said.as_bytes(), 200), shown);
+        }
+    }
+
+    #[test]
+    fn never_leaked_a_word_whose_variable_says_that_it_is_a_secret() {
+        let private = private(&["DB_PASSWORD=dragon", "MODE=dragon", "NAME=Summer"]);
+        for (said, shown) in [
+            ("login rootdragon failed", "login root*** failed"),
+            ("dragons", "***s"),
+            ("(PSummer) tokenSummer", "(P***) token***"),
+            ("Summertime", "Summertime"),
         ] {
             assert_eq!(private.blank(said.as_bytes(), 200), shown);
         }
@@ -234,7 +274,7 @@ mod tests {
             before in "[ -)+-~\n\x1b]{0,8}",
             after in "[ -)+-~\n\x1b]{0,8}",
         ) {
-            let private = private(&[&format!("TOKEN={secret}")]);
+            let private = private(&[&format!("MODE={secret}")]);
             let shown = private.blank(format!("{before}{secret}{after}").as_bytes(), LOOKED_AT);
             for word in shown.split_whitespace().filter(|word| word.contains(&secret)) {
                 let word = word.trim_matches(['"', '\'', '(', ')', '.', ',', ';', ':', '!', '?']);

@@ -32,6 +32,10 @@ impl DockerKind {
             return self.without_new(context).await;
         };
         let target = context.target;
+        let own = own_name(Role::Replacement, context.order_id, target);
+        if ![own.as_str(), target.local()].contains(&name_of(&made)) {
+            return Err(renamed(&made, context));
+        }
         let aside = self
             .named(&own_name(Role::Previous, context.order_id, target))
             .await?;
@@ -44,6 +48,10 @@ impl DockerKind {
             return self.without_old(context, &new, &made).await;
         }
         let record = self.revision_of(&new, known).await?;
+        let disarmed = old.as_ref().is_some_and(|old| {
+            recorded_policy(old, known).is_none()
+                && text(&old["HostConfig"]["RestartPolicy"], "Name") == "no"
+        });
         let old = old.map(|inspect| as_it_was(&inspect, known));
         let warm = self.is_warm(context).await?;
         let mut done = self.rescue_of(context, old, record, warm).await.map_err(|error| {
@@ -57,6 +65,14 @@ impl DockerKind {
                 ..error
             }
         })?;
+        if disarmed {
+            done.message = format!(
+                "{}; its restart policy is `no`, and nobody knows whether the order did that: `docker update --restart \
+                 POLICY {}` sets another",
+                done.message,
+                target.local()
+            );
+        }
         if self.tidied(context).await? {
             done.message = format!("{}; the half-made one is removed", done.message);
         }
@@ -178,26 +194,41 @@ impl DockerKind {
     }
 }
 
+fn recorded_policy(inspect: &Value, known: &Known) -> Option<Value> {
+    let (instance, recorded) = known.before.as_ref()?;
+    let record = ContainerRecord::from_bytes(&recorded.record).ok()?;
+    (instance == text(inspect, "Id")).then(|| policy_of(&record))
+}
+
 /// The container from before with the policy that it was recorded with. Where that is not known it keeps the one it
 /// has.
 fn as_it_was(inspect: &Value, known: &Known) -> Old {
-    let id = text(inspect, "Id");
-    let recorded = known
-        .before
-        .as_ref()
-        .filter(|(instance, _)| instance == id)
-        .and_then(|(_, recorded)| ContainerRecord::from_bytes(&recorded.record).ok());
     let present = &inspect["HostConfig"]["RestartPolicy"];
-    let policy = match recorded {
-        Some(record) => policy_of(&record),
+    let policy = match recorded_policy(inspect, known) {
+        Some(policy) => policy,
         None if text(present, "Name").is_empty() => json!({"Name": "no"}),
         None => present.clone(),
     };
     Old {
-        id: id.to_owned(),
+        id: text(inspect, "Id").to_owned(),
         ran: true,
         paused: false,
         policy,
+    }
+}
+
+/// Somebody has it under a name of their own: it is theirs now.
+fn renamed(made: &Value, context: &StepContext<'_>) -> StepError {
+    let name = name_of(made);
+    StepError {
+        next_step: format!(
+            "see what runs, and deploy {} again where that is not what is wanted; {name} is left to you",
+            context.target.local()
+        ),
+        ..refused(
+            "renamed",
+            format!("the container that it made was renamed to {name}: nothing is touched"),
+        )
     }
 }
 
@@ -207,13 +238,14 @@ fn is_of(inspect: &Value, context: &StepContext<'_>) -> bool {
         .is_some_and(|order| *order == context.order_id.to_string())
 }
 
-/// Whether what bears the name still runs, or stopped only when the order was under way: it makes the new one first.
+/// Whether what bears the name still runs, or is from before the order and stopped only when that was under way: it
+/// makes the new one first.
 fn was_stopped_by_it(holder: &Value, made: &Value) -> bool {
     let time = |value: &Value, key: &str| text(value, key).parse::<Timestamp>().ok();
     is_up(holder)
         || matches!(
-            (time(&holder["State"], "FinishedAt"), time(made, "Created")),
-            (Some(stopped), Some(created)) if stopped > created
+            (time(holder, "Created"), time(&holder["State"], "FinishedAt"), time(made, "Created")),
+            (Some(deployed), Some(stopped), Some(made)) if deployed < made && made < stopped
         )
 }
 
@@ -224,19 +256,14 @@ mod tests {
     #[test]
     fn what_somebody_stopped_before_the_order_is_not_started() {
         let made = json!({"Created": "2026-01-02T00:00:00.5Z"});
-        let holder = |running: bool, finished: &str| json!({"State": {"Running": running, "FinishedAt": finished}});
-        assert!(was_stopped_by_it(
-            &holder(true, "0001-01-01T00:00:00Z"),
-            &made
-        ));
-        assert!(was_stopped_by_it(
-            &holder(false, "2026-01-02T00:00:01Z"),
-            &made
-        ));
-        assert!(!was_stopped_by_it(
-            &holder(false, "2026-01-01T23:59:59Z"),
-            &made
-        ));
-        assert!(!was_stopped_by_it(&holder(false, ""), &made));
+        let holder = |running: bool, created: &str, finished: &str| json!({"Created": created, "State": {"Running": running, "FinishedAt": finished}});
+        let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:01Z");
+        let stopped = |holder: &Value| was_stopped_by_it(holder, &made);
+        assert!(stopped(&holder(true, before, "0001-01-01T00:00:00Z")));
+        assert!(stopped(&holder(false, before, after)));
+        assert!(!stopped(&holder(false, before, "2026-01-01T23:59:59Z")));
+        // Deployed after the order, and stopped by whoever did that.
+        assert!(!stopped(&holder(false, after, "2026-01-03T00:00:00Z")));
+        assert!(!stopped(&holder(false, before, "")));
     }
 }
