@@ -1,7 +1,10 @@
 //! The services of a running controller over real TLS and SQLite, with a scripted agent.
 #![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::time::{Duration, SystemTime};
+use std::{
+    future::pending,
+    time::{Duration, SystemTime},
+};
 
 use sternway_controller::{Running, config::Settings, pki, run};
 use sternway_proto::{
@@ -13,12 +16,23 @@ use sternway_proto::{
         order_event::Event, rollout_event::Event as Watched,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
 const WAIT: Duration = Duration::from_secs(90);
+
+/// From the answer to a revocation to the end of the host's connections, at most.
+const CUT: Duration = Duration::from_secs(10);
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT, future).await {
@@ -122,17 +136,36 @@ impl Stage {
 
     /// An agent that accepted orders up to that epoch, and the epoch that it is told.
     async fn agent_that_saw(&self, joined: &enrol::Joined, epoch: u64) -> (Agent, u64) {
-        let tls = ClientTls::new(
-            joined.credentials.clone(),
-            &joined.controller_trust,
-            joined.cluster,
-        )
-        .expect("TLS");
-        let channel = channel::connect(&self.address(), &tls)
-            .await
-            .expect("a channel");
+        let channel = dial(&self.address(), joined).await.expect("a channel");
+        Agent::over(channel, epoch).await
+    }
+}
+
+/// A connection with the certificate of a host.
+async fn dial(address: &str, joined: &enrol::Joined) -> Result<Channel, channel::ConnectError> {
+    let tls = ClientTls::new(
+        joined.credentials.clone(),
+        &joined.controller_trust,
+        joined.cluster,
+    )
+    .expect("TLS");
+    channel::connect(address, &tls).await
+}
+
+struct Agent {
+    inbound: Option<Streaming<v1::ControllerMessage>>,
+    sender: mpsc::Sender<AgentMessage>,
+}
+
+fn id(letter: &str) -> String {
+    letter.repeat(64)
+}
+
+impl Agent {
+    /// A session on that channel, and the epoch that it is told.
+    async fn over(channel: Channel, epoch: u64) -> (Self, u64) {
         let (sender, receiver) = mpsc::channel(64);
-        let mut agent = Agent {
+        let mut agent = Self {
             inbound: None,
             sender,
         };
@@ -152,18 +185,7 @@ impl Stage {
         assert!(matches!(agent.hear().await, Down::Marks(_)));
         (agent, welcome.epoch)
     }
-}
 
-struct Agent {
-    inbound: Option<Streaming<v1::ControllerMessage>>,
-    sender: mpsc::Sender<AgentMessage>,
-}
-
-fn id(letter: &str) -> String {
-    letter.repeat(64)
-}
-
-impl Agent {
     async fn say(&self, message: Up) {
         let message = AgentMessage {
             message: Some(message),
@@ -529,20 +551,82 @@ async fn never_blind_a_restore_without_evidence_needs_a_human() {
 }
 
 #[tokio::test]
-async fn a_revoked_host_is_cut_at_once_and_stays_out() {
+async fn the_session_of_a_revoked_host_ends_and_its_name_is_free_for_another() {
     let stage = Stage::new().await;
     let joined = stage.join("web-1").await;
     let mut agent = known(&stage, &joined).await;
-    let mut operator = stage.operator().await;
-    let asked = v1::RevokeHostRequest {
-        host: "web-1".into(),
-        reason: "stolen".into(),
-    };
-    operator.revoke_host(asked).await.expect("revoked");
+    revoke(&mut stage.operator().await).await;
     assert!(
         !matches!(agent.next().await, Ok(Some(_))),
         "it is still heard"
     );
     let other = stage.join("web-1").await;
     assert_ne!(other.host_id, joined.host_id);
+}
+
+async fn revoke(operator: &mut OperatorServiceClient<Channel>) {
+    let asked = v1::RevokeHostRequest {
+        host: "web-1".into(),
+        reason: "stolen".into(),
+    };
+    operator.revoke_host(asked).await.expect("revoked");
+}
+
+/// Which end of a connection ended it.
+#[derive(Debug, PartialEq)]
+enum End {
+    Agent,
+    Controller,
+}
+
+/// A wire to the controller: its address, and who ends the one connection that it carries.
+async fn wire(stage: &Stage) -> (String, JoinHandle<End>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address").to_string();
+    let controller = stage.address();
+    let carried = tokio::spawn(async move {
+        let (near, _) = listener.accept().await.expect("dialled");
+        let far = TcpStream::connect(controller).await.expect("reached");
+        let (from_agent, to_agent) = near.into_split();
+        let (from_controller, to_controller) = far.into_split();
+        tokio::select! {
+            () = pass(from_agent, to_controller) => End::Agent,
+            () = pass(from_controller, to_agent) => End::Controller,
+        }
+    });
+    (address, carried)
+}
+
+/// Passes on all that comes, until that end is closed.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        if to.write_all(&bytes[..read]).await.is_err() {
+            // Closed by the other end, which the other direction sees.
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Who would rather stay keeps the stream, the connection and its certificate, and does not listen.
+#[tokio::test]
+async fn the_connection_of_a_revoked_host_is_cut_within_ten_seconds_and_it_stays_out() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    let (address, carried) = wire(&stage).await;
+    let channel = dial(&address, &joined).await.expect("a channel");
+    let (_agent, _) = Agent::over(channel.clone(), 0).await;
+    assert!(!carried.is_finished());
+    revoke(&mut stage.operator().await).await;
+    let ended = tokio::time::timeout(CUT, carried).await;
+    let ended = ended.expect("cut in time").expect("no panic");
+    assert_eq!(ended, End::Controller);
+    // A certificate that is not accepted shows at the first thing that is heard, or at the handshake.
+    if let Ok(channel) = dial(&stage.address(), &joined).await {
+        let (_sender, receiver) = mpsc::channel(1);
+        let mut client = AgentServiceClient::new(channel);
+        let session = client.session(ReceiverStream::new(receiver));
+        let session = within("an answer", session).await;
+        assert!(session.is_err(), "it is let in");
+    }
 }
