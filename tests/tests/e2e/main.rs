@@ -21,6 +21,7 @@ mod programs;
 mod refusals;
 mod restarts;
 mod rollback;
+mod service_manager;
 mod stranded;
 mod strangers;
 mod wire;
