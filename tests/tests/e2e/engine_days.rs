@@ -128,14 +128,8 @@ impl Day {
         .await
     }
 
-    /// Exactly one runs, the one that the rollout's end says; it serves; nothing is left over.
-    async fn exactly_one(&self, shown: &Value, what: &str) {
-        let restored = match shown["rollout"]["state"].as_str() {
-            Some("succeeded") => true,
-            Some("undone") => false,
-            _ => panic!("{what}: {shown:#}"),
-        };
-        let version = if restored { "v1" } else { "v2" };
+    /// Waits until the published port answers with that version.
+    async fn serves(&self, version: &str, what: &str) {
         let address = format!("127.0.0.1:{}", self.port);
         until(what, TOLD, async || {
             let answer = http::get(&address, "/").await.map_err(|e| e.to_string())?;
@@ -144,6 +138,17 @@ impl Day {
                 .ok_or_else(|| format!("{answer:?}"))
         })
         .await;
+    }
+
+    /// Exactly one runs, the one that the rollout's end says; it serves; nothing is left over.
+    async fn exactly_one(&self, shown: &Value, what: &str) {
+        let restored = match shown["rollout"]["state"].as_str() {
+            Some("succeeded") => true,
+            Some("undone") => false,
+            _ => panic!("{what}: {shown:#}"),
+        };
+        let version = if restored { "v1" } else { "v2" };
+        self.serves(version, what).await;
         let scope = &self.stage.scope;
         let running = scope.cli(&["ps", "--format", "{{.Names}}"]).await;
         assert_eq!(running, scope.named("shop"), "{what}: {shown:#}");
@@ -273,13 +278,23 @@ async fn an_engine_killed_in_a_warm_restore_leaves_one_revision() {
 }
 
 #[tokio::test]
-async fn an_engine_that_hangs_in_a_restore_is_told_and_waited_for() {
+async fn an_engine_restarted_in_a_warm_restore_leaves_one_revision() {
+    // It takes the standby, and what ran before, with it.
+    let places = [(0, "POST", "/stop"), (1, "POST", "/start")];
+    in_a_restore("warm", Event::Restarted, &places).await;
+}
+
+async fn hung_in_a_restore(swap: &str) {
     let mut day = Day::dawns().await;
     let held = day.gate.hold("POST", "/stop");
-    let id = day.rollback("cold").await;
+    let id = day.rollback(swap).await;
     held.reached().await;
     day.stage.scope.own_engine().hang();
     held.release();
+    if swap == "warm" {
+        day.serves("v1", "the standby to serve without the engine")
+            .await;
+    }
     // A stop may take minutes; that the engine hangs is found out all the same.
     until("the failed step", TOLD, async || {
         let shown = day.rollout(&id).await;
@@ -290,7 +305,17 @@ async fn an_engine_that_hangs_in_a_restore_is_told_and_waited_for() {
     .await;
     day.stage.scope.own_engine().wake();
     let shown = day.over(&id).await;
-    day.exactly_one(&shown, "hung").await;
+    day.exactly_one(&shown, &format!("{swap}, hung")).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_in_a_cold_restore_is_told_and_waited_for() {
+    hung_in_a_restore("cold").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_in_a_warm_restore_is_told_and_waited_for_and_the_standby_serves() {
+    hung_in_a_restore("warm").await;
 }
 
 async fn without_its_engine(hangs: bool) {
