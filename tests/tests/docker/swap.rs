@@ -20,10 +20,12 @@ use sternway_agent::targets::{
 use sternway_proto::v1::{Swap, Verdict};
 use sternway_tests::{
     engine::Scope,
+    http,
     netns::Netns,
     port::Port,
     prober::{Prober, host_address, since_epoch},
     shop::Image,
+    wait::until,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,6 +34,9 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::runner::Shop;
+
+/// An application that was deployed serves within this time, also on a busy machine.
+const STARTS: Duration = Duration::from_mins(1);
 
 const QUICK: [&str; 4] = ["--label", "sternway.soak=0s", "--restart", "always"];
 
@@ -118,19 +123,35 @@ async fn a_step_that_was_announced_and_never_begun_can_be_taken_back() {
 }
 
 #[rstest]
-#[case::the_way_there(false)]
-#[case::and_back(true)]
+#[case::the_way_there(false, "")]
+#[case::and_back(true, "")]
+#[case::of_an_application_that_starts_slowly(false, "3s")]
 #[tokio::test]
-async fn a_warm_restore_has_no_requests_lost_by_any_client(#[case] back: bool) {
+async fn a_warm_restore_has_no_requests_lost_by_any_client(
+    #[case] back: bool,
+    #[case] startup: &'static str,
+) {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
-    let shop = Shop::new(&flags(&publish)).await;
+    let image = |version| Image {
+        version,
+        startup,
+        ..Image::default()
+    };
+    let shop = Shop::of(&flags(&publish), &image("v1"), &image("v2")).await;
     let netns = Netns::new(&shop.scope);
     let folder = shop.scope.folder();
     let (near, own) = (
         format!("127.0.0.1:{}", port.number()),
         format!("{}:{}", host_address(), port.number()),
     );
+    until("v2 to serve", STARTS, async || {
+        let answer = http::get(&near, "/").await.map_err(|e| e.to_string())?;
+        (answer.body == "v2")
+            .then_some(())
+            .ok_or_else(|| format!("{answer:?}"))
+    })
+    .await;
     let probers = [
         Prober::start_patient("loopback", &near, 100, folder).await,
         Prober::start_patient("own", &own, 100, folder).await,
