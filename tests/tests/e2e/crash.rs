@@ -1,5 +1,6 @@
 //! `kill -9` of the agent at every append to its journal, forward and undo: the target ends on exactly one
-//! revision, running and answering, and nothing is left over.
+//! revision, running and answering, and nothing is left over. While the agent is dead in a warm restore, somebody
+//! serves.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use sternway_tests::{
 /// No order appends more often than that: a run that is never killed ends the search.
 const APPENDS: u32 = 60;
 const ROLLOUT: Duration = Duration::from_mins(3);
+/// While the agent is dead nothing changes: who does not serve at once never will. The rest is for a busy machine.
+const SERVES: Duration = Duration::from_secs(10);
 
 /// Quick to pass and quick to fail: each test restores some thirty times.
 const CHECKS: [&str; 6] = [
@@ -32,6 +35,12 @@ fn plain(version: &'static str, fault: &'static str) -> Image {
         fault,
         ..Image::default()
     }
+}
+
+/// How a rollback is asked for.
+struct Way<'a> {
+    to: &'a str,
+    swap: &'a str,
 }
 
 pub(super) struct Ground {
@@ -96,17 +105,15 @@ impl Ground {
     }
 
     /// Starts a rollback under a fault, and answers with whether the agent died of it. In the end the agent
-    /// runs again and the rollout is over.
-    async fn killed(&mut self, number: u32, moment: &str, arguments: &[&str]) -> (bool, Value) {
+    /// runs again and the rollout is over. Of a warm one somebody serves in between.
+    async fn killed(&mut self, number: u32, moment: &str, way: &Way<'_>) -> (bool, Value) {
         self.stage.agent.kill();
         let fault = format!("journal:{number}:{moment}");
         self.stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
         self.stage.online().await;
-        let all = [
-            &["rollback", "--host", HOST, "--yes", "--no-wait"],
-            arguments,
-        ]
-        .concat();
+        let start = ["rollback", "--host", HOST, "--yes", "--no-wait"];
+        let how = ["--to", way.to, "--swap", way.swap];
+        let all = [&start[..], &how[..]].concat();
         let _ = self.stage.ctl.run(&all).await.exits(0);
         let mut died = false;
         until(
@@ -125,6 +132,10 @@ impl Ground {
         )
         .await;
         if died {
+            if way.swap == "warm" {
+                let what = format!("somebody to serve, killed {moment} append {number}");
+                self.somebody_serves(&what).await;
+            }
             self.stage.agent.start();
         }
         let rollout = until("the rollout's end", ROLLOUT, async || {
@@ -136,6 +147,18 @@ impl Ground {
         })
         .await;
         (died, rollout)
+    }
+
+    async fn somebody_serves(&self, what: &str) {
+        let address = self.address();
+        until(what, SERVES, async || {
+            let answer = http::get(&address, "/")
+                .await
+                .map_err(|error| error.to_string())?;
+            let serves = matches!(answer.body.as_str(), "v1" | "v2");
+            serves.then_some(()).ok_or_else(|| format!("{answer:?}"))
+        })
+        .await;
     }
 
     /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
@@ -191,9 +214,7 @@ async fn forward(swap: &str, moment: &str) {
     let mut deaths = 0;
     for number in 1..=APPENDS {
         let what = format!("{swap}, killed {moment} append {number}");
-        let (died, rollout) = ground
-            .killed(number, moment, &["--to", "1", "--swap", swap])
-            .await;
+        let (died, rollout) = ground.killed(number, moment, &Way { to: "1", swap }).await;
         // A restore that was not undone serves v1; one that was, v2 as before. Never none, never both.
         let version = match rollout["state"].as_str() {
             Some("succeeded") => "v1",
@@ -227,9 +248,7 @@ async fn undo(swap: &str, moment: &str) {
     let mut deaths = 0;
     for number in 1..=APPENDS {
         let what = format!("undo of {swap}, killed {moment} append {number}");
-        let (died, rollout) = ground
-            .killed(number, moment, &["--to", "2", "--swap", swap])
-            .await;
+        let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
         ground.exactly_one("v1", &rollout, &what).await;
         if !died {
