@@ -2,7 +2,7 @@
 //! revision, running and answering, and nothing is left over. While the agent is dead in a warm restore, somebody
 //! serves.
 
-use std::time::Duration;
+use std::{ffi::OsString, fs, time::Duration};
 
 use serde_json::Value;
 use sternway_tests::{
@@ -161,6 +161,14 @@ impl Ground {
         .await;
     }
 
+    /// The journals of orders that are open.
+    fn open_orders(&self) -> Vec<OsString> {
+        let folder = self.stage.agent.folder().join("state/orders/open");
+        let open = fs::read_dir(folder).expect("the open orders are listed");
+        open.map(|entry| entry.expect("an entry").file_name())
+            .collect()
+    }
+
     /// Exactly one container of the target runs, the port answers with that version, nothing is left over.
     pub(super) async fn exactly_one(&self, version: &str, rollout: &Value, what: &str) {
         let address = self.address();
@@ -188,6 +196,19 @@ impl Ground {
         })
         .await;
         assert_eq!(settled, Ok(()), "{what}");
+        let all = self.stage.scope.containers().await;
+        let ours = ["sternway-replacement-", "sternway-standby-"];
+        let left = |name: &&String| ours.iter().any(|ours| name.starts_with(ours));
+        assert_eq!(all.iter().find(left), None, "{what}");
+        // Open until the controller has said that it knows the end.
+        let put_away = try_until(what, SETTLES, async || {
+            let open = self.open_orders();
+            open.is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{open:?} are open"))
+        })
+        .await;
+        assert_eq!(put_away, Ok(()), "{what}");
         let tables = tokio::process::Command::new("nft")
             .args(["list", "tables"])
             .output()
@@ -200,7 +221,7 @@ impl Ground {
             .find(|order| ours.contains(order));
         assert_eq!(left, None, "{what}");
         let setting = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.bridge);
-        let accepts = std::fs::read_to_string(setting).expect("the bridge is there");
+        let accepts = fs::read_to_string(setting).expect("the bridge is there");
         assert_eq!(accepts.trim(), "0", "{what}: loopback on the bridge");
     }
 }
