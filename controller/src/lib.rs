@@ -16,4 +16,4 @@ pub mod store;
 pub mod cli;
 mod serve;
 
-pub use self::serve::{Addresses, RunError, Running, run};
+pub use self::serve::{Addresses, RunError, Running, run, run_renewing};

@@ -4,19 +4,24 @@ mod address;
 mod authority;
 mod metrics;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use sternway_proto::{
     DESCRIPTORS, limits,
     service::notify,
     tls::{ServerTls, ServerTrust, server_only},
     v1::{
-        agent_service_server::AgentServiceServer, operator_service_server::OperatorServiceServer,
+        agent_service_server::{self, AgentServiceServer},
+        operator_service_server::{self, OperatorServiceServer},
     },
 };
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 pub use self::address::Addresses;
 pub(crate) use self::address::advertised;
@@ -29,6 +34,13 @@ use crate::{
     rpc::{agent::Agents, allow::AllowLayer, enrolment::Enrolment, operator},
     store::{SharedStore, Sqlite, StoreError},
 };
+
+/// What can be asked for its health: the controller as a whole, and each of its services.
+const HEALTH: [&str; 3] = [
+    "",
+    agent_service_server::SERVICE_NAME,
+    operator_service_server::SERVICE_NAME,
+];
 
 /// Why the controller did not start, or ended.
 #[derive(Debug, Error)]
@@ -96,6 +108,18 @@ async fn bind(key: &'static str, address: &str) -> Result<TcpListener, RunError>
 /// # Errors
 /// There is no cluster yet, another controller uses the data, or an address cannot be listened on.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Running, RunError> {
+    run_renewing(settings, Lifetimes::default().controller, shutdown).await
+}
+
+/// As [`run`], with certificates of its own that are valid for so long. No setting: for who cannot wait for a day.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_renewing(
+    settings: Settings,
+    own_certificate: Duration,
+    shutdown: CancellationToken,
+) -> Result<Running, RunError> {
     let pki = settings.data_dir.join("pki");
     if !pki.exists() {
         return Err(RunError::NoCluster {
@@ -105,7 +129,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
     let lifetimes = Lifetimes {
         agent: settings.host_certificate_lifetime,
         operator: settings.operator_certificate_lifetime,
-        ..Lifetimes::default()
+        controller: own_certificate,
     };
     let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
     let store: SharedStore = sqlite.clone();
@@ -167,10 +191,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
         fleet: Arc::clone(&fleet),
     };
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_serving::<OperatorServiceServer<operator::Operators>>()
-        .await;
-    reporter.set_serving::<AgentServiceServer<Agents>>().await;
+    for service in HEALTH {
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
+    }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()?;
@@ -236,6 +261,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Runn
         servers: [tokio::spawn(served), tokio::spawn(joined)],
         fleet,
         store: sqlite,
+        health: reporter,
         shutdown,
         within: settings.shutdown_timeout,
     };
@@ -250,12 +276,13 @@ struct Parts {
     servers: [JoinHandle<Result<(), tonic::transport::Error>>; 2],
     fleet: Arc<Fleet>,
     store: Arc<Sqlite>,
+    health: HealthReporter,
     shutdown: CancellationToken,
-    within: std::time::Duration,
+    within: Duration,
 }
 
 impl Parts {
-    async fn supervise(self) -> Result<(), RunError> {
+    async fn supervise(mut self) -> Result<(), RunError> {
         let [mut main, mut enrolment] = self.servers;
         let ended = tokio::select! {
             biased;
@@ -265,6 +292,13 @@ impl Parts {
         };
         self.shutdown.cancel();
         notify::stopping();
+        for service in HEALTH {
+            self.health
+                .set_service_status(service, ServingStatus::NotServing)
+                .await;
+            // Who follows it hears that, and then the end: a stream without one would hold the stop up.
+            self.health.clear_service_status(service).await;
+        }
         // Sessions end first, so that the servers have nothing left to wait for.
         let half = self.within / 2;
         self.fleet.stop(half / 2).await;
