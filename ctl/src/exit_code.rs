@@ -121,4 +121,23 @@ mod tests {
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
         assert_eq!(table().lines().count(), ExitCode::ALL.len() + 1);
     }
+
+    #[test]
+    fn the_documentation_has_every_code_with_its_meaning_and_no_other() {
+        let docs = include_str!("../../docs/ctl.md");
+        let (_, chapter) = docs.split_once("## Exit codes").expect("a chapter");
+        let (chapter, _) = chapter.split_once("\n## ").expect("its end");
+        let documented: Vec<(String, String)> = chapter
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+            .filter_map(|row| row.split_once(" | "))
+            .filter(|(code, _)| *code != "code")
+            .map(|(code, meaning)| (code.to_owned(), meaning.replace('`', "")))
+            .collect();
+        let codes: Vec<(String, String)> = ExitCode::ALL
+            .iter()
+            .map(|code| (code.number().to_string(), code.meaning().to_owned()))
+            .collect();
+        assert_eq!(documented, codes);
+    }
 }

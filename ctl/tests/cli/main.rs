@@ -6,6 +6,7 @@
     reason = "a test ends where it breaks"
 )]
 
+mod answers;
 mod person;
 mod script;
 mod stage;

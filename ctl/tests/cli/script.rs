@@ -25,6 +25,12 @@ pub(crate) struct Script {
     pub(crate) offline_until_ms: i64,
     /// The labels of the host.
     pub(crate) labels: &'static [(&'static str, &'static str)],
+    /// Whether the host's target could be rolled back.
+    pub(crate) ready: v1::ReadinessVerdict,
+    /// The first entry of the record that does not fit; zero: none.
+    pub(crate) broken_at: u64,
+    /// What MarkRevision was asked for.
+    pub(crate) marked: Mutex<Vec<v1::MarkRevisionRequest>>,
     /// The request ids of StartRollback.
     pub(crate) started: Mutex<Vec<String>>,
     pub(crate) watched: Mutex<usize>,
@@ -42,6 +48,9 @@ impl Default for Script {
             blocker: false,
             offline_until_ms: 0,
             labels: &[],
+            ready: v1::ReadinessVerdict::Ready,
+            broken_at: 0,
+            marked: Mutex::default(),
             started: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -59,6 +68,29 @@ impl Script {
             name: "web-1".into(),
             labels: self.labels.iter().map(label).collect(),
             ..Default::default()
+        }
+    }
+
+    fn target(&self) -> v1::HostTarget {
+        let problem = v1::Problem::new("image-missing", "the image is gone", "push it again");
+        let readiness = v1::Readiness {
+            verdict: self.ready.into(),
+            revision: "a".repeat(64),
+            problems: match self.ready {
+                v1::ReadinessVerdict::NotReady => vec![problem],
+                _ => vec![],
+            },
+            ..Default::default()
+        };
+        let target = v1::Target {
+            name: "docker/shop".into(),
+            state: v1::TargetState::Running.into(),
+            readiness: Some(readiness),
+            ..Default::default()
+        };
+        v1::HostTarget {
+            host: Some(self.host()),
+            target: Some(target),
         }
     }
 
@@ -163,6 +195,53 @@ macro_rules! unscripted {
                 Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
             }
 
+            async fn list_targets(
+                &self,
+                _: Request<v1::ListTargetsRequest>,
+            ) -> Result<Response<v1::ListTargetsResponse>, Status> {
+                let targets = vec![self.target()];
+                Ok(Response::new(v1::ListTargetsResponse { targets }))
+            }
+
+            async fn get_target(
+                &self,
+                _: Request<v1::GetTargetRequest>,
+            ) -> Result<Response<v1::GetTargetResponse>, Status> {
+                Ok(Response::new(v1::GetTargetResponse {
+                    target: Some(self.target()),
+                    ..Default::default()
+                }))
+            }
+
+            async fn mark_revision(
+                &self,
+                request: Request<v1::MarkRevisionRequest>,
+            ) -> Result<Response<v1::MarkRevisionResponse>, Status> {
+                let asked = request.into_inner();
+                let revision = v1::Revision {
+                    id: "a".repeat(64),
+                    number: 1,
+                    mark: asked.mark,
+                    ..Default::default()
+                };
+                self.marked.lock().expect("whole").push(asked);
+                let revision = Some(revision);
+                Ok(Response::new(v1::MarkRevisionResponse { revision }))
+            }
+
+            async fn verify_record(
+                &self,
+                _: Request<v1::VerifyRecordRequest>,
+            ) -> Result<Response<v1::VerifyRecordResponse>, Status> {
+                let problem = v1::Problem::new("record-broken", "its hash does not fit", "keep it");
+                Ok(Response::new(v1::VerifyRecordResponse {
+                    entries: 9,
+                    head_hash: "c".repeat(64),
+                    problem: (self.broken_at > 0).then_some(problem),
+                    broken_at: self.broken_at,
+                }))
+            }
+
             async fn create_join_token(
                 &self,
                 _: Request<v1::CreateJoinTokenRequest>,
@@ -233,10 +312,11 @@ macro_rules! unscripted {
             type ExportRecordStream = Boxed<v1::RecordEntry>;
             async fn export_record(
                 &self,
-                _: Request<v1::ExportRecordRequest>,
+                request: Request<v1::ExportRecordRequest>,
             ) -> Result<Response<Self::ExportRecordStream>, Status> {
                 let entry = |number| Ok(v1::RecordEntry { number, ..Default::default() });
-                Ok(Response::new(Box::pin(stream::iter((1..=100_000).map(entry)))))
+                let first = request.get_ref().from_number.max(1);
+                Ok(Response::new(Box::pin(stream::iter((first..=100_000).map(entry)))))
             }
         }
     };
@@ -246,14 +326,10 @@ unscripted! {
     get_status(GetStatusRequest) -> GetStatusResponse;
     get_host(GetHostRequest) -> GetHostResponse;
     revoke_host(RevokeHostRequest) -> RevokeHostResponse;
-    list_targets(ListTargetsRequest) -> ListTargetsResponse;
-    get_target(GetTargetRequest) -> GetTargetResponse;
     diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse;
-    mark_revision(MarkRevisionRequest) -> MarkRevisionResponse;
     list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse;
     get_rollout(GetRolloutRequest) -> GetRolloutResponse;
     record_deployment(RecordDeploymentRequest) -> RecordDeploymentResponse;
     check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse;
     list_record(ListRecordRequest) -> ListRecordResponse;
-    verify_record(VerifyRecordRequest) -> VerifyRecordResponse;
 }
