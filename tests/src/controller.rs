@@ -79,6 +79,24 @@ impl Controller {
         command
     }
 
+    /// Makes credentials for a further operator.
+    ///
+    /// # Panics
+    /// They are refused.
+    pub fn operator(&self, name: &str, role: &str) -> Ctl {
+        let folder = self.folder.join(name);
+        let output = self
+            .command("operator")
+            .args(["issue", "--operator", name, "--role", role])
+            .arg("--operator-dir")
+            .arg(&folder)
+            .output()
+            .expect("the controller's binary starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "operator issue: {said}");
+        Ctl::new(folder.join("ctl.toml"))
+    }
+
     /// Starts it (again) and waits until `ctl` reaches it.
     ///
     /// # Panics

@@ -21,7 +21,7 @@ use tokio::{
     time::{interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 /// The one target of a scripted host.
 pub const TARGET: &str = "docker/shop";
@@ -49,14 +49,21 @@ impl Host {
     ///
     /// # Errors
     /// The controller cannot be reached, or does not accept it.
-    pub async fn client(&self) -> anyhow::Result<AgentServiceClient<tonic::transport::Channel>> {
+    pub async fn client(&self) -> anyhow::Result<AgentServiceClient<Channel>> {
+        Ok(AgentServiceClient::new(self.channel().await?))
+    }
+
+    /// The connection under it.
+    ///
+    /// # Errors
+    /// As [`Host::client`].
+    pub async fn channel(&self) -> anyhow::Result<Channel> {
         let tls = ClientTls::new(
             self.joined.credentials.clone(),
             &self.joined.controller_trust,
             self.joined.cluster,
         )?;
-        let channel = channel::connect(&self.joined.controller_address, &tls).await?;
-        Ok(AgentServiceClient::new(channel))
+        Ok(channel::connect(&self.joined.controller_address, &tls).await?)
     }
 
     /// A session, welcomed.

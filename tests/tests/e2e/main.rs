@@ -20,6 +20,7 @@ mod meddling;
 mod programs;
 mod refusals;
 mod restarts;
+mod roles;
 mod rollback;
 mod service_manager;
 mod stranded;
