@@ -23,6 +23,7 @@ mod restarts;
 mod roles;
 mod rollback;
 mod service_manager;
+mod silence;
 mod stranded;
 mod strangers;
 mod wire;
