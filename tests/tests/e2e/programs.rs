@@ -5,8 +5,10 @@ use sternway_tests::{
     ctl::Ctl,
     engine::Scope,
     port::Port,
+    process::Process,
     shop::Image,
-    stage::{HOST, Stage},
+    stage::{HOST, SETTLES, Stage},
+    wait::until,
 };
 use tokio::process::Command;
 
@@ -180,6 +182,61 @@ async fn what_ends_a_service_is_a_line_of_its_json_log() {
                 .await
                 .expect("starts");
             assert!(output.stderr.starts_with(b"error: "), "{output:?}");
+        }
+    }
+}
+
+/// The log of a service that runs until it has logged that, and is then stopped.
+async fn logged(scope: &Scope, command: &mut std::process::Command, until_it: &str) -> String {
+    let folder = tempfile::tempdir_in(scope.folder()).expect("a folder");
+    let mut process = Process::spawn("service", command, folder.path());
+    until(until_it, SETTLES, async || {
+        let log = process.log();
+        log.contains(until_it).then_some(()).ok_or(log)
+    })
+    .await;
+    let ended = process.terminate(SETTLES).await;
+    assert!(ended.success(), "{ended}");
+    process.log()
+}
+
+#[tokio::test]
+async fn the_log_is_json_line_by_line_for_programs_and_text_for_people() {
+    let mut stage = Stage::new().await;
+    stage.agent.kill();
+    stage.controller.kill();
+    let filter = "sternway_agent=debug,sternway_controller=debug,info";
+    let service = |mut command: std::process::Command, format: &str| {
+        command.args(["--log", filter, "--log-format", format]);
+        command
+    };
+    let mut commands = Vec::new();
+    for format in ["json", "human"] {
+        // Without a controller the agent says that it has no session.
+        let agent = service(stage.agent.command("run"), format);
+        commands.push((format, agent, "no session with"));
+        let controller = service(stage.controller.command("run"), format);
+        commands.push((format, controller, "listening on"));
+    }
+    for (format, mut command, told) in commands {
+        let log = logged(&stage.scope, &mut command, told).await;
+        assert!(log.lines().count() > 1, "{log}");
+        for line in log.lines() {
+            let parsed = serde_json::from_str::<serde_json::Value>(line);
+            if format == "human" {
+                assert!(parsed.is_err(), "{line}");
+                continue;
+            }
+            let entry = parsed.unwrap_or_else(|error| panic!("{error}: {line}"));
+            let time = entry["timestamp"].as_str().unwrap_or_default();
+            assert!(time.parse::<jiff::Timestamp>().is_ok(), "{line}");
+            let levels = ["ERROR", "WARN", "INFO", "DEBUG"];
+            assert!(levels.iter().any(|it| entry["level"] == *it), "{line}");
+            assert_ne!(
+                entry["fields"]["message"].as_str().unwrap_or_default(),
+                "",
+                "{line}"
+            );
         }
     }
 }
