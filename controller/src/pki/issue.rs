@@ -106,3 +106,130 @@ pub(super) fn leaf(
     }];
     params.signed_by(key, issuer).map_err(PkiError::Sign)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use sternway_proto::identity::PeerCertificate;
+    use uuid::Uuid;
+    use x509_parser::{
+        extensions::GeneralName,
+        prelude::{FromDer as _, X509Certificate},
+    };
+
+    use super::*;
+    use crate::pki::Authority;
+
+    const CLUSTER: Uuid = Uuid::from_u128(9);
+    const HOST: Uuid = Uuid::from_u128(7);
+
+    fn authority() -> (tempfile::TempDir, Authority) {
+        let folder = tempfile::tempdir().expect("a folder");
+        Authority::create(folder.path(), CLUSTER, SystemTime::now()).expect("made");
+        let authority = Authority::open(folder.path(), Lifetimes::default()).expect("opened");
+        (folder, authority)
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key")
+    }
+
+    fn ia5(text: &str) -> Ia5String {
+        text.try_into().expect("ASCII")
+    }
+
+    /// A request for everything that no request is given: to be an authority, a server, and somebody else.
+    fn greedy(key: &KeyPair, role: Role) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        let mut name = DistinguishedName::new();
+        name.push(DnType::OrganizationName, "Mallory");
+        name.push(DnType::CommonName, "admin:mallory");
+        params.distinguished_name = name;
+        params.subject_alt_names = vec![
+            SanType::URI(ia5(&format!("sternway://{CLUSTER}/{role}/mallory"))),
+            SanType::DnsName(ia5("controller.example")),
+        ];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::CodeSigning,
+        ];
+        let request = params.serialize_request(key).expect("a request");
+        request.der().to_vec()
+    }
+
+    #[test]
+    fn a_request_for_more_than_its_key_gets_what_every_host_gets() {
+        let (_folder, authority) = authority();
+        for role in [Role::Operator, Role::Admin, Role::Controller] {
+            let (key, now) = (key(), SystemTime::now());
+            let chain = authority
+                .issue_agent(HOST, &greedy(&key, role), now)
+                .expect("issued");
+            let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("a certificate");
+            assert_eq!(leaf.public_key().raw, key.subject_public_key_info());
+            assert_eq!(
+                leaf.subject().to_string(),
+                format!("O=Sternway, CN=agent:{HOST}")
+            );
+            let names = leaf.subject_alternative_name().expect("readable");
+            let uri = format!("sternway://{CLUSTER}/agent/{HOST}");
+            assert_eq!(
+                names.expect("named").value.general_names,
+                [GeneralName::URI(&uri)]
+            );
+            assert!(!leaf.is_ca());
+            let usage = leaf.key_usage().expect("readable").expect("there").value;
+            assert!(usage.digital_signature(), "{usage}");
+            assert_eq!(usage.flags.count_ones(), 1, "{usage}");
+            let purposes = leaf.extended_key_usage().expect("readable");
+            let purposes = purposes.expect("there").value;
+            assert!(purposes.client_auth, "{purposes:?}");
+            let others = [
+                purposes.any,
+                purposes.server_auth,
+                purposes.code_signing,
+                purposes.email_protection,
+                purposes.time_stamping,
+                purposes.ocsp_signing,
+                !purposes.other.is_empty(),
+            ];
+            assert!(!others.contains(&true), "{purposes:?}");
+            let peer = PeerCertificate::from_der(&chain[0]).expect("a peer");
+            assert_eq!(peer.identity.role, Role::Agent);
+            assert_eq!(peer.identity.host_id(), Some(HOST));
+            let until = OffsetDateTime::from(now) + Lifetimes::default().agent;
+            assert_eq!(
+                leaf.validity().not_after.timestamp(),
+                until.unix_timestamp()
+            );
+        }
+    }
+
+    #[test]
+    fn who_does_not_prove_to_have_the_key_gets_nothing() {
+        let (_folder, authority) = authority();
+        let refused = |what: &str, request: &[u8]| {
+            let answer = authority.issue_agent(HOST, request, SystemTime::now());
+            assert!(matches!(answer, Err(PkiError::Request)), "{what}");
+        };
+        let (own, foreign) = (key(), key());
+        let request = greedy(&own, Role::Admin);
+        let mut broken = request.clone();
+        *broken.last_mut().expect("not empty") ^= 1;
+        refused("a broken signature", &broken);
+        let point = own.public_key_raw();
+        let at = request
+            .windows(point.len())
+            .position(|part| part == point)
+            .expect("the key stands in it");
+        let mut stolen = request.clone();
+        stolen[at..at + point.len()].copy_from_slice(foreign.public_key_raw());
+        refused("another's key", &stolen);
+        refused("half a request", &request[..request.len() / 2]);
+        refused("nothing", &[]);
+        refused("too much", &[0x30; REQUEST_BYTES + 1]);
+    }
+}
