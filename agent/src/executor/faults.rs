@@ -29,6 +29,41 @@ async fn an_order_restores_and_says_what_runs() {
 }
 
 #[tokio::test]
+async fn never_arbitrary_an_order_for_what_this_host_never_recorded_is_refused() {
+    let (_dir, kind, mut agent) = deployed().await;
+    let target = |name: &str| v1::Order {
+        target: name.to_owned(),
+        ..order(0)
+    };
+    let never_seen = v1::Order {
+        revision: id("v3").to_string(),
+        ..order(0)
+    };
+    for (number, ordered, code) in [
+        (1, never_seen, "revision-unknown"),
+        (2, target("scripted/other"), "revision-unknown"),
+        (3, target("docker/shop"), "target-unknown"),
+    ] {
+        let ordered = v1::Order {
+            order_id: order(number).order_id,
+            sequence: order(number).sequence,
+            ..ordered
+        };
+        agent.send(Request::Order(seal(&ordered))).await;
+        let end = agent.end(Uuid::from_u128(number)).await.expect("told");
+        assert_eq!(end.outcome(), v1::Outcome::Refused, "{end:?}");
+        let problem = end.problem.expect("a problem");
+        assert_eq!(problem.code, code, "{problem:?}");
+        assert!(!problem.next_step.is_empty(), "{problem:?}");
+    }
+    {
+        let world = kind.world();
+        assert_eq!((world.running, world.switches), (Some("v2"), 0));
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn never_blind_an_undo_that_leaves_nothing_running_is_not_called_undone() {
     let (_dir, kind, mut agent) = deployed().await;
     kind.world().apply_fails = true;
