@@ -104,11 +104,11 @@ async fn every_second_commit(moment: &str, first: u32) {
 }
 
 #[tokio::test]
-async fn a_controller_killed_before_a_commit_loses_nothing() {
+async fn never_lost_a_controller_killed_before_a_commit_loses_nothing() {
     every_second_commit("before", 1).await;
 }
 
 #[tokio::test]
-async fn a_controller_killed_after_a_commit_loses_nothing() {
+async fn never_lost_a_controller_killed_after_a_commit_loses_nothing() {
     every_second_commit("after", 2).await;
 }
