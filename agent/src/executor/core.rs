@@ -43,6 +43,8 @@ pub(super) struct Core {
     stuck: Mutex<BTreeMap<TargetName, v1::Problem>>,
     /// Targets of orders whose journal is gone.
     lost: Mutex<BTreeMap<TargetName, Lost>>,
+    /// Orders without a journal about which nothing more is done here.
+    dealt_with: Mutex<BTreeSet<Uuid>>,
     /// How long targets were seen gone.
     gone: Mutex<Gone>,
     /// Targets to be forgotten when they are tended next.
@@ -99,6 +101,7 @@ impl Core {
             clock_offset_ms: AtomicI64::new(0),
             stranded: Mutex::default(),
             lost: Mutex::default(),
+            dealt_with: Mutex::default(),
             due: Mutex::default(),
             gone: Mutex::new(gone),
             stuck: Mutex::default(),
@@ -176,6 +179,8 @@ impl Core {
         let lost = lock(&self.lost);
         open.extend(lost.values().filter(|one| !one.mended).map(|one| one.order));
         drop(lost);
+        let all = self.ledger().all_lost(now_ms());
+        open.extend(all.into_iter().filter(|order| !self.is_dealt_with(*order)));
         open.extend(self.active().values().map(|active| active.order));
         open
     }
@@ -204,15 +209,25 @@ impl Core {
         lock(&self.lost).get(target).cloned()
     }
 
-    /// `None`: what it left is of no interest any more.
-    pub(super) fn set_lost(&self, target: &TargetName, lost: Option<Lost>) {
-        let mut all = lock(&self.lost);
-        match lost {
-            Some(lost) => drop(all.insert(target.clone(), lost)),
-            None => drop(all.remove(target)),
+    /// What is known of an order of that target whose journal is gone, from now on.
+    pub(super) fn set_lost(&self, target: &TargetName, lost: Lost) {
+        if lost.tried {
+            lock(&self.dealt_with).insert(lost.order);
         }
-        drop(all);
+        lock(&self.lost).insert(target.clone(), lost);
         self.outbox.target(target);
+    }
+
+    /// What it left is of no interest any more, also where it is found again.
+    pub(super) fn forget_lost(&self, target: &TargetName) {
+        if let Some(lost) = lock(&self.lost).remove(target) {
+            lock(&self.dealt_with).insert(lost.order);
+        }
+        self.outbox.target(target);
+    }
+
+    pub(super) fn is_dealt_with(&self, order: Uuid) -> bool {
+        lock(&self.dealt_with).contains(&order)
     }
 
     pub(super) fn set_clock_offset(&self, offset_ms: i64) {

@@ -251,9 +251,10 @@ impl Inventory {
             Meaning::Gone if before.is_none() => return,
             Meaning::Gone | Meaning::Same => {
                 self.core.saw(observed);
-                if meaning == Meaning::Gone && self.core.lost(target).is_some_and(|lost| lost.tried)
+                if meaning == Meaning::Gone
+                    && self.core.lost(target).is_some_and(|lost| lost.mended)
                 {
-                    self.core.set_lost(target, None);
+                    self.core.forget_lost(target);
                 }
             }
             Meaning::Deployed(id) if self.is_left_over(observed, &id) => self.core.saw(observed),
@@ -278,8 +279,13 @@ impl Inventory {
         {
             return true;
         }
+        let told = |order| {
+            self.core
+                .lost(target)
+                .is_some_and(|lost| lost.order == order)
+        };
         if let Some(made) = &observed.made
-            && self.core.is_half_made(made)
+            && (self.core.is_half_made(made) || told(made.order))
         {
             let runs = observed.state == v1::TargetState::Running;
             return !runs || self.core.revisions().entry(target, id).is_err();
@@ -312,7 +318,7 @@ impl Inventory {
                     lost.tried && made != Some(lost.order)
                 };
                 if self.core.lost(target).is_some_and(another) {
-                    self.core.set_lost(target, None);
+                    self.core.forget_lost(target);
                 }
                 if let Some(live) = self.core.live().get_mut(target) {
                     live.health = v1::Verdict::Unspecified;

@@ -77,9 +77,10 @@ struct Fence {
     epoch: u64,
     /// Per target: epoch and sequence of the newest order.
     newest: BTreeMap<TargetName, (u64, u64)>,
-    /// The orders that were accepted within [`LOST_WITHIN`], and when, in milliseconds of this host's clock.
+    /// The orders that were accepted within [`LOST_WITHIN`] and had their journal, and when that was, in milliseconds of
+    /// this host's clock.
     #[serde(default)]
-    accepted: BTreeMap<Uuid, i64>,
+    accepted_at: BTreeMap<Uuid, i64>,
 }
 
 /// What becomes of an order that arrived.
@@ -178,8 +179,15 @@ impl Ledger {
     /// Whether the order was accepted here within the last day, and its journal is gone.
     #[must_use]
     pub fn lost(&self, order: Uuid, now_ms: i64) -> bool {
-        let accepted = self.fence.accepted.get(&order);
+        let accepted = self.fence.accepted_at.get(&order);
         !self.knows(order) && accepted.is_some_and(|at| is_recent(*at, now_ms))
+    }
+
+    /// All such orders.
+    #[must_use]
+    pub fn all_lost(&self, now_ms: i64) -> Vec<Uuid> {
+        let accepted = self.fence.accepted_at.keys().copied();
+        accepted.filter(|order| self.lost(*order, now_ms)).collect()
     }
 
     /// Judges an order that arrived. `acceptable` says what else stands in its way, on this host, now.
@@ -197,7 +205,8 @@ impl Ledger {
             Ok(order) => order.id(),
             Err(error) => return Ok(Arrival::Unreadable(error)),
         };
-        if self.known.contains(&id) {
+        // What a lost one did is not known: never twice.
+        if self.known.contains(&id) || self.lost(id, now_ms) {
             return Ok(Arrival::Repeated(id));
         }
         let context = Context {
@@ -215,7 +224,7 @@ impl Ledger {
             });
         match judged {
             Ok(order) => {
-                self.raise(&order, now_ms)?;
+                self.raise(&order)?;
                 // The deadline is the controller's clock; the journal's is the host's.
                 let ahead = now_ms - controller_now_ms;
                 let line = Line {
@@ -227,6 +236,10 @@ impl Ledger {
                 };
                 let journal = Journal::create(&self.open, id, line)?;
                 self.known.insert(id);
+                // Behind its journal: an order that dies before it has one is new when it comes again.
+                if let Err(error) = self.remember(id, now_ms) {
+                    tracing::warn!(order.id = %id, "should the journal of order {id} be lost, nobody will know: {error}");
+                }
                 Ok(Arrival::Accepted(Box::new(order), journal))
             }
             Err((outcome, problem)) => {
@@ -264,15 +277,24 @@ impl Ledger {
         }
     }
 
-    fn raise(&mut self, order: &VerifiedOrder, now_ms: i64) -> Result<(), LedgerError> {
+    fn raise(&mut self, order: &VerifiedOrder) -> Result<(), LedgerError> {
         let wire = order.order();
         let mut fence = self.fence.clone();
         fence.epoch = fence.epoch.max(wire.epoch);
         fence
             .newest
             .insert(order.target().clone(), (wire.epoch, wire.sequence));
-        fence.accepted.retain(|_, at| is_recent(*at, now_ms));
-        fence.accepted.insert(order.id(), now_ms);
+        self.replace(fence)
+    }
+
+    fn remember(&mut self, order: Uuid, now_ms: i64) -> Result<(), LedgerError> {
+        let mut fence = self.fence.clone();
+        fence.accepted_at.retain(|_, at| is_recent(*at, now_ms));
+        fence.accepted_at.insert(order, now_ms);
+        self.replace(fence)
+    }
+
+    fn replace(&mut self, fence: Fence) -> Result<(), LedgerError> {
         let bytes = serde_json::to_vec(&fence).map_err(|error| LedgerError::Fence {
             reason: error.to_string(),
         })?;
@@ -401,8 +423,9 @@ fn found_open(dir: &Path, order: Uuid, journal: Result<Journal, LedgerError>) ->
 }
 
 fn is_recent(accepted_ms: i64, now_ms: i64) -> bool {
-    let limit = i64::try_from(LOST_WITHIN.as_millis()).unwrap_or(i64::MAX);
-    now_ms.saturating_sub(accepted_ms) <= limit
+    let limit = u64::try_from(LOST_WITHIN.as_millis()).unwrap_or(u64::MAX);
+    // Also for a clock that was ahead then.
+    now_ms.abs_diff(accepted_ms) <= limit
 }
 
 fn journals(dir: &Path) -> Result<Vec<Uuid>, LedgerError> {

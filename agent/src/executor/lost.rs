@@ -49,21 +49,20 @@ impl Core {
     pub(super) fn found_lost(&self, made: &Made) {
         let (order, target) = (made.order, &made.target);
         // One after the other, where there are two.
-        if let Some(lost) = self.lost(target)
-            && (lost.order == order || !lost.tried)
-        {
+        let another = self.lost(target).is_some_and(|lost| !lost.tried);
+        if another || self.is_dealt_with(order) {
             return;
         }
         let path = self.ledger().path(order);
         tracing::error!(order.id = %order, %target, path = %path.display(), "the journal of order {order} is gone, and what it began on {target} is half made");
         self.set_lost(
             target,
-            Some(Lost {
+            Lost {
                 order,
                 mended: false,
                 tried: false,
                 problem: problem(self, order, target, "it is being put right"),
-            }),
+            },
         );
     }
 
@@ -159,7 +158,7 @@ impl Mend {
                 tracing::error!(order.id = %order, %target, "what order {order} left of {target} cannot be put right: {}", error.message);
             }
         }
-        self.core.set_lost(target, Some(lost));
+        self.core.set_lost(target, lost);
     }
 
     fn told(&self, result: &Result<Done, StepError>) -> Lost {

@@ -19,7 +19,7 @@ use super::{
     core::{Active, Core, now_ms},
     inventory::{self, Changes},
     ledger::{Arrival, Found, LedgerError},
-    lost::Mend,
+    lost::{Lost, Mend},
     plan::{self, Wanted},
     run::Course,
     stranded::Stranded,
@@ -339,6 +339,10 @@ impl Office {
                 return;
             }
             tracing::error!(order.id = %task.order, "what order {} left could not be looked after: {error}", task.order);
+            if let Some(lost) = self.core.lost(&task.target) {
+                let tried = true;
+                self.core.set_lost(&task.target, Lost { tried, ..lost });
+            }
         }
         self.core.over(&task.target);
         self.core.outbox.target(&task.target);

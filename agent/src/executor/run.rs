@@ -204,7 +204,7 @@ impl Course {
                 })?;
                 tracing::info!(order.id = %self.id(), ?outcome, "order {} is over", self.id());
                 if outcome == Finish::Restored {
-                    self.core.set_lost(self.target(), None);
+                    self.core.forget_lost(self.target());
                 }
                 Ok(())
             }

@@ -147,7 +147,7 @@ fn a_death_before_the_first_record_leaves_the_order_new() {
     let order = sealed(10, "docker/shop", 3, 5);
     let mut ledger = opened(&dir);
     ledger
-        .raise(&order::parse(&order).expect("an order"), NOW)
+        .raise(&order::parse(&order).expect("an order"))
         .expect("raised");
     fs::write(ledger.open.join(file_name(Uuid::from_u128(10))), b"STWJR").expect("written");
     let (mut ledger, found) = Ledger::open(dir.path(), HOST, NOW).expect("opened");
@@ -175,8 +175,11 @@ fn an_order_is_lost_for_a_day_once_its_journal_is_gone_whatever_was_accepted_aft
     }
     assert!(!ledger.lost(first, NOW), "its journal is there");
     fs::remove_file(ledger.path(first)).expect("it was there");
-    let ledger = opened(&dir);
+    let mut ledger = opened(&dir);
     assert!(ledger.lost(first, NOW + DAY));
+    assert_eq!(ledger.all_lost(NOW), [first]);
+    let again = sealed(10, "docker/shop", 3, 7);
+    assert_eq!(arrive(&mut ledger, &again), "repeated", "never twice");
     assert!(
         !ledger.lost(first, NOW + DAY + 1),
         "people went on from there"

@@ -34,6 +34,12 @@ impl DockerKind {
         let target = context.target;
         let own = own_name(Role::Replacement, context.order_id, target);
         if ![own.as_str(), target.local()].contains(&name_of(&made)) {
+            // Its standby and its redirect are nobody's where somebody else serves.
+            let holder = self.named(target.local()).await?;
+            if let Some(holder) = holder.filter(|holder| is_up(holder) && !is_of(holder, context)) {
+                let warm = self.is_warm(context).await?;
+                self.quiet(context, warm, Some(text(&holder, "Id"))).await?;
+            }
             return Err(renamed(&made, context));
         }
         let aside = self
