@@ -9,6 +9,7 @@
 //! - `inventory`: what is deployed, whether it is well, whether it could be undone.
 //! - [`outbox`]: what is to be told.
 
+mod care;
 mod core;
 mod facts;
 #[cfg(test)]

@@ -16,8 +16,9 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
+    care,
     core::{Active, Core, now_ms},
-    inventory::{self, Changes},
+    inventory::Changes,
     ledger::{Arrival, Found, LedgerError},
     lost::{Lost, Mend},
     plan::{self, Wanted},
@@ -150,7 +151,7 @@ impl Office {
                 self.plans.spawn(async move {
                     for target in core.targets() {
                         if let Some(kind) = core.registry.of(&target) {
-                            inventory::readiness(&core, kind.as_ref(), &target).await;
+                            care::readiness(&core, kind.as_ref(), &target).await;
                         }
                         core.outbox.target(&target);
                     }

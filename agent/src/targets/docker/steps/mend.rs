@@ -49,8 +49,13 @@ impl DockerKind {
             .named(target.local())
             .await?
             .filter(|holder| !is_of(holder, context));
-        let old = aside.or_else(|| holder.filter(|holder| was_stopped_by_it(holder, &made)));
+        let before = aside.or(holder);
+        let old = before.clone().filter(|old| was_stopped_by_it(old, &made));
         if old.is_none() && !is_up(&made) {
+            if let Some(before) = before.filter(|before| !is_up(before)) {
+                let id = text(&before, "Id");
+                self.arm(id, None, Some(&as_it_was(&before, known))).await;
+            }
             return self.without_old(context, &new, &made).await;
         }
         let record = self.revision_of(&new, known).await?;
@@ -71,6 +76,13 @@ impl DockerKind {
                 ..error
             }
         })?;
+        // It is taken away wherever another one runs.
+        if self.standby_runs(context).await? {
+            return Err(StepError {
+                next_step: format!("start {0} again, or deploy {0} again", target.local()),
+                ..refused("only-standby", done.message)
+            });
+        }
         if disarmed {
             done.message = format!(
                 "{}; its restart policy is `no`, and nobody knows whether the order did that: `docker update --restart \
@@ -126,7 +138,8 @@ impl DockerKind {
                 ..refused(
                     "nothing-runs",
                     format!(
-                        "nothing runs: container {}, which it made, never proved itself, and what ran before is gone",
+                        "nothing runs: container {}, which it made, never proved itself, and what was there before is gone \
+                         or had stopped before the order",
                         short(new)
                     ),
                 )
@@ -168,6 +181,11 @@ impl DockerKind {
     async fn named(&self, name: &str) -> Result<Option<Value>, EngineError> {
         let found = self.found(name).await?;
         Ok(found.filter(|found| name_of(found) == name))
+    }
+
+    async fn standby_runs(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
+        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        Ok(standby.is_some_and(|(_, inspect)| is_up(&inspect)))
     }
 
     /// Whether there is a standby of it, or a redirect to one.
