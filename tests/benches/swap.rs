@@ -172,13 +172,22 @@ async fn main() {
         );
         let application = Application::new(startup, soak).await;
         let (mut runbook, mut cold) = (Duration::ZERO, Duration::ZERO);
+        let (mut runbook_gap, mut cold_gap) = (Duration::ZERO, Duration::ZERO);
         let mut warm_lost = 0;
         for _ in 0..rounds.unwrap_or(3) {
             for way in Way::ALL {
                 let measured = application.roll_back(way).await;
+                let gap = measured.seen.iter().map(|seen| seen.longest_gap_ms).max();
+                let gap = Duration::from_millis(gap.unwrap_or_default());
                 match way {
-                    Way::Runbook => runbook += measured.took,
-                    Way::Cold => cold += measured.took,
+                    Way::Runbook => {
+                        runbook += measured.took;
+                        runbook_gap += gap;
+                    }
+                    Way::Cold => {
+                        cold += measured.took;
+                        cold_gap += gap;
+                    }
                     Way::Warm => {}
                 }
                 let lost: Vec<String> = measured
@@ -208,8 +217,13 @@ async fn main() {
             }
         }
         let ratio = cold.as_secs_f64() / runbook.as_secs_f64();
+        let gaps = cold_gap.as_secs_f64() / runbook_gap.as_secs_f64();
         println!("cold, from Enter to verified: {ratio:.2} times the runbook");
         println!("goal, warm loses none: {}", met(warm_lost == 0));
+        println!(
+            "goal, cold is no longer an outage than the runbook ({gaps:.2} times; to 5 %): {}",
+            met(gaps <= 1.05)
+        );
         // A soak is a wait by choice, and an application that starts slowly is not what the goal is for.
         if soak == "0s" {
             println!("goal, at most 1.5 times the runbook: {}", met(ratio <= 1.5));

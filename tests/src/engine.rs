@@ -177,8 +177,21 @@ impl Scope {
     /// The engine refuses.
     pub async fn redeploy(&self, local: &str, flags: &[&str], image: &str) -> String {
         self.cli(&["stop", &self.named(local)]).await;
-        self.cli(&["rm", &self.named(local)]).await;
+        self.gone(local).await;
         self.run(local, flags, image).await
+    }
+
+    /// Removes a container that is stopped; one that was started with `--rm` removes itself.
+    async fn gone(&self, local: &str) {
+        let name = self.named(local);
+        until(&format!("{name} to be gone"), CALL, async || {
+            if self.inspect(local).await.is_none() {
+                return Ok(());
+            }
+            let removed = self.docker.remove_container(&name, None).await;
+            Err(format!("{removed:?}"))
+        })
+        .await;
     }
 
     /// Makes a network of this scope: `docker network create FLAGS SCOPE-LOCAL`.

@@ -1,7 +1,10 @@
 //! The lines of an order's journal, and what each says on the wire.
 
 use serde::{Deserialize, Serialize};
-use sternway_proto::{name::RevisionId, v1};
+use sternway_proto::{
+    name::{RevisionId, TargetName},
+    v1,
+};
 use uuid::Uuid;
 
 use super::step::{Done, Step, StepError};
@@ -19,11 +22,14 @@ pub enum Event {
     },
     /// What will be done. Nothing on the host has been changed before this line.
     Planned {
-        plan: v1::Plan,
+        plan: Box<v1::Plan>,
         steps: Vec<Step>,
         /// The revision that will run: differs from the ordered one where only the image or only the
         /// configuration goes back.
         result: RevisionId,
+        /// Other targets that are taken along, and busy meanwhile.
+        #[serde(default)]
+        with: Vec<TargetName>,
         /// Whether what stood there before ran. Journals of earlier versions do not say: then it counts as if.
         #[serde(default = "ran")]
         ran: bool,
@@ -184,7 +190,7 @@ fn body(event: &Event, names: &[String], recoveries: u32, undoing: bool) -> v1::
     };
     match event {
         Event::Accepted { .. } => Wire::Accepted(v1::OrderAccepted {}),
-        Event::Planned { plan, .. } => Wire::Planned(plan.clone()),
+        Event::Planned { plan, .. } => Wire::Planned((**plan).clone()),
         Event::StepStarted { index } => step(index, State::Started, ""),
         Event::StepSucceeded { index, done } => step(index, State::Succeeded, &done.message),
         Event::StepFailed { index, error } => step(index, State::Failed, &error.message),

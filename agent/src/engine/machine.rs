@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::{
     event::{Event, Finish},
-    step::{SERVED_BY_ANOTHER, Step, StepError},
+    step::{DIFFERS, SERVED_BY_ANOTHER, Step, StepError},
 };
 
 /// Attempts at a step whose failures are transient. Three, with the driver's back-off between them, ride
@@ -200,7 +200,7 @@ impl Run {
                     steps.len()
                 ];
                 self.steps.clone_from(steps);
-                self.plan = Some(plan.clone());
+                self.plan = Some((**plan).clone());
                 self.result = Some(result.clone());
                 self.until_ms = *until_ms;
                 self.phase = Phase::Forward;
@@ -344,7 +344,7 @@ impl Run {
         let Some(index) = self.next_step() else {
             return Action::Finish {
                 outcome: Finish::Restored,
-                problem: None,
+                problem: self.differing(),
             };
         };
         let progress = &self.progress[index];
@@ -383,6 +383,21 @@ impl Run {
             index,
             attempt: progress.attempts + 1,
         }
+    }
+
+    /// What runs passed its checks, and is not to the last setting what was ordered.
+    fn differing(&self) -> Option<v1::Problem> {
+        let differs = self
+            .outputs
+            .values()
+            .find_map(|done| done[DIFFERS].as_str());
+        differs.map(|how| {
+            v1::Problem::new(
+                "restored-otherwise",
+                format!("restored, and its checks passed, but it is not to the last setting what was ordered: {how}"),
+                "see whether that matters: `ctl diff`",
+            )
+        })
     }
 
     /// The wanted revision runs and was verified; only the tidying behind the commit failed.

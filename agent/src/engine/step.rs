@@ -37,6 +37,9 @@ pub struct Done {
 /// In the output of a last resort: somebody else deployed over the order, and what they deployed does its work.
 pub const SERVED_BY_ANOTHER: &str = "served-by-another";
 
+/// In the output of a step: what runs is not to the last setting what was ordered, and how it differs.
+pub const DIFFERS: &str = "differs";
+
 impl Done {
     /// Done, with nothing for later steps.
     pub fn said(message: impl Into<String>) -> Self {
@@ -73,6 +76,14 @@ pub struct StepContext<'a> {
     pub outputs: &'a BTreeMap<String, Value>,
     /// Evidence goes into the journal, and from there to the controller, as soon as it is seen.
     pub evidence: &'a EvidenceSink,
+}
+
+impl<'a> StepContext<'a> {
+    /// The same order, at another target that it takes along.
+    #[must_use]
+    pub fn at(&self, target: &'a TargetName) -> Self {
+        Self { target, ..*self }
+    }
 }
 
 /// Where a step sends what it saw. Bounded; sending waits for the journal.

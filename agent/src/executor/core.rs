@@ -71,6 +71,15 @@ pub(super) struct Active {
     pub(super) needs: BTreeSet<RevisionId>,
 }
 
+/// What stands in the way of an order while another is at its target.
+pub(super) fn target_busy(target: &TargetName, order: Uuid) -> v1::Problem {
+    v1::Problem::new(
+        "target-busy",
+        format!("order {order} is restoring {target} at this moment"),
+        "wait for it: `ctl rollout watch`",
+    )
+}
+
 /// How often orders had begun and ended when a look began.
 #[derive(Debug, Clone)]
 pub(super) struct Turns(BTreeMap<TargetName, u64>);
@@ -130,10 +139,43 @@ impl Core {
         *lock(&self.turned).entry(target.clone()).or_default() += 1;
     }
 
-    /// It is over; what was seen meanwhile was its doing.
-    pub(super) fn over(&self, target: &TargetName) {
-        *lock(&self.turned).entry(target.clone()).or_default() += 1;
-        self.active().remove(target);
+    /// An order takes other targets along.
+    ///
+    /// # Errors
+    /// One of them is busy: none is taken.
+    pub(super) fn join(&self, order: Uuid, targets: &[TargetName]) -> Result<(), v1::Problem> {
+        let mut active = self.active();
+        for target in targets {
+            if let Some(busy) = active.get(target).filter(|active| active.order != order) {
+                return Err(target_busy(target, busy.order));
+            }
+            if let Some(problem) = self.stranded(target) {
+                return Err(problem);
+            }
+        }
+        for target in targets {
+            let needs = BTreeSet::new();
+            active.insert(target.clone(), Active { order, needs });
+            *lock(&self.turned).entry(target.clone()).or_default() += 1;
+        }
+        drop(active);
+        for target in targets {
+            self.outbox.target(target);
+        }
+        Ok(())
+    }
+
+    /// It is over, at all its targets or only there; what was seen of them meanwhile was its doing.
+    pub(super) fn over(&self, order: Uuid, only: Option<&TargetName>) -> Vec<TargetName> {
+        let mut active = self.active();
+        let of = active.extract_if(.., |target, active| {
+            active.order == order && only.is_none_or(|only| only == target)
+        });
+        let targets: Vec<TargetName> = of.map(|(target, _)| target).collect();
+        for target in &targets {
+            *lock(&self.turned).entry(target.clone()).or_default() += 1;
+        }
+        targets
     }
 
     /// What tells whether a look at the host is still of use when it is done.

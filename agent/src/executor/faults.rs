@@ -2,7 +2,11 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use sternway_proto::{name::RevisionId, order::seal, v1};
+use sternway_proto::{
+    name::{RevisionId, TargetName},
+    order::seal,
+    v1,
+};
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
@@ -84,6 +88,74 @@ async fn never_none_what_was_put_back_and_does_not_run_is_not_called_undone() {
     assert_eq!(end.outcome(), v1::Outcome::NeedsHuman, "{end:?}");
     assert_eq!(end.running_revision, "", "{end:?}");
     assert_eq!(kind.world().rescues, 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn never_none_the_last_resort_waits_for_an_engine_that_is_away() {
+    let (_dir, kind, mut agent) = deployed().await;
+    {
+        let mut world = kind.world();
+        (world.apply_fails, world.undo_loses, world.rescues_away) = (true, true, 2);
+    }
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.stands_still(Uuid::from_u128(1), "engine-away").await);
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::NeedsHuman, "{end:?}");
+    assert_eq!(end.running_revision, id("v2").as_str(), "{end:?}");
+    assert_eq!(kind.world().rescues, 3);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_while_the_engine_is_away_leaves_the_order_to_the_next_one() {
+    let (dir, kind, mut agent) = deployed().await;
+    {
+        let mut world = kind.world();
+        (world.apply_fails, world.undo_loses, world.rescues_away) = (true, true, 1_000);
+    }
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.stands_still(Uuid::from_u128(1), "engine-away").await);
+    agent.stop().await;
+    kind.world().rescues_away = 0;
+    let mut agent = Agent::start(dir.path(), &kind).await;
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::NeedsHuman, "{end:?}");
+    assert_eq!(end.running_revision, id("v2").as_str(), "{end:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn never_both_what_an_order_takes_along_is_busy_and_found_again() {
+    let (dir, kind, mut agent) = deployed().await;
+    let other: TargetName = "scripted/other".parse().expect("valid");
+    {
+        let mut world = kind.world();
+        world.with = vec![other.clone()];
+        (world.apply_fails, world.undo_loses, world.rescues_away) = (true, true, 1_000);
+    }
+    agent.send(Request::Order(seal(&order(1)))).await;
+    assert!(agent.stands_still(Uuid::from_u128(1), "engine-away").await);
+    for number in [2, 3] {
+        let beside = v1::Order {
+            target: other.to_string(),
+            ..order(number)
+        };
+        agent.send(Request::Order(seal(&beside))).await;
+        let end = agent.end(Uuid::from_u128(number)).await.expect("told");
+        assert_eq!(end.problem.expect("refused").code, "target-busy");
+        agent.stop().await;
+        agent = Agent::start(dir.path(), &kind).await;
+    }
+    kind.world().rescues_away = 0;
+    assert!(agent.end(Uuid::from_u128(1)).await.is_some());
+    let free = v1::Order {
+        target: other.to_string(),
+        ..order(4)
+    };
+    agent.send(Request::Order(seal(&free))).await;
+    let end = agent.end(Uuid::from_u128(4)).await.expect("told");
+    assert_eq!(end.problem.expect("refused").code, "revision-unknown");
     agent.stop().await;
 }
 
@@ -405,7 +477,7 @@ async fn never_silent_without_its_watcher_the_executor_ends() {
 #[tokio::test]
 async fn the_time_of_checks_comes_on_top_of_the_limit() {
     let (dir, kind, mut agent) = deployed().await;
-    kind.world().checking = Duration::from_hours(1);
+    kind.world().waiting = Duration::from_hours(1);
     let id = Uuid::from_u128(1);
     agent.send(Request::Order(seal(&order(1)))).await;
     assert!(agent.end(id).await.is_some());

@@ -16,6 +16,7 @@ mod facts;
 mod faults;
 mod hold;
 mod inventory;
+mod last_resort;
 pub mod ledger;
 mod lost;
 mod office;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     care,
-    core::{Active, Core, now_ms},
+    core::{Active, Core, now_ms, target_busy},
     inventory::Changes,
     ledger::{Arrival, Found, LedgerError},
     lost::{Lost, Mend},
@@ -247,6 +247,9 @@ impl Office {
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
         self.core.begun(&target, Active { order: id, needs });
+        if let Err(problem) = self.core.join(id, taken_along(&journal)) {
+            tracing::error!(order.id = %id, "order {id} goes on beside another: {}", problem.message);
+        }
         // The controller gives up what an agent that is there is not at.
         self.core.outbox.target(&target);
         let course = Course::new(self.core.clone(), kind, order, journal);
@@ -345,10 +348,13 @@ impl Office {
                 self.core.set_lost(&task.target, Lost { tried, ..lost });
             }
         }
-        self.core.over(&task.target);
-        self.core.outbox.target(&task.target);
-        // The inventory only ends with the executor.
-        let _ = self.changes.send(Changed::Target(task.target)).await;
+        // Others may be at what it left of its other targets.
+        let only = task.mends.then_some(&task.target);
+        for target in self.core.over(task.order, only) {
+            self.core.outbox.target(&target);
+            // The inventory only ends with the executor.
+            let _ = self.changes.send(Changed::Target(target)).await;
+        }
     }
 
     /// A bug. What it left is what a crash leaves, and is gone on with in the same way: the journal says where.
@@ -417,6 +423,16 @@ fn too_many_plans() -> v1::Problem {
     )
 }
 
+/// The other targets that an order has planned to take along.
+fn taken_along(journal: &Journal) -> &[TargetName] {
+    let mut events = journal.events();
+    let planned = events.find_map(|event| match event {
+        event::Event::Planned { with, .. } => Some(with.as_slice()),
+        _ => None,
+    });
+    planned.unwrap_or_default()
+}
+
 /// The order that a journal is of.
 fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
     lines.iter().find_map(|line| match &line.event {
@@ -463,14 +479,7 @@ fn acceptable(core: &Core, order: &VerifiedOrder) -> Result<(), v1::Problem> {
         return Err(problem);
     }
     if let Some(active) = core.active().get(target) {
-        return Err(v1::Problem::new(
-            "target-busy",
-            format!(
-                "order {} is restoring {target} at this moment",
-                active.order
-            ),
-            "wait for it: `ctl rollout watch`",
-        ));
+        return Err(target_busy(target, active.order));
     }
     let revisions = core.revisions();
     revisions

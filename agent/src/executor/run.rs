@@ -42,7 +42,7 @@ const CONFIRM_LOOKS: u32 = 6;
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the last resort may take.
-const RESCUE_TIMEOUT: Duration = Duration::from_mins(2);
+const RESCUE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long the checks of an order that changes nothing may take: the longest deadline and soak that labels may
 /// ask for, with room. They end by themselves; this is for a hang.
@@ -171,7 +171,8 @@ impl Course {
                 Some(action) => action,
                 None => self.run.next(now_ms()),
             };
-            if action == Action::Nothing {
+            let stops = action == Action::Rescue && self.core.shutdown.is_cancelled();
+            if stops || action == Action::Nothing {
                 return Ok(());
             }
             noted = self.act(action).await;
@@ -191,10 +192,10 @@ impl Course {
                 let (message, as_before) = self.confirm().await?;
                 self.write(Event::Confirmed { message, as_before })
             }
-            Action::Rescue => {
-                let result = self.rescue().await;
-                self.write(Event::Rescued { result })
-            }
+            Action::Rescue => match self.last_resort().await {
+                Some(result) => self.write(Event::Rescued { result }),
+                None => Ok(()),
+            },
             Action::Finish { outcome, problem } => {
                 let running = self.running().await;
                 self.write(Event::Finished {
@@ -261,12 +262,16 @@ impl Course {
             .core
             .settings
             .order_timeout
-            .saturating_add(planned.draft.checking);
+            .saturating_add(planned.draft.waiting);
         let limit = i64::try_from(limit.as_millis());
+        if let Err(problem) = self.core.join(self.id(), &planned.draft.with) {
+            return self.refuse(problem);
+        }
         let written = self.write(Event::Planned {
-            plan: planned.plan,
+            plan: Box::new(planned.plan),
             steps: planned.steps,
             result,
+            with: planned.draft.with,
             ran: planned.ran,
             until_ms: now_ms().saturating_add(limit.unwrap_or(i64::MAX)),
         });

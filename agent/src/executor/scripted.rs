@@ -54,7 +54,11 @@ pub(super) struct World {
     pub(super) result_is_running: bool,
     /// As an exchange is: one step stops what runs, the next starts the other.
     pub(super) in_two_steps: bool,
+    /// Targets that an order takes along.
+    pub(super) with: Vec<TargetName>,
     pub(super) rescues: u32,
+    /// Times that the last resort finds no engine.
+    pub(super) rescues_away: u32,
     /// The order that made what runs.
     pub(super) made: Option<Made>,
     /// What is asked of the last resort for an order without a journal, and whether it fails.
@@ -73,7 +77,7 @@ pub(super) struct World {
     /// Looks at everything at which it could not.
     pub(super) unread_looks: u32,
     /// How long its checks may take.
-    pub(super) checking: Duration,
+    pub(super) waiting: Duration,
     /// Its checks do not end, as through a long soak.
     pub(super) checks_soak: bool,
     /// Revisions that were kept last.
@@ -201,11 +205,12 @@ impl Kind for Scripted {
                 vec![step("switch")]
             },
             result: content(&result),
+            with: world.with.clone(),
             swap: v1::Swap::Cold,
             swap_reason: String::new(),
             checks: Vec::new(),
             soak: Duration::ZERO,
-            checking: world.checking,
+            waiting: world.waiting,
             warnings: Vec::new(),
             blockers: Vec::new(),
             expected_outage: String::new(),
@@ -252,6 +257,15 @@ impl Kind for Scripted {
             panic!("on purpose");
         }
         world.rescues += 1;
+        if world.rescues_away > 0 {
+            world.rescues_away -= 1;
+            return Err(StepError {
+                code: "engine-unreachable".into(),
+                message: "nobody answers".into(),
+                next_step: String::new(),
+                transient: true,
+            });
+        }
         world.running.get_or_insert("v2");
         Ok(Done::said("what ran before runs"))
     }

@@ -132,12 +132,15 @@ pub struct Draft {
     pub steps: Vec<Step>,
     /// The content that will run: differs from `to` where the scope is image or config only.
     pub result: Content,
+    /// Other targets that are taken down and brought back as they are with it: busy meanwhile.
+    pub with: Vec<TargetName>,
     pub swap: v1::Swap,
     pub swap_reason: String,
     pub checks: Vec<String>,
     pub soak: std::time::Duration,
-    /// How long the checks of all steps together may take, soak and all: not the restore's own time.
-    pub checking: std::time::Duration,
+    /// How long it may wait by wish: for the checks of all steps together, soak and all, and for what is given long to
+    /// stop. Not the restore's own time.
+    pub waiting: std::time::Duration,
     pub warnings: Vec<v1::Problem>,
     /// Non-empty: the restore must be refused, nothing changed.
     pub blockers: Vec<v1::Problem>,

@@ -4,7 +4,8 @@
 //! - `SHOP_VERSION`: what `GET /` answers; `SHOP_PORT`: where (8080)
 //! - `SHOP_STARTUP`: how long before it listens, for instance `3s` or `250ms`
 //! - `SHOP_FAIL`: `health` (`/health` answers 500), `crash` (exit 1 after a second), `errors` (`/` answers
-//!   500 and the log fills with ERROR lines while `/health` stays fine), or several: `health,errors`
+//!   500 and the log fills with ERROR lines while `/health` stays fine), `deaf` (SIGTERM is not heard), or several:
+//!   `health,errors`
 //!
 //! `GET /slow/MS` answers after so many milliseconds; `GET /reset` resets the connection. `shop check` asks the `/health` of a running shop and
 //! exits 0 or 1.
@@ -27,10 +28,12 @@ const HEAD_BYTES: usize = 16 * 1024;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each may come with each")]
 struct Faults {
     health: bool,
     crash: bool,
     errors: bool,
+    deaf: bool,
 }
 
 impl Faults {
@@ -41,6 +44,7 @@ impl Faults {
                 "health" => faults.health = true,
                 "crash" => faults.crash = true,
                 "errors" => faults.errors = true,
+                "deaf" => faults.deaf = true,
                 "none" => {}
                 _ => return None,
             }
@@ -133,7 +137,7 @@ async fn serve() -> Result<ExitCode, String> {
     log("INFO", format_args!("shop {version} starts"));
     tokio::select! {
         biased;
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv(), if !faults.deaf => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         () = sleep(startup) => {}
     }
@@ -155,7 +159,7 @@ async fn serve() -> Result<ExitCode, String> {
     loop {
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
+            _ = terminate.recv(), if !faults.deaf => break,
             _ = interrupt.recv() => break,
             () = crash(faults.crash) => {
                 log("ERROR", "shop crashes, as told by SHOP_FAIL=crash");

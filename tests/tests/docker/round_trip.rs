@@ -80,6 +80,7 @@ impl Places {
 
 #[rstest]
 #[case::nothing(&[], &[])]
+#[case::removes_itself(&["--rm"], &[])]
 #[case::environment(&["-e", "A=1", "-e", "B=x=y", "-e", "SHOP_VERSION=9"], &[])]
 #[case::entry_point(&["--entrypoint", "/shop"], &[])]
 #[case::user(&["--user", "1000:1000"], &[])]

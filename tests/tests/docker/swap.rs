@@ -8,7 +8,7 @@ use std::{
 };
 
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 use sternway_agent::targets::{
     Kind as _,
     docker::{
@@ -17,7 +17,10 @@ use sternway_agent::targets::{
         record::ContainerRecord,
     },
 };
-use sternway_proto::v1::{Swap, Verdict};
+use sternway_proto::{
+    name::RevisionId,
+    v1::{Swap, Verdict},
+};
 use sternway_tests::{
     engine::Scope,
     http,
@@ -100,6 +103,96 @@ async fn a_restore_turned_back_anywhere_leaves_what_ran(#[case] swap: Swap, #[ca
         assert_eq!(shop.policy().await, "always", "turned back behind {step}");
         shop.is_tidy(order.id, false).await;
     }
+}
+
+#[rstest]
+#[case::heard(true)]
+#[case::unheard(false)]
+#[tokio::test]
+async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case] heard: bool) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let flags = [
+        "--rm",
+        "-v",
+        "/data",
+        "-l",
+        "sternway.soak=0s",
+        "-p",
+        &publish,
+    ];
+    let shop = Shop::new(&flags).await;
+    let volume = ["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}"];
+    let volume = [&volume[..], &[shop.target.local()]].concat();
+    let before = shop.scope.cli(&volume).await;
+    let last = shop.order(Swap::Unspecified).await.commit();
+    for fatal in 0..=last {
+        let mut order = shop.order(Swap::Unspecified).await;
+        for (at, step) in order.steps().iter().enumerate().take(fatal + 1) {
+            let done = if at == fatal && !heard {
+                order.apply_unheard(step).await
+            } else {
+                order.apply(step).await
+            };
+            assert!(done.is_ok(), "{}: {done:?}", step.id);
+        }
+        order.undo_all(fatal + 1).await;
+        let step = &order.steps()[fatal].id;
+        assert_eq!(shop.serving().await, Some(2), "turned back behind {step}");
+        assert_eq!(
+            shop.scope.cli(&volume).await,
+            before,
+            "turned back behind {step}"
+        );
+        shop.is_tidy(order.id, false).await;
+    }
+}
+
+#[rstest]
+#[case::on_the_way_there("", "deaf")]
+#[case::on_the_way_back("deaf", "")]
+#[tokio::test]
+async fn what_does_not_hear_is_killed_behind_its_own_grace(
+    #[case] restored: &'static str,
+    #[case] replaced: &'static str,
+) {
+    let image = |version, fault| Image {
+        version,
+        fault,
+        ..Image::default()
+    };
+    let flags = ["--stop-timeout", "1", "-l", "sternway.soak=0s"];
+    let shop = Shop::of(&flags, &image("v1", restored), &image("v2", replaced)).await;
+    let mut order = shop.order(Swap::Cold).await;
+    order.run().await;
+    assert_eq!(shop.serving().await, Some(1));
+    shop.is_tidy(order.id, true).await;
+    order.undo_all(order.steps().len()).await;
+    assert_eq!(shop.serving().await, Some(2));
+    shop.is_tidy(order.id, false).await;
+}
+
+#[tokio::test]
+async fn what_is_restored_otherwise_than_it_was_recorded_is_told_and_another_image_fails() {
+    let mut shop = Shop::new(&["-l", "sternway.soak=0s"]).await;
+    // Of an engine that knew a setting which this one does not know.
+    let mut record: Value = serde_json::from_slice(&shop.v1.record).expect("JSON");
+    record["host"]["OfAnotherEngine"] = json!(true);
+    shop.v1.record = serde_json::to_vec(&record).expect("JSON");
+    shop.v1.id = RevisionId::of(&shop.v1.record);
+    let mut order = shop.order(Swap::Cold).await;
+    let mut verified = None;
+    for step in order.steps() {
+        let done = order.apply(&step).await.expect("applied");
+        if step.id == "docker.verify" {
+            assert_eq!(done.output["differs"], "host.OfAnotherEngine", "{done:?}");
+            verified = Some(step);
+        }
+    }
+    let mut verify = verified.expect("it is verified");
+    verify.payload["record"]["image"]["id"] = json!("sha256:another");
+    let error = order.apply(&verify).await.expect_err("another image");
+    assert_eq!(error.code, "wrong-image");
 }
 
 #[tokio::test]

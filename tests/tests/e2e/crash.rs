@@ -24,7 +24,7 @@ const CHECKS: [&str; 6] = [
     "-l",
     "sternway.check.http=:8080/health",
     "-l",
-    "sternway.check.timeout=2s",
+    "sternway.check.timeout=1s",
     "-l",
     "sternway.soak=0s",
 ];
@@ -54,7 +54,12 @@ pub(super) struct Ground {
     /// Broken, #2.
     pub(super) new: String,
     flags: &'static [&'static str],
+    /// A container `side` shares the network of the target.
+    beside: bool,
 }
+
+/// Where a container that shares the target's network listens.
+const SIDE_PORT: u16 = 9090;
 
 impl Ground {
     pub(super) async fn new() -> Self {
@@ -63,6 +68,15 @@ impl Ground {
 
     /// Deployed with further flags.
     pub(super) async fn with(flags: &'static [&'static str]) -> Self {
+        Self::deployed(flags, false).await
+    }
+
+    /// Deployed with further flags, and with another container that shares its network and has these flags, too.
+    pub(super) async fn together(flags: &'static [&'static str]) -> Self {
+        Self::deployed(flags, true).await
+    }
+
+    async fn deployed(flags: &'static [&'static str], beside: bool) -> Self {
         let stage = Stage::new().await;
         let network = stage.scope.network("net", &[]).await;
         let inspect = ["network", "inspect", "-f", "{{.Id}}", &network];
@@ -75,10 +89,9 @@ impl Ground {
             old: plain("v1", "").shared().await,
             new: plain("v2", "health").shared().await,
             flags,
+            beside,
         };
-        let publish = ground.publish();
-        let flags = ground.flags(&publish);
-        ground.stage.scope.run("shop", &flags, &ground.old).await;
+        ground.run(&ground.old).await;
         ground.stage.known_good("shop", 1).await;
         ground.deploy(&ground.new).await;
         ground.stage.current("shop", 2).await;
@@ -98,10 +111,42 @@ impl Ground {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// By the runbook.
     pub(super) async fn deploy(&self, image: &str) {
+        let scope = &self.stage.scope;
+        for local in ["side", "shop"] {
+            if scope.inspect(local).await.is_some() {
+                scope.cli(&["rm", "-f", &scope.named(local)]).await;
+            }
+        }
+        self.run(image).await;
+    }
+
+    async fn run(&self, image: &str) {
+        let scope = &self.stage.scope;
         let publish = self.publish();
-        let flags = self.flags(&publish);
-        self.stage.scope.redeploy("shop", &flags, image).await;
+        scope.run("shop", &self.flags(&publish), image).await;
+        if self.beside {
+            let network = format!("container:{}", scope.named("shop"));
+            let port = format!("SHOP_PORT={SIDE_PORT}");
+            let own = ["--network", &network, "-e", &port];
+            let flags = [&own[..], self.flags].concat();
+            let image = plain("side", "").shared().await;
+            scope.run("side", &flags, &image).await;
+        }
+    }
+
+    /// What listens in the target's network beside it answers with.
+    pub(super) async fn side(&self) -> Result<String, String> {
+        let found = self.stage.scope.inspect("shop").await.ok_or("no shop")?;
+        let networks = found.network_settings.and_then(|all| all.networks);
+        let mut networks = networks.into_iter().flatten();
+        let address = networks.find_map(|(_, network)| network.ip_address);
+        let address = format!("{}:{SIDE_PORT}", address.ok_or("no address")?);
+        let answer = http::get(&address, "/").await;
+        answer
+            .map(|answer| answer.body)
+            .map_err(|error| error.to_string())
     }
 
     /// Starts a rollback under a fault, and answers with whether the agent died of it. In the end the agent
@@ -111,8 +156,9 @@ impl Ground {
         let fault = format!("journal:{number}:{moment}");
         self.stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
         self.stage.online().await;
-        let start = ["rollback", "--host", HOST, "--yes", "--no-wait"];
-        let how = ["--to", way.to, "--swap", way.swap];
+        let target = self.stage.scope.target("shop");
+        let start = ["rollback", "--host", HOST, "--target", &target];
+        let how = ["--to", way.to, "--swap", way.swap, "--yes", "--no-wait"];
         let all = [&start[..], &how[..]].concat();
         let _ = self.stage.ctl.run(&all).await.exits(0);
         let mut died = false;
@@ -179,20 +225,22 @@ impl Ground {
             if answer.body != version {
                 return Err(format!("{answer:?}"));
             }
-            let running = self
-                .stage
-                .scope
-                .cli(&[
-                    "ps",
-                    "--filter",
-                    &format!("name={}", self.stage.scope.name()),
-                    "--format",
-                    "{{.Names}}",
-                ])
-                .await;
-            (running == self.stage.scope.named("shop"))
+            if self.beside && self.side().await? != "side" {
+                return Err("another answers beside it".to_owned());
+            }
+            let scope = &self.stage.scope;
+            let filter = format!("name={}", scope.name());
+            let arguments = ["ps", "--filter", &filter, "--format", "{{.Names}}"];
+            let running = scope.cli(&arguments).await;
+            let mut running: Vec<&str> = running.lines().collect();
+            running.sort_unstable();
+            let mut wanted = vec![scope.named("shop")];
+            if self.beside {
+                wanted.push(scope.named("side"));
+            }
+            (running == wanted)
                 .then_some(())
-                .ok_or(running)
+                .ok_or_else(|| format!("{running:?}"))
         })
         .await;
         assert_eq!(settled, Ok(()), "{what}");
@@ -230,10 +278,23 @@ pub(super) async fn newest_rollout(stage: &Stage) -> Value {
     stage.ctl.json(&["rollout", "ls"]).await["rollouts"][0].clone()
 }
 
-async fn forward(swap: &str, moment: &str) {
-    let mut ground = Ground::new().await;
+/// At which appends the agent is killed, and when.
+pub(super) struct Deaths {
+    /// One after the other.
+    pub(super) moments: &'static [&'static str],
+    pub(super) stride: usize,
+}
+
+impl Deaths {
+    fn all(self) -> impl Iterator<Item = (u32, &'static str)> {
+        let moments = self.moments.iter().copied().cycle();
+        (1..=APPENDS).step_by(self.stride).zip(moments)
+    }
+}
+
+pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
     let mut deaths = 0;
-    for number in 1..=APPENDS {
+    for (number, moment) in at.all() {
         let what = format!("{swap}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "1", swap }).await;
         // A restore that was not undone serves v1; one that was, v2 as before. Never none, never both.
@@ -261,13 +322,12 @@ async fn forward(swap: &str, moment: &str) {
 }
 
 /// The restored revision fails its checks, so that the order undoes itself; killed on the way.
-async fn undo(swap: &str, moment: &str) {
-    let mut ground = Ground::new().await;
+pub(super) async fn undo(mut ground: Ground, swap: &str, at: Deaths) {
     let old = ground.old.clone();
     ground.deploy(&old).await;
     ground.stage.current("shop", 1).await;
     let mut deaths = 0;
-    for number in 1..=APPENDS {
+    for (number, moment) in at.all() {
         let what = format!("undo of {swap}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
@@ -288,7 +348,11 @@ macro_rules! killed {
     ($($name:ident: $story:ident($swap:literal, $moment:literal);)+) => {
         $(#[tokio::test]
         async fn $name() {
-            $story($swap, $moment).await;
+            let at = Deaths {
+                moments: &[$moment],
+                stride: 1,
+            };
+            $story(Ground::new().await, $swap, at).await;
         })+
     };
 }

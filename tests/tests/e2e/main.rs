@@ -26,4 +26,5 @@ mod service_manager;
 mod silence;
 mod stranded;
 mod strangers;
+mod together;
 mod wire;

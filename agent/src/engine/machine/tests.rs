@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde_json::json;
 use sternway_proto::name::RevisionId;
 
 use super::*;
@@ -27,7 +28,7 @@ fn accepted() -> Event {
 
 fn planned() -> Event {
     Event::Planned {
-        plan: v1::Plan::default(),
+        plan: Box::default(),
         steps: vec![
             step("a", false),
             step("b", false),
@@ -35,6 +36,7 @@ fn planned() -> Event {
             step("d", false),
         ],
         result: RevisionId::of(b"to"),
+        with: Vec::new(),
         ran: true,
         until_ms: UNTIL,
     }
@@ -89,6 +91,28 @@ fn the_happy_path_reads_from_top_to_bottom() {
     .expect("legal");
     assert_eq!(run.next(0), Action::Nothing);
     assert_eq!(run.outcome(), Some(Finish::Restored));
+}
+
+#[test]
+fn what_differs_from_what_was_ordered_is_told_at_the_end() {
+    let mut events = forward(3);
+    events.push(Event::StepStarted { index: 3 });
+    events.push(Event::StepSucceeded {
+        index: 3,
+        done: Done {
+            message: "ok".into(),
+            output: json!({(DIFFERS): "host.Memory"}),
+        },
+    });
+    let Action::Finish { outcome, problem } = run(&events).next(0) else {
+        panic!("not finished");
+    };
+    let problem = problem.expect("it is told");
+    assert_eq!(
+        (outcome, problem.code.as_str()),
+        (Finish::Restored, "restored-otherwise")
+    );
+    assert!(problem.message.contains("host.Memory"), "{problem:?}");
 }
 
 #[test]
@@ -295,6 +319,7 @@ fn plans_the_fold_could_not_rely_on_are_refused() {
             plan,
             steps,
             result,
+            with: Vec::new(),
             ran: true,
             until_ms,
         };

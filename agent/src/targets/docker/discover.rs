@@ -99,7 +99,7 @@ impl DockerKind {
         let mut observed = Observed {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
-            unsupported: unsupported(target, &inspect),
+            unsupported: None,
             content: None,
             made: made(
                 target,
@@ -119,7 +119,7 @@ impl DockerKind {
         Ok(observed)
     }
 
-    async fn normalised(&self, inspect: Value) -> Result<Inspected, EngineError> {
+    pub(super) async fn normalised(&self, inspect: Value) -> Result<Inspected, EngineError> {
         let image = self
             .images
             .of(&self.engine, text(&inspect, "Image"))
@@ -261,17 +261,6 @@ fn gone(target: &TargetName) -> Observed {
     }
 }
 
-fn unsupported(target: &TargetName, inspect: &Value) -> Option<Problem> {
-    let removes_itself = inspect["HostConfig"]["AutoRemove"].as_bool() == Some(true);
-    removes_itself.then(|| {
-        Problem::new(
-            "auto-remove",
-            format!("{target} was started with --rm: it is gone once stopped, so that nothing could be undone"),
-            "start it without --rm",
-        )
-    })
-}
-
 fn image_lost(target: &TargetName, error: &EngineError) -> Problem {
     Problem::new(
         "image-lost",
@@ -394,14 +383,5 @@ mod tests {
         let kind = kind();
         assert!(kind.tell_once("x".to_owned()));
         assert!(!kind.tell_once("x".to_owned()));
-    }
-
-    #[test]
-    fn a_container_that_removes_itself_is_refused_with_the_reason() {
-        let target = "docker/web".parse().expect("valid");
-        let inspect = json!({"HostConfig": {"AutoRemove": true}});
-        let problem = unsupported(&target, &inspect).expect("refused");
-        assert_eq!(problem.code, "auto-remove");
-        assert_eq!(unsupported(&target, &json!({})), None);
     }
 }

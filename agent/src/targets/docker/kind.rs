@@ -15,11 +15,11 @@ use super::{
     checks::{Checks, run::Subject},
     client::EngineError,
     fields,
-    normalise::text,
-    plan::{self, Facts},
+    plan::{self, Again, Facts},
     readiness::running_aside,
     record::{ContainerRecord, Hints, compose},
     recreate::volumes_to_carry,
+    sharers::Hanging,
 };
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
@@ -80,20 +80,28 @@ impl Kind for DockerKind {
             hints: content.hints.clone(),
         };
         let problems = self.readiness(target, &recorded).await;
-        let old = self.standing_container(target.local()).await?;
+        let mut old = self.standing_container(target.local()).await?;
         let replaced = plan::replaced(target, &input.instance, old.as_ref());
+        let hanging = match &old {
+            None => Hanging::default(),
+            Some(old) => self.hanging(target, &old.id).await?,
+        };
+        if let (Some(old), Some(from)) = (&mut old, &from) {
+            let volumes = now.as_ref().map(|now| now.volumes.clone());
+            old.again = Again::of(from, &volumes.unwrap_or_default());
+        }
+        let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
+        let with = with.collect();
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),
             to_number: input.to.number,
+            from: from.as_ref(),
             result: &result,
             result_id: &result_id,
             hints: &hints,
             volumes: volumes_to_carry(now.as_ref(), &then),
-            dependants: match &old {
-                None => Vec::new(),
-                Some(old) => self.dependants(&old.id).await?,
-            },
+            sharers: hanging.sharers,
             old,
             swap: input.swap,
             redirect: self.redirectable(&result).await?,
@@ -101,17 +109,19 @@ impl Kind for DockerKind {
         });
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);
+        blockers.extend(hanging.problems);
         blockers.extend(problems);
         // Never both: the replacement would be one more.
         blockers.extend(running_aside(target, &self.engine.containers(&[]).await?));
         Ok(Draft {
             steps: decision.steps,
             result: content,
+            with,
             swap: decision.swap,
             swap_reason: decision.swap_reason,
             checks: decision.checks,
             soak: decision.soak,
-            checking: decision.checking,
+            waiting: decision.waiting,
             warnings: decision.warnings,
             blockers,
             expected_outage: decision.expected_outage,
@@ -219,34 +229,6 @@ impl DockerKind {
     /// would use up the attempts there are in a second or two.
     async fn awaited(&self, time: Duration) -> Result<(), EngineError> {
         self.engine.awaited((time / 2).min(PATIENCE)).await
-    }
-
-    /// Names of the containers that share a namespace of this one.
-    async fn dependants(&self, id: &str) -> Result<Vec<String>, EngineError> {
-        let wanted = format!("container:{id}");
-        let mut names = Vec::new();
-        for listed in self.engine.containers(&[]).await? {
-            let other = text(&listed, "Id");
-            // One that does not run needs no namespace; the engine may not even be able to inspect it.
-            let runs = matches!(text(&listed, "State"), "running" | "paused" | "restarting");
-            if other == id || !runs {
-                continue;
-            }
-            let Some(inspect) = (match self.engine.container(other).await {
-                Ok(inspect) => Some(inspect),
-                Err(error) if error.is_not_found() => None,
-                Err(error) => return Err(error),
-            }) else {
-                continue;
-            };
-            let shares = ["NetworkMode", "IpcMode", "PidMode"]
-                .into_iter()
-                .any(|key| text(&inspect["HostConfig"], key) == wanted);
-            if shares && inspect["State"]["Running"].as_bool() == Some(true) {
-                names.push(super::discover::name_of(&inspect).to_owned());
-            }
-        }
-        Ok(names)
     }
 
     /// Whether the container will have a HEALTHCHECK: its own or its image's.

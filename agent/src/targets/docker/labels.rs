@@ -26,6 +26,9 @@ pub const IGNORE: &str = "sternway.ignore";
 /// `warm` or `cold`: how to swap unless the operator says otherwise. Written by people.
 pub const SWAP: &str = "sternway.swap";
 
+/// There may never be two instances: never warm. Written by people; anything but `false`, `no`, `0` or nothing says so.
+pub const EXCLUSIVE: &str = "sternway.exclusive";
+
 /// Written by earlier versions: containers that they made still bear it.
 const EPOCH: &str = "sternway.epoch";
 
@@ -43,6 +46,8 @@ pub enum Role {
     Replacement,
     /// The container that was replaced, stopped and renamed, for the post-mortem.
     Previous,
+    /// The container that was replaced, created again by an undo because it had removed itself: the target itself.
+    Again,
 }
 
 impl Role {
@@ -53,6 +58,7 @@ impl Role {
             Self::Standby => "standby",
             Self::Replacement => "replacement",
             Self::Previous => "previous",
+            Self::Again => "again",
         }
     }
 }
@@ -112,7 +118,9 @@ pub fn not_ours(name: &str, labels: &BTreeMap<String, String>) -> Option<&'stati
 /// Labels cannot be changed on a living container: a replacement that has taken the target's name
 /// still bears its role, and only its name tells that it is the target now.
 fn is_target_role(role: &str) -> bool {
-    role == Role::Replacement.as_str()
+    [Role::Replacement, Role::Again]
+        .iter()
+        .any(|one| one.as_str() == role)
 }
 
 #[cfg(test)]
@@ -130,6 +138,7 @@ mod tests {
     fn plain_containers_are_targets_and_those_of_others_are_not() {
         assert_eq!(not_ours("web", &labels(&[("app", "shop")])), None);
         assert_eq!(not_ours("web", &labels(&[(ROLE, "replacement")])), None);
+        assert_eq!(not_ours("web", &labels(&[(ROLE, "again")])), None);
         let target = "docker/web".parse().expect("valid");
         let aside = own_name(Role::Previous, Uuid::nil(), &target);
         assert!(not_ours(&aside, &labels(&[])).is_some(), "{aside}");

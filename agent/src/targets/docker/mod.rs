@@ -26,6 +26,7 @@ mod redirect;
 mod registry;
 mod serving;
 pub mod settings;
+mod sharers;
 mod steps;
 mod warm;
 pub mod watch;

@@ -1,5 +1,7 @@
 //! What a restore of a container will do: pure, from records and what was found.
 
+mod steps;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,6 @@ use sternway_proto::{
 
 use super::{
     checks::Checks,
-    drain,
     normalise::short,
     record::{ContainerRecord, Hints, ImageRef},
     warm::{self, Published},
@@ -76,10 +77,15 @@ pub(super) enum Job {
         wait: Duration,
     },
     StopStandby,
+    /// The same for a container that shares a namespace of the one that is replaced.
+    Beside {
+        target: TargetName,
+        job: Box<Job>,
+    },
 }
 
 /// The container that is replaced.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Old {
     pub(super) id: String,
     /// It ran (or tried to) when the plan was made: an undo starts it again.
@@ -89,6 +95,53 @@ pub(super) struct Old {
     pub(super) paused: bool,
     /// Its restart policy, as the engine writes it.
     pub(super) policy: Value,
+    /// It is gone once it is stopped (`--rm`): what an undo creates it from again. With the job that stops it only:
+    /// it is long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) again: Option<Box<Again>>,
+}
+
+/// A container as it was, for one that removes itself.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Again {
+    pub(super) record: ContainerRecord,
+    /// Its anonymous volumes, by where they are mounted.
+    pub(super) volumes: BTreeMap<String, String>,
+}
+
+impl Again {
+    /// None: it does not remove itself.
+    pub(super) fn of(
+        record: &ContainerRecord,
+        volumes: &BTreeMap<String, String>,
+    ) -> Option<Box<Self>> {
+        record.removes_itself().then(|| {
+            Box::new(Self {
+                record: record.clone(),
+                volumes: volumes.clone(),
+            })
+        })
+    }
+}
+
+impl Old {
+    /// As everything but its stop needs it.
+    fn brief(&self) -> Self {
+        Self {
+            again: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// A container that shares a namespace of the one that is replaced. The engine binds it to that very container, not to
+/// its name: it is created anew, as it is, beside the new one.
+#[derive(Clone)]
+pub(super) struct Sharer {
+    pub(super) target: TargetName,
+    pub(super) record: ContainerRecord,
+    pub(super) volumes: BTreeMap<String, String>,
+    pub(super) old: Old,
 }
 
 /// All that a plan is made of.
@@ -96,13 +149,15 @@ pub(super) struct Facts<'a> {
     pub(super) target: &'a TargetName,
     pub(super) from_number: u32,
     pub(super) to_number: u32,
+    /// What runs now.
+    pub(super) from: Option<&'a ContainerRecord>,
     pub(super) result: &'a ContainerRecord,
     pub(super) result_id: &'a RevisionId,
     pub(super) hints: &'a Hints,
     pub(super) volumes: BTreeMap<String, String>,
     pub(super) old: Option<Old>,
-    /// Containers that share a namespace of the old one, by name.
-    pub(super) dependants: Vec<String>,
+    /// Those that run and share a namespace of the old one, or of one before them here.
+    pub(super) sharers: Vec<Sharer>,
     pub(super) swap: v1::Swap,
     /// Whether this host can redirect connections; else why not.
     pub(super) redirect: Result<(), String>,
@@ -118,17 +173,10 @@ pub(super) struct Decision {
     pub(super) warnings: Vec<Problem>,
     pub(super) checks: Vec<String>,
     pub(super) soak: Duration,
-    /// How long all of its checks may take.
-    pub(super) checking: Duration,
+    /// How long its checks, and the ends of containers that ask for more than is usual, may take.
+    pub(super) waiting: Duration,
     pub(super) expected_outage: String,
 }
-
-const QUICK: Duration = Duration::from_secs(90);
-const FETCH: Duration = Duration::from_mins(15);
-/// A container's own grace may be long; the engine kills it behind that.
-const STOP: Duration = Duration::from_mins(12);
-/// For a container to take connections, and for another's to end.
-const HANDOVER: Duration = Duration::from_mins(3);
 
 /// What is planned is the change from the container that was looked at. Where another bears the name by now, what
 /// would be replaced is one that nobody compared.
@@ -164,18 +212,26 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
             (v1::Swap::Cold, "the wish for warm cannot be met".to_owned())
         }
     };
-    if !facts.dependants.is_empty() {
-        blockers.push(Problem::new(
+    warnings.extend(facts.sharers.iter().map(|sharer| {
+        Problem::new(
             "shared-namespace",
             format!(
-                "{} shares a network, IPC or process namespace of {}, and would be left without it",
-                facts.dependants.join(", "),
-                facts.target
+                "{} shares a network, IPC or process namespace of {}: it is stopped, and created anew as it is, with it",
+                sharer.target, facts.target
             ),
-            "remove it first, and create it again after the rollback: the engine binds it to the very container \
-             that is replaced, not to its name",
-        ));
-    }
+            "",
+        )
+    }));
+    let all = facts
+        .sharers
+        .iter()
+        .map(|sharer| (&sharer.target, &sharer.old));
+    let vanish = facts.old.iter().map(|old| (facts.target, old)).chain(all);
+    warnings.extend(
+        vanish
+            .filter(|(_, old)| old.again.is_some())
+            .map(|(target, _)| removes_itself(target)),
+    );
     if facts.old.is_none() {
         warnings.push(Problem::new(
             "nothing-runs",
@@ -189,7 +245,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let warm = swap == v1::Swap::Warm;
     let verify = verify_timeout(&checks, facts.has_health_check);
     Decision {
-        steps: steps(facts, warm, verify),
+        steps: steps::list(facts, warm, verify),
         swap,
         swap_reason,
         blockers,
@@ -197,8 +253,13 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         checks: checks.describe(facts.has_health_check),
         soak: checks.soak,
         // A warm swap checks the standby first.
-        checking: verify * if warm { 2 } else { 1 },
+        waiting: verify * if warm { 2 } else { 1 } + steps::graces(facts),
         expected_outage: match (&facts.old, warm) {
+            (_, true) if facts.result.has_a_name() => {
+                "none at its published ports: new connections go to a standby meanwhile; who uses its name in a Docker \
+                 network waits as for a cold swap"
+                    .to_owned()
+            }
             (_, true) => "none: new connections go to a standby meanwhile".to_owned(),
             (Some(old), false) if old.ran => {
                 "about half a second, and the application's own start-up".to_owned()
@@ -206,6 +267,17 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
             _ => "none more: nothing runs now".to_owned(),
         },
     }
+}
+
+fn removes_itself(target: &TargetName) -> Problem {
+    Problem::new(
+        "auto-remove",
+        format!(
+            "{target} was started with --rm: once stopped it is gone, with its logs, and nothing of it is kept for the \
+             post-mortem; an undo creates it anew"
+        ),
+        "",
+    )
 }
 
 /// The checks end by themselves; this is for a hang.
@@ -218,152 +290,6 @@ fn verify_timeout(checks: &Checks, has_health_check: bool) -> Duration {
     checks.timeout + checks.soak + health + Duration::from_mins(1)
 }
 
-fn steps(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
-    let name = facts.target.local();
-    let (from, to) = (facts.from_number, facts.to_number);
-    let mut steps = Vec::new();
-    let mut add = |id: &str, description: String, timeout: Duration, job: &Job| {
-        steps.push(Step {
-            id: format!("docker.{id}"),
-            description,
-            // A job of plain maps and texts always serialises; were it not so, the step refuses itself.
-            payload: serde_json::to_value(job).unwrap_or(Value::Null),
-            timeout,
-            commits: matches!(job, Job::Commit { .. }),
-        });
-    };
-    let record = || Box::new(facts.result.clone());
-    add(
-        "fetch-image",
-        format!(
-            "have image {} of revision #{to}",
-            facts.result.image.reference
-        ),
-        FETCH,
-        &Job::FetchImage {
-            image: facts.result.image.clone(),
-            hints: facts.hints.clone(),
-        },
-    );
-    let ports = warm::published(facts.result);
-    if warm {
-        let wait = drain::BUDGET;
-        add(
-            "start-standby",
-            format!("start a standby of revision #{to} beside it"),
-            QUICK,
-            &Job::StartStandby { record: record() },
-        );
-        add(
-            "verify-standby",
-            "run the checks on the standby".to_owned(),
-            verify,
-            &Job::VerifyStandby { record: record() },
-        );
-        add(
-            "redirect",
-            format!(
-                "send new connections for {} to the standby",
-                warm::named(&ports)
-            ),
-            HANDOVER,
-            &Job::Redirect {
-                ports: ports.clone(),
-                old: facts.old.clone(),
-            },
-        );
-        add(
-            "drain-old",
-            format!("let {name} finish what it has begun"),
-            HANDOVER,
-            &Job::DrainOld {
-                wait,
-                old: facts.old.clone(),
-                ports: ports.clone(),
-            },
-        );
-    }
-    add(
-        "create-new",
-        format!("create {name} anew from revision #{to}, beside the old one"),
-        QUICK,
-        &Job::CreateNew {
-            record: record(),
-            volumes: facts.volumes.clone(),
-        },
-    );
-    if let Some(old) = &facts.old {
-        let which = format!("{name} (container {}, revision #{from})", short(&old.id));
-        add(
-            "disarm-old",
-            format!("let nothing restart {which}"),
-            QUICK,
-            &Job::DisarmOld { old: old.clone() },
-        );
-        add(
-            "stop-old",
-            format!("stop {which}"),
-            STOP,
-            &Job::StopOld { old: old.clone() },
-        );
-    }
-    add(
-        "swap-names",
-        format!("give the name {name} to the new container, keep the old one aside"),
-        QUICK,
-        &Job::SwapNames {
-            old: facts.old.clone(),
-        },
-    );
-    add(
-        "start-new",
-        format!("start {name} (revision #{to})"),
-        QUICK,
-        &Job::StartNew,
-    );
-    add(
-        "verify",
-        format!("run the checks on {name}"),
-        verify,
-        &Job::Verify {
-            record: record(),
-            revision: facts.result_id.clone(),
-        },
-    );
-    if warm {
-        add(
-            "end-redirect",
-            format!(
-                "send new connections for {} to {name} again",
-                warm::named(&ports)
-            ),
-            HANDOVER,
-            &Job::EndRedirect {
-                ports,
-                wait: drain::BUDGET,
-            },
-        );
-    }
-    add(
-        "commit",
-        format!("give {name} its restart policy: the restore stands"),
-        QUICK,
-        &Job::Commit {
-            policy: policy_of(facts.result),
-            old: facts.old.clone(),
-        },
-    );
-    if warm {
-        add(
-            "stop-standby",
-            "stop and remove the standby".to_owned(),
-            STOP,
-            &Job::StopStandby,
-        );
-    }
-    steps
-}
-
 /// The recorded restart policy.
 pub(super) fn policy_of(record: &ContainerRecord) -> Value {
     record
@@ -373,3 +299,6 @@ pub(super) fn policy_of(record: &ContainerRecord) -> Value {
         .cloned()
         .unwrap_or_else(|| json!({"Name": "no"}))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //! or its image added. Plain values and their canonical JSON; [`super::normalise`] makes one from an
 //! inspect answer, [`super::recreate`] a container from one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +11,9 @@ use thiserror::Error;
 
 /// The version of the format that is written.
 pub const SCHEMA: u32 = 1;
+
+/// The settings that name a namespace, which may be that of another container: `container:NAME`.
+pub const SHARED: [&str; 3] = ["NetworkMode", "IpcMode", "PidMode"];
 
 /// Settings by the engine's own key, as the engine writes them. Unknown keys are kept.
 pub type Settings = BTreeMap<String, Value>;
@@ -114,9 +117,26 @@ impl ContainerRecord {
             .unwrap_or("default")
     }
 
+    /// Whether a network that it is in knows its name: the engine's own do not.
+    pub fn has_a_name(&self) -> bool {
+        let nameless = |network: &String| matches!(network.as_str(), "bridge" | "host" | "none");
+        !self.networks.keys().all(nameless)
+    }
+
+    /// How long it is given to stop by its own wish, before it is killed.
+    pub fn grace(&self) -> Option<Duration> {
+        let seconds = self.config.get("StopTimeout").and_then(Value::as_u64);
+        seconds.map(Duration::from_secs)
+    }
+
+    /// Whether it was started with `--rm`: the engine removes it once it has stopped.
+    pub fn removes_itself(&self) -> bool {
+        self.host.get("AutoRemove").and_then(Value::as_bool) == Some(true)
+    }
+
     /// The containers whose namespaces this one shares, by name (or id, where no name was known).
     pub fn shares_with(&self) -> Vec<&str> {
-        ["NetworkMode", "IpcMode", "PidMode"]
+        SHARED
             .into_iter()
             .filter_map(|key| self.host.get(key)?.as_str()?.strip_prefix("container:"))
             .collect()

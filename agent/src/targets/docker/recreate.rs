@@ -284,8 +284,10 @@ fn unpublish(host: &mut Settings, networks: &mut BTreeMap<String, Settings>) {
             *bindings = json!([{"HostIp": "127.0.0.1", "HostPort": ""}]);
         }
     }
+    // Without names nobody inside these networks is sent to it before it has proven itself.
     for endpoint in networks.values_mut() {
         endpoint.remove("IPAMConfig");
+        endpoint.remove("Aliases");
     }
 }
 

@@ -70,10 +70,24 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
         Some(old) if old.paused => return Some("it is paused now".to_owned()),
         Some(_) => {}
     }
-    let exclusive = record.labels().remove("sternway.exclusive");
-    // Whatever else was written there was meant to say so.
-    if exclusive.is_some_and(|value| !matches!(value.as_str(), "" | "false" | "no" | "0")) {
-        return Some("its label sternway.exclusive says that there may be one only".to_owned());
+    if let Some(sharer) = facts.sharers.first() {
+        return Some(format!(
+            "{} shares a namespace of it, and can share that of one container only",
+            sharer.target
+        ));
+    }
+    let vanishes = facts.old.as_ref().is_some_and(|old| old.again.is_some());
+    if vanishes || record.removes_itself() {
+        return Some("it was started with --rm, and is gone once it is stopped".to_owned());
+    }
+    // Either would run beside the other.
+    if [Some(record), facts.from]
+        .into_iter()
+        .flatten()
+        .any(is_exclusive)
+    {
+        let label = labels::EXCLUSIVE;
+        return Some(format!("its label {label} says that there may be one only"));
     }
     let host = |key: &str| record.host.get(key).unwrap_or(&Value::Null);
     for (key, what) in [
@@ -117,6 +131,12 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
         );
     }
     facts.redirect.clone().err()
+}
+
+fn is_exclusive(record: &ContainerRecord) -> bool {
+    let label = record.labels().remove(labels::EXCLUSIVE);
+    // Whatever else was written there was meant to say so.
+    label.is_some_and(|value| !matches!(value.as_str(), "" | "false" | "no" | "0"))
 }
 
 /// The first place where it may write to something that outlives it.
@@ -200,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::targets::docker::{
-        plan::Old,
+        plan::{Old, Sharer},
         record::{Hints, ImageRef, SCHEMA},
     };
 
@@ -219,39 +239,58 @@ mod tests {
     }
 
     fn chosen(record: &ContainerRecord, swap: Swap, redirect: Result<(), String>) -> String {
-        chosen_beside(record, swap, redirect, false)
+        chosen_over(record, record, swap, redirect, |_| ())
     }
 
-    fn chosen_beside(
+    fn chosen_over(
+        from: &ContainerRecord,
         record: &ContainerRecord,
         swap: Swap,
         redirect: Result<(), String>,
-        paused: bool,
+        change: impl FnOnce(&mut Facts<'_>),
     ) -> String {
         let target = "docker/shop".parse().expect("valid");
-        let facts = Facts {
+        let mut facts = Facts {
             target: &target,
             from_number: 2,
             to_number: 1,
             result: record,
             result_id: &RevisionId::of(b""),
+            from: Some(from),
             hints: &Hints::default(),
             volumes: BTreeMap::new(),
             old: Some(Old {
                 id: "old".into(),
                 ran: true,
-                paused,
+                paused: false,
                 policy: json!({"Name": "no"}),
+                again: None,
             }),
-            dependants: Vec::new(),
+            sharers: Vec::new(),
             swap,
             redirect,
             has_health_check: false,
         };
+        change(&mut facts);
         match choose(&facts) {
             Ok((Swap::Warm, _)) => "warm".to_owned(),
             Ok((_, reason)) => reason,
             Err(problem) => problem.code,
+        }
+    }
+
+    fn sharer() -> Sharer {
+        Sharer {
+            target: "docker/side".parse().expect("valid"),
+            record: record(&json!({"NetworkMode": "container:shop"}), &json!({})),
+            volumes: BTreeMap::new(),
+            old: Old {
+                id: "side".into(),
+                ran: true,
+                paused: false,
+                policy: json!({"Name": "always"}),
+                again: None,
+            },
         }
     }
 
@@ -325,9 +364,30 @@ mod tests {
         );
         assert!(chosen(&cold, Swap::Unspecified, Ok(())).contains("label"));
         assert_eq!(chosen(&cold, Swap::Warm, Ok(())), "warm");
-        let paused = |swap| chosen_beside(&plain, swap, Ok(()), true);
+        let paused = |swap| {
+            chosen_over(&plain, &plain, swap, Ok(()), |facts| {
+                facts.old.as_mut().expect("it runs").paused = true;
+            })
+        };
         assert!(paused(Swap::Unspecified).contains("paused"));
         assert_eq!(paused(Swap::Warm), "warm-impossible");
+        let alone = record(
+            &json!({"PortBindings": ports()}),
+            &json!({labels::EXCLUSIVE: "true"}),
+        );
+        let beside = |change: fn(&mut Facts<'_>)| {
+            chosen_over(&plain, &plain, Swap::Unspecified, Ok(()), change)
+        };
+        let replaced = chosen_over(&alone, &plain, Swap::Unspecified, Ok(()), |_| ());
+        assert!(replaced.contains("exclusive"), "{replaced}");
+        let shared = beside(|facts| facts.sharers.push(sharer()));
+        assert!(shared.starts_with("docker/side shares"), "{shared}");
+        let vanishes = record(
+            &json!({"PortBindings": ports(), "AutoRemove": true}),
+            &json!({}),
+        );
+        let vanishes = chosen(&vanishes, Swap::Unspecified, Ok(()));
+        assert!(vanishes.contains("--rm"), "{vanishes}");
         for (label, value, reason) in [
             ("sternway.exclusive", "true", "exclusive"),
             ("sternway.exclusive", "Yes", "exclusive"),

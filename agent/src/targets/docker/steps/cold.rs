@@ -8,9 +8,9 @@ use sternway_proto::{
     v1::{Evidence, Verdict},
 };
 
-use super::{is_up, name_of, refused, runs, short};
+use super::{again::removes_itself, is_up, name_of, refused, runs, short};
 use crate::{
-    engine::step::{Done, StepContext, StepError},
+    engine::step::{DIFFERS, Done, StepContext, StepError},
     targets::docker::{
         DockerKind,
         checks::{Checks, run::Subject},
@@ -63,7 +63,7 @@ impl DockerKind {
         record: &ContainerRecord,
         volumes: &BTreeMap<String, String>,
     ) -> Result<Done, StepError> {
-        if let Some((id, inspect)) = self.of_order(context.order_id, Role::Replacement).await? {
+        if let Some((id, inspect)) = self.of_order(context, Role::Replacement).await? {
             if inspect["State"]["Status"] != "created" {
                 return Ok(Done::said(format!(
                     "container {} is there already",
@@ -80,7 +80,8 @@ impl DockerKind {
             publish: true,
             volumes: volumes.clone(),
         };
-        let created = create(&self.engine, record, &options).await?;
+        let record = self.bound(context, record).await?;
+        let created = create(&self.engine, &record, &options).await?;
         let mut message = format!("created container {}", short(&created.id));
         if !created.lost.is_empty() {
             message = format!(
@@ -95,7 +96,7 @@ impl DockerKind {
     }
 
     pub(super) async fn remove_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        match self.of_order(context.order_id, Role::Replacement).await? {
+        match self.of_order(context, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
             Some((id, _)) => {
                 self.engine.remove_container(&id, true).await?;
@@ -155,7 +156,13 @@ impl DockerKind {
             // A paused process cannot hear a signal.
             self.engine.unpause_container(id).await?;
         }
-        self.engine.stop_container(id, None).await?;
+        let seconds = inspect["Config"]["StopTimeout"].as_u64();
+        let grace = seconds.map(Duration::from_secs);
+        self.engine.stop_container(id, grace).await?;
+        // One that never ran stays.
+        if removes_itself(&inspect) && is_up(&inspect) {
+            return self.vanished(id).await;
+        }
         match self.found(id).await? {
             Some(inspect) if is_up(&inspect) => Err(StepError {
                 transient: true,
@@ -182,10 +189,11 @@ impl DockerKind {
         }
         // Stopped already, unless a last resort that the journal knows nothing of started it: two would run.
         self.stop_new(context).await?;
+        let id = self.brought_back(context, old).await?;
         // Its policy goes first: one that crashes at once is restarted, as it was before.
-        self.set_policy(&old.id, &old.policy).await?;
-        let done = self.start(&old.id).await?;
-        self.serves_again(&old.id).await?;
+        self.set_policy(&id, &old.policy).await?;
+        let done = self.start(&id).await?;
+        self.serves_again(&id).await?;
         Ok(done)
     }
 
@@ -317,7 +325,7 @@ impl DockerKind {
         old: Option<&Old>,
     ) -> Result<Done, StepError> {
         let name = context.target.local();
-        if let Some((new, _)) = self.of_order(context.order_id, Role::Replacement).await? {
+        if let Some((new, _)) = self.of_order(context, Role::Replacement).await? {
             let aside = own_name(Role::Replacement, context.order_id, context.target);
             self.rename(&new, &aside).await?;
         }
@@ -354,7 +362,7 @@ impl DockerKind {
     }
 
     pub(super) async fn stop_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        match self.of_order(context.order_id, Role::Replacement).await? {
+        match self.of_order(context, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
             Some((id, _)) => {
                 let drained = self.drain_new(context, &id).await?;
@@ -374,9 +382,14 @@ impl DockerKind {
         revision: &RevisionId,
     ) -> Result<Done, StepError> {
         let (id, _) = self.replacement(context).await?;
-        self.is_what_was_ordered(context, &id, record, revision)
+        let different = self
+            .is_what_was_ordered(context, &id, record, revision)
             .await?;
-        self.checked(context, &id, record, "replacement").await
+        let mut done = self.checked(context, &id, record, "replacement").await?;
+        if !different.is_empty() {
+            done.output = json!({(DIFFERS): different.join(", ")});
+        }
+        Ok(done)
     }
 
     /// Runs the checks on a container of this order; what fails is the step's error.
@@ -403,14 +416,15 @@ impl DockerKind {
         }
     }
 
-    /// Reads back from the engine what runs, and compares it with what was ordered.
+    /// Reads back from the engine what runs, and compares it with what was ordered. Answers with the settings that
+    /// differ: another version of the engine may know others.
     async fn is_what_was_ordered(
         &self,
         context: &StepContext<'_>,
         id: &str,
         record: &ContainerRecord,
         revision: &RevisionId,
-    ) -> Result<(), StepError> {
+    ) -> Result<Vec<String>, StepError> {
         let begun = std::time::Instant::now();
         let mut found = self.inspected(id).await?.record;
         // The policy is set last, so that a reboot in between starts nothing twice.
@@ -451,7 +465,7 @@ impl DockerKind {
             })
             .await;
         if same_image {
-            return Ok(());
+            return Ok(different);
         }
         Err(refused(
             "wrong-image",
@@ -485,13 +499,13 @@ impl DockerKind {
     }
 
     pub(super) async fn uncommit(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        match self.of_order(context.order_id, Role::Replacement).await? {
+        match self.of_order(context, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
             Some((id, _)) => self.set_policy(&id, &json!({"Name": "no"})).await,
         }
     }
 
-    /// The container that a plan replaces, and those that hang on it.
+    /// The container that a plan replaces.
     pub(in crate::targets::docker) async fn standing_container(
         &self,
         name: &str,
@@ -501,20 +515,7 @@ impl DockerKind {
             Err(error) if error.kind == EngineErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        if name_of(&inspect) != name {
-            return Ok(None);
-        }
-        let policy = inspect["HostConfig"]["RestartPolicy"].clone();
-        Ok(Some(Old {
-            id: normalise::text(&inspect, "Id").to_owned(),
-            ran: is_up(&inspect),
-            paused: is_paused(&inspect),
-            policy: if normalise::text(&policy, "Name").is_empty() {
-                json!({"Name": "no"})
-            } else {
-                policy
-            },
-        }))
+        Ok((name_of(&inspect) == name).then(|| as_it_is(&inspect)))
     }
 
     /// Gives whatever of the two runs the restart policy it was recorded with.
@@ -526,6 +527,22 @@ impl DockerKind {
         };
         // The last resort reports what runs; a policy that could not be set is in the engine's hands.
         let _ = tokio::time::timeout(Duration::from_secs(10), self.set_policy(id, &policy)).await;
+    }
+}
+
+/// A container that a plan replaces, from an inspect answer.
+pub(in crate::targets::docker) fn as_it_is(inspect: &Value) -> Old {
+    let policy = inspect["HostConfig"]["RestartPolicy"].clone();
+    Old {
+        id: normalise::text(inspect, "Id").to_owned(),
+        ran: is_up(inspect),
+        paused: is_paused(inspect),
+        policy: if normalise::text(&policy, "Name").is_empty() {
+            json!({"Name": "no"})
+        } else {
+            policy
+        },
+        again: None,
     }
 }
 

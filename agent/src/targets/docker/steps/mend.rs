@@ -28,7 +28,7 @@ impl DockerKind {
     /// # Errors
     /// Nothing of it runs, and nothing could be started.
     pub async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
-        let Some((new, made)) = self.of_order(context.order_id, Role::Replacement).await? else {
+        let Some((new, made)) = self.of_order(context, Role::Replacement).await? else {
             return self.without_new(context).await;
         };
         let target = context.target;
@@ -169,7 +169,7 @@ impl DockerKind {
     /// Takes the half-made container away, unless it runs or bears a name that matters.
     async fn tidied(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
         let own = own_name(Role::Replacement, context.order_id, context.target);
-        match self.of_order(context.order_id, Role::Replacement).await? {
+        match self.of_order(context, Role::Replacement).await? {
             Some((id, inspect)) if !is_up(&inspect) && name_of(&inspect) == own => {
                 self.engine.remove_container(&id, true).await?;
                 Ok(true)
@@ -184,13 +184,13 @@ impl DockerKind {
     }
 
     async fn standby_runs(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
-        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        let standby = self.of_order(context, Role::Standby).await?;
         Ok(standby.is_some_and(|(_, inspect)| is_up(&inspect)))
     }
 
     /// Whether there is a standby of it, or a redirect to one.
     async fn is_warm(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
-        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        let standby = self.of_order(context, Role::Standby).await?;
         let redirected = redirect::phase(context.order_id).await;
         Ok(standby.is_some() || redirected.is_ok_and(|phase| phase.is_some()))
     }
@@ -238,6 +238,7 @@ fn as_it_was(inspect: &Value, known: &Known) -> Old {
         ran: true,
         paused: false,
         policy,
+        again: None,
     }
 }
 

@@ -1,19 +1,21 @@
 //! The steps of a restore on the engine. Each finds things by the label of its order and by the ids in its
 //! payload, never by name alone, and may find its work done, half done or not begun.
 
+mod again;
+mod beside;
 mod cold;
 mod mend;
 mod rescue;
 mod warm;
 
-pub(super) use cold::takes_connections;
+use beside::{nested, part};
+pub(super) use cold::{as_it_is, takes_connections};
 pub(super) use warm::bridge_of;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::{
     DockerKind,
@@ -34,7 +36,9 @@ impl DockerKind {
     /// # Errors
     /// As the step says.
     pub async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
-        match job(step)? {
+        let (target, job) = part(context.target, job(step)?);
+        let context = &context.at(&target);
+        match job {
             Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
@@ -51,6 +55,7 @@ impl DockerKind {
             Job::Commit { policy, old } => self.commit(context, &policy, old.as_ref()).await,
             Job::EndRedirect { ports, wait } => self.end_redirect(context, &ports, wait).await,
             Job::StopStandby => self.stop_standby(context).await,
+            Job::Beside { target, .. } => Err(nested(&target)),
         }
     }
 
@@ -59,7 +64,9 @@ impl DockerKind {
     /// # Errors
     /// As the step says.
     pub async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
-        match job(step)? {
+        let (target, job) = part(context.target, job(step)?);
+        let context = &context.at(&target);
+        match job {
             Job::FetchImage { .. } => Ok(Done::said("the image stays")),
             Job::StartStandby { .. } | Job::StopStandby => self.stop_standby(context).await,
             Job::VerifyStandby { .. } | Job::DrainOld { .. } | Job::Verify { .. } => {
@@ -74,6 +81,7 @@ impl DockerKind {
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
             Job::StartNew => self.stop_new(context).await,
             Job::Commit { .. } => self.uncommit(context).await,
+            Job::Beside { target, .. } => Err(nested(&target)),
         }
     }
 
@@ -90,18 +98,21 @@ impl DockerKind {
         };
         let mut variables: Vec<Value> = steps
             .iter()
-            .filter_map(|step| step.payload["record"]["config"].get("Env").cloned())
+            .flat_map(|step| records(&step.payload))
+            .filter_map(|record| record["config"].get("Env").cloned())
             .collect();
         // An engine that does not answer quotes nothing, and is not waited for once more.
         if !error.transient {
             let look = async {
                 for role in [Role::Replacement, Role::Standby] {
-                    let found = self.of_order(context.order_id, role).await.ok().flatten();
+                    let found = self.of_order(context, role).await.ok().flatten();
                     variables.extend(found.map(|(_, inspect)| inspect));
                 }
-                let old = steps
-                    .iter()
-                    .filter_map(|step| step.payload["old"]["id"].as_str());
+                let old = steps.iter().filter_map(|step| {
+                    let payload = &step.payload;
+                    let old = payload.get("old").unwrap_or(&payload["job"]["old"]);
+                    old["id"].as_str()
+                });
                 let named: BTreeSet<&str> = old.chain([context.target.local()]).collect();
                 for name in named {
                     variables.extend(self.found(name).await.ok().flatten());
@@ -120,15 +131,16 @@ impl DockerKind {
         })
     }
 
-    /// The container of this order with that role. None: there is none (any more).
+    /// The container of this order and target with that role. None: there is none (any more).
     async fn of_order(
         &self,
-        order: Uuid,
+        context: &StepContext<'_>,
         role: Role,
     ) -> Result<Option<(String, Value)>, EngineError> {
         let wanted = [
-            format!("{}={order}", labels::ORDER),
+            format!("{}={}", labels::ORDER, context.order_id),
             format!("{}={}", labels::ROLE, role.as_str()),
+            format!("{}={}", labels::TARGET, context.target),
         ];
         let listed = self.engine.containers(&wanted).await?;
         let Some(id) = listed
@@ -146,12 +158,14 @@ impl DockerKind {
 
     /// The replacement that this order made.
     async fn replacement(&self, context: &StepContext<'_>) -> Result<(String, Value), StepError> {
-        self.of_order(context.order_id, Role::Replacement)
+        self.of_order(context, Role::Replacement)
             .await?
             .ok_or_else(|| {
                 refused(
                     "changed-by-another",
-                    "the container that this order created is gone: somebody removed it".to_owned(),
+                    "the container that this order created is gone: it ended and was started with --rm, or somebody \
+                     removed it"
+                        .to_owned(),
                 )
             })
     }
@@ -179,6 +193,13 @@ fn job(step: &Step) -> Result<Job, StepError> {
             ),
         )
     })
+}
+
+/// The records of containers in a payload.
+fn records(payload: &Value) -> impl Iterator<Item = &Value> {
+    [payload, &payload["job"]]
+        .into_iter()
+        .flat_map(|job| [&job["record"], &job["old"]["again"]["record"]])
 }
 
 /// A short word for what is wrong with JSON, without quoting any of it.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sternway_proto::name::clean_text;
+use sternway_proto::name::{TargetName, clean_text};
 use tokio::time::{Instant, sleep};
 
-use super::{is_up, job, name_of, refused, runs, short};
+use super::{is_up, job, name_of, part, refused, runs, short};
 use crate::{
     engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     targets::docker::{
@@ -21,6 +21,8 @@ use crate::{
 /// How long what the last resort started is watched before it is said to run. The other one is as good, and waits.
 const STEADY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
+/// What the second of two that run is given to stop.
+const HURRY: Duration = Duration::from_secs(10);
 
 impl DockerKind {
     /// Makes exactly one instance run and says which. A standby goes once another serves; it stays, with
@@ -33,8 +35,27 @@ impl DockerKind {
         context: &StepContext<'_>,
         steps: &[Step],
     ) -> Result<Done, StepError> {
-        let (old, record) = parties(steps);
-        self.rescue_of(context, old, record, is_warm(steps)).await
+        let (ordered, beside): (Vec<Party>, Vec<Party>) = parties(context.target, steps)
+            .into_iter()
+            .partition(|party| party.target == *context.target);
+        let Party { old, record, .. } = ordered
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| Party::of(context.target.clone()));
+        let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
+        // Each can share what runs by now, and nothing else.
+        for Party {
+            target,
+            old,
+            record,
+        } in beside
+        {
+            let context = context.at(&target);
+            let said = self.rescue_of(&context, old, record, false).await;
+            let said = said.map_or_else(|error| error.message, |done| done.message);
+            done.message = format!("{}; {target}: {said}", done.message);
+        }
+        Ok(done)
     }
 
     /// As [`Self::rescue`], of these two.
@@ -45,7 +66,7 @@ impl DockerKind {
         record: Option<ContainerRecord>,
         warm: bool,
     ) -> Result<Done, StepError> {
-        let new = self.of_order(context.order_id, Role::Replacement).await?;
+        let new = self.of_order(context, Role::Replacement).await?;
         // Also a paused one, and one that is restarting, would be the second.
         let new_runs = new.as_ref().is_some_and(|(_, inspect)| is_up(inspect));
         if let Some(old) = &old {
@@ -55,18 +76,24 @@ impl DockerKind {
                 let holder = self.found(context.target.local()).await?;
                 return Ok(holder.and_then(|holder| theirs(&holder)).unwrap_or(said));
             }
-            if self.revive(&old.id, new_runs).await? {
+            let id = if new_runs || old.again.is_none() {
+                old.id.clone()
+            } else {
+                self.again(context, old).await
+            };
+            if self.revive(&id, new_runs).await? {
+                // First: what runs must come back after a reboot, whatever the rest takes.
+                self.arm(&id, None, Some(old)).await;
                 if new_runs && let Some((id, _)) = &new {
                     self.wake(id).await?;
-                    self.engine.stop_container(id, None).await?;
+                    self.engine.stop_container(id, Some(HURRY)).await?;
                 }
-                self.arm(&old.id, None, Some(old)).await;
                 // Under which name it runs matters less than that it does.
                 let _ = self.swap_names_back(context, Some(old)).await;
-                self.quiet(context, warm, Some(&old.id)).await?;
+                self.quiet(context, warm, Some(&id)).await?;
                 return Ok(Done::said(format!(
                     "container {}, the one from before, runs",
-                    short(&old.id)
+                    short(&id)
                 )));
             }
         }
@@ -78,7 +105,7 @@ impl DockerKind {
             self.quiet(context, warm, Some(id)).await?;
             return Ok(Done::said(format!("container {id:.12}, the new one, runs")));
         }
-        match self.of_order(context.order_id, Role::Standby).await? {
+        match self.of_order(context, Role::Standby).await? {
             Some((id, inspect)) if runs(&inspect) => Ok(Done::said(format!(
                 "only the standby, container {}, runs; new connections go to it",
                 short(&id)
@@ -92,6 +119,14 @@ impl DockerKind {
                 ))
             }
         }
+    }
+
+    /// What there is of a container that removes itself; the new one must not bear its name for that.
+    async fn again(&self, context: &StepContext<'_>, old: &Old) -> String {
+        let _ = self.swap_names_back(context, None).await;
+        // The one that is gone cannot be started, and the new one is tried.
+        let found = self.brought_back(context, old).await;
+        found.unwrap_or_else(|_| old.id.clone())
     }
 
     /// Whether it runs, or tries to: started if need be and if nothing else does. One that ends at once does not.
@@ -129,7 +164,7 @@ impl DockerKind {
         if !warm {
             return Ok(());
         }
-        let standby = self.of_order(context.order_id, Role::Standby).await?;
+        let standby = self.of_order(context, Role::Standby).await?;
         let serves = standby.is_some_and(|(_, inspect)| runs(&inspect));
         if serves && let Some(id) = stays {
             self.serves_again(id).await?;
@@ -165,12 +200,38 @@ fn is_warm(steps: &[Step]) -> bool {
         .any(|step| matches!(job(step), Ok(Job::Redirect { .. })))
 }
 
-fn parties(steps: &[Step]) -> (Option<Old>, Option<ContainerRecord>) {
-    let mut found = (None, None);
+/// What is replaced by what, at one target.
+struct Party {
+    target: TargetName,
+    old: Option<Old>,
+    record: Option<ContainerRecord>,
+}
+
+impl Party {
+    fn of(target: TargetName) -> Self {
+        Self {
+            target,
+            old: None,
+            record: None,
+        }
+    }
+}
+
+/// One for each target that the plan creates something for, in its order.
+fn parties(ordered: &TargetName, steps: &[Step]) -> Vec<Party> {
+    let mut found: Vec<Party> = Vec::new();
     for step in steps {
-        match job(step) {
-            Ok(Job::StopOld { old }) => found.0 = Some(old),
-            Ok(Job::CreateNew { record, .. }) => found.1 = Some(*record),
+        let Ok(job) = job(step) else { continue };
+        match part(ordered, job) {
+            (target, Job::CreateNew { record, .. }) => found.push(Party {
+                record: Some(*record),
+                ..Party::of(target)
+            }),
+            (target, Job::StopOld { old }) => {
+                if let Some(party) = found.iter_mut().find(|party| party.target == target) {
+                    party.old = Some(old);
+                }
+            }
             _ => {}
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{Done, StepContext, StepError, refused, runs, short};
@@ -32,7 +32,7 @@ impl DockerKind {
         context: &StepContext<'_>,
         record: &ContainerRecord,
     ) -> Result<Done, StepError> {
-        if let Some((id, inspect)) = self.of_order(context.order_id, Role::Standby).await? {
+        if let Some((id, inspect)) = self.of_order(context, Role::Standby).await? {
             if runs(&inspect) {
                 return Ok(Done::said(format!("standby {} runs already", short(&id))));
             }
@@ -45,8 +45,7 @@ impl DockerKind {
             publish: false,
             volumes: BTreeMap::new(),
         };
-        let record = with_alias(record, context.target.local());
-        let created = create(&self.engine, &record, &options).await?;
+        let created = create(&self.engine, record, &options).await?;
         self.engine.start_container(&created.id).await?;
         Ok(Done::said(format!(
             "standby {} is started",
@@ -64,7 +63,7 @@ impl DockerKind {
     }
 
     async fn standby(&self, context: &StepContext<'_>) -> Result<(String, Value), StepError> {
-        self.of_order(context.order_id, Role::Standby)
+        self.of_order(context, Role::Standby)
             .await?
             .filter(|(_, inspect)| runs(inspect))
             .ok_or_else(|| {
@@ -199,7 +198,7 @@ impl DockerKind {
         let order = context.order_id;
         let failed = |error: RedirectError| failed(&error);
         redirect::release(order).await.map_err(failed)?;
-        let said = match self.of_order(order, Role::Standby).await? {
+        let said = match self.of_order(context, Role::Standby).await? {
             Some((id, _)) => self.drain(&id, None, wait).await,
             None => "there is no standby".to_owned(),
         };
@@ -274,7 +273,7 @@ impl DockerKind {
     }
 
     pub(super) async fn stop_standby(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        match self.of_order(context.order_id, Role::Standby).await? {
+        match self.of_order(context, Role::Standby).await? {
             None => Ok(Done::said("there is no standby")),
             Some((id, _)) => {
                 self.engine.stop_container(&id, None).await?;
@@ -315,23 +314,6 @@ fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
             format!("{who} does not take connections at all of its ports {wanted:?}"),
         )
     }
-}
-
-/// The standby answers to the container's own name, too, on networks that know names.
-fn with_alias(record: &ContainerRecord, name: &str) -> ContainerRecord {
-    let mut record = record.clone();
-    for (network, endpoint) in &mut record.networks {
-        // The engine's own bridge knows no names and refuses aliases.
-        if matches!(network.as_str(), "bridge" | "host" | "none") {
-            continue;
-        }
-        let aliases = endpoint.entry("Aliases".to_owned()).or_insert(Value::Null);
-        match aliases {
-            Value::Array(all) => all.push(json!(name)),
-            other => *other = json!([name]),
-        }
-    }
-    record
 }
 
 fn failed(error: &RedirectError) -> StepError {

@@ -1,0 +1,63 @@
+//! The last resort, asked for again as long as the engine does not answer: nothing else would start what can run.
+
+use std::time::Duration;
+
+use sternway_proto::v1;
+use tokio::time::{Instant, sleep};
+
+use super::run::Course;
+use crate::engine::step::{Done, StepError};
+
+/// Between tries: doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long an engine may be away in the middle of an exchange: somebody is at it, or the host is given up.
+const PATIENCE: Duration = Duration::from_hours(24);
+
+impl Course {
+    /// What came of it. None: the agent is stopping, and the next one goes on with the order.
+    pub(super) async fn last_resort(&mut self) -> Option<Result<Done, StepError>> {
+        let shutdown = self.core.shutdown.clone();
+        let target = self.target().clone();
+        let end = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            let result = self.rescue().await;
+            let waits = matches!(&result, Err(error) if error.transient);
+            if !waits || Instant::now() >= end {
+                if told {
+                    self.core.set_stuck(&target, None);
+                }
+                return Some(result);
+            }
+            if let Err(error) = &result {
+                told = true;
+                self.tell_away(error);
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                () = sleep(pause) => {}
+            }
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn tell_away(&self, error: &StepError) {
+        let (id, target) = (self.id(), self.target());
+        let problem = v1::Problem::new(
+            "engine-away",
+            format!(
+                "order {id} stands still in the middle of an exchange, and what serves is not known: {}",
+                error.message
+            ),
+            "look at the engine on the host: the order goes on by itself once it answers",
+        );
+        if self.core.stuck(target).as_ref() != Some(&problem) {
+            tracing::error!(order.id = %id, "{}", problem.message);
+            self.core.set_stuck(target, Some(problem));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+use serde_json::json;
+use sternway_proto::name::RevisionId;
+
+use super::*;
+use crate::targets::docker::record::SCHEMA;
+
+fn record(config: Value, host: Value) -> ContainerRecord {
+    ContainerRecord {
+        schema: SCHEMA,
+        image: ImageRef {
+            reference: "shop:1".into(),
+            id: "sha256:1".into(),
+        },
+        config: serde_json::from_value(config).expect("a map"),
+        host: serde_json::from_value(host).expect("a map"),
+        networks: BTreeMap::new(),
+    }
+}
+
+fn old(id: &str, again: Option<Box<Again>>) -> Old {
+    Old {
+        id: id.into(),
+        ran: true,
+        paused: false,
+        policy: json!({"Name": "always"}),
+        again,
+    }
+}
+
+fn sharer(name: &str) -> Sharer {
+    Sharer {
+        target: format!("docker/{name}").parse().expect("valid"),
+        record: record(json!({}), json!({"NetworkMode": "container:shop"})),
+        volumes: BTreeMap::new(),
+        old: old(name, None),
+    }
+}
+
+/// The plan from `from` to `to`, with what shares a namespace.
+fn planned(from: &ContainerRecord, to: &ContainerRecord, sharers: Vec<Sharer>) -> Decision {
+    decide(&Facts {
+        target: &"docker/shop".parse().expect("valid"),
+        from_number: 2,
+        to_number: 1,
+        from: Some(from),
+        result: to,
+        result_id: &RevisionId::of(b""),
+        hints: &Hints::default(),
+        volumes: BTreeMap::new(),
+        old: Some(old("shop", Again::of(from, &BTreeMap::new()))),
+        sharers,
+        swap: v1::Swap::Unspecified,
+        redirect: Ok(()),
+        has_health_check: false,
+    })
+}
+
+fn step<'a>(plan: &'a Decision, id: &str) -> &'a Step {
+    let found = plan.steps.iter().find(|step| step.id == id);
+    found.unwrap_or_else(|| panic!("no {id}"))
+}
+
+#[test]
+fn what_shares_a_namespace_stops_before_it_and_starts_behind_it() {
+    let shop = record(json!({}), json!({}));
+    let plan = planned(&shop, &shop, vec![sharer("a"), sharer("b")]);
+    let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+    let wanted = [
+        "docker.fetch-image",
+        "docker.create-new",
+        "docker.create-new/a",
+        "docker.create-new/b",
+        "docker.disarm-old",
+        "docker.disarm-old/b",
+        "docker.stop-old/b",
+        "docker.disarm-old/a",
+        "docker.stop-old/a",
+        "docker.stop-old",
+        "docker.swap-names",
+        "docker.swap-names/a",
+        "docker.swap-names/b",
+        "docker.start-new",
+        "docker.start-new/a",
+        "docker.start-new/b",
+        "docker.verify",
+        "docker.commit/a",
+        "docker.commit/b",
+        "docker.commit",
+    ];
+    assert_eq!(ids, wanted);
+    let commits = plan.steps.iter().filter(|step| step.commits);
+    let commits: Vec<&str> = commits.map(|step| step.id.as_str()).collect();
+    assert_eq!(commits, ["docker.commit"]);
+    assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
+}
+
+#[test]
+fn what_is_given_long_to_stop_has_the_time() {
+    let hour = record(json!({"StopTimeout": 3_600}), json!({}));
+    let usual = record(json!({}), json!({}));
+    let there = planned(&hour, &usual, Vec::new());
+    let an_hour = Duration::from_hours(1);
+    assert!(step(&there, "docker.stop-old").timeout > an_hour);
+    // Its undo stops what was started.
+    let back = planned(&usual, &hour, Vec::new());
+    assert!(step(&back, "docker.start-new").timeout > an_hour);
+    let usual = planned(&usual, &usual, Vec::new()).waiting;
+    for long in [there, back] {
+        assert!(
+            long.waiting + Duration::from_mins(12) > usual + an_hour,
+            "{:?}",
+            long.waiting
+        );
+    }
+}
+
+#[test]
+fn only_the_job_that_stops_it_knows_how_to_create_it_again() {
+    let vanishes = record(json!({"Env": ["K=s3cr3t"]}), json!({"AutoRemove": true}));
+    let plan = planned(&vanishes, &record(json!({}), json!({})), Vec::new());
+    for step in &plan.steps {
+        let knows = step.payload.to_string().contains("s3cr3t");
+        assert_eq!(knows, step.id == "docker.stop-old", "{}", step.id);
+    }
+    assert_eq!(plan.warnings[0].code, "auto-remove");
+}
