@@ -9,6 +9,7 @@ mod checks;
 mod controller_crash;
 mod crash;
 mod deliveries;
+mod demo;
 mod disk_full;
 mod engine_days;
 mod enrolment;

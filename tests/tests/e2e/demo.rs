@@ -1,0 +1,110 @@
+//! The demo, as `make demo` runs it, with the programs of the tests: it shows a rollback, and leaves nothing behind,
+//! wherever it is stopped.
+
+use std::{fs, process::Command, time::Duration};
+
+use rustix::process::Signal;
+use sternway_tests::{binary, process::Process, wait::until};
+use tempfile::TempDir;
+
+/// It waits for checks and a soak; the rest is for a busy machine.
+const ENDS: Duration = Duration::from_mins(4);
+
+struct Demo {
+    name: String,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Demo {
+    fn start(case: &str) -> Self {
+        let name = format!("swt-demo-{case}-{}", std::process::id());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Self::script("deploy/demo/run", &name);
+        let programs = binary::find("ctl");
+        command.env("DEMO_BIN", programs.parent().expect("a folder"));
+        Self {
+            process: Process::spawn("demo", &mut command, folder.path()),
+            name,
+            _folder: folder,
+        }
+    }
+
+    fn script(path: &str, name: &str) -> Command {
+        let mut command = Command::new(binary::script(path));
+        command.env("DEMO_NAME", name).env_remove("DEMO_KEEP");
+        command
+    }
+
+    async fn says(&self, part: &str) {
+        until(part, ENDS, async || {
+            let said = self.process.log();
+            said.contains(part).then_some(()).ok_or(said)
+        })
+        .await;
+    }
+
+    async fn exits(&mut self) -> Option<i32> {
+        self.process.ended(ENDS).await.code()
+    }
+
+    fn left(&self) -> Vec<String> {
+        let filter = format!("label=sternway.demo={}", self.name);
+        let mut left = Vec::new();
+        for list in [&["ps", "-aq"], &["images", "-q"]] {
+            let listed = Command::new("docker")
+                .args(list)
+                .args(["--filter", &filter])
+                .output();
+            let listed = listed.expect("the docker tool starts").stdout;
+            left.extend(String::from_utf8_lossy(&listed).lines().map(str::to_owned));
+        }
+        let state = format!("target/{}", self.name);
+        if binary::workspace().join(&state).exists() {
+            left.push(state.clone());
+        }
+        for process in fs::read_dir("/proc").expect("/proc").flatten() {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&state) {
+                left.push(line);
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = Self::script("deploy/demo/down", &self.name).output();
+    }
+}
+
+#[tokio::test]
+async fn the_demo_rolls_back_and_leaves_nothing() {
+    let mut demo = Demo::start("whole");
+    let code = demo.exits().await;
+    let said = demo.process.log();
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        "(HTTP 500)",
+        "ctl readiness",
+        "restored",
+        "the record holds",
+        "Done in",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(demo.left(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_leaves_nothing() {
+    let mut demo = Demo::start("cut");
+    demo.says("A broken version 2 over it").await;
+    demo.process.signal(Signal::INT);
+    let code = demo.exits().await;
+    assert_eq!(code, Some(130), "{}", demo.process.log());
+    assert_eq!(demo.left(), Vec::<String>::new());
+}
