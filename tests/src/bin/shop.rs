@@ -8,7 +8,7 @@
 //!   `health,errors`
 //!
 //! `GET /slow/MS` answers after so many milliseconds; `GET /reset` resets the connection. `shop check` asks the `/health` of a running shop and
-//! exits 0 or 1.
+//! exits 0 or 1; `shop hang` never ends.
 
 use std::{env, fmt::Display, future::pending, io::Write as _, process::ExitCode, time::Duration};
 
@@ -111,7 +111,8 @@ async fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] | ["serve"] => serve().await,
         ["check"] => check().await,
-        _ => Err("usage: shop [serve|check]".to_owned()),
+        ["hang"] => pending().await,
+        _ => Err("usage: shop [serve|check|hang]".to_owned()),
     };
     match outcome {
         Ok(code) => code,

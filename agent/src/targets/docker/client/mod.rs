@@ -5,6 +5,7 @@
 mod calls;
 mod error;
 mod streams;
+mod unended;
 mod wire;
 
 use std::{
@@ -70,6 +71,8 @@ pub struct Engine {
     minor: Arc<AtomicU32>,
     /// It took a call and did not answer: until it does, calls do not wait long.
     silent: Arc<AtomicBool>,
+    /// Commands in containers that were given up.
+    unended: unended::Unended,
 }
 
 impl Engine {
@@ -79,6 +82,7 @@ impl Engine {
             socket: Arc::new(socket.into()),
             minor: Arc::new(AtomicU32::new(0)),
             silent: Arc::new(AtomicBool::new(false)),
+            unended: unended::Unended::default(),
         }
     }
 

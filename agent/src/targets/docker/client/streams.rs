@@ -65,10 +65,11 @@ impl Engine {
     }
 
     /// Runs a command in a running container: argv, never a shell. Past the deadline the outcome is an
-    /// error; the command itself cannot be ended from here and goes on in the container.
+    /// error; the command itself cannot be ended from here and goes on in the container. Until it has ended, the
+    /// same command is not started there again: each would be one more process of the user's container.
     ///
     /// # Errors
-    /// `NotFound`, `Conflict`: the container does not run; `Timeout`.
+    /// `NotFound`, `Conflict`: the container does not run; `Timeout`: also where the one before still runs.
     pub async fn exec(
         &self,
         id: &str,
@@ -89,6 +90,18 @@ impl Engine {
     ) -> Result<ExecOutcome, EngineError> {
         let docker = self.bollard().await?;
         let failed = |error: bollard::errors::Error| translate(what, &error);
+        if let Some(before) = self.unended.of(id, argv) {
+            match docker.inspect_exec(&before).await.map_err(failed) {
+                Ok(inspect) if inspect.running == Some(true) => {
+                    let message = "the one started before still runs in the container";
+                    return Err(EngineError::new(what, EngineErrorKind::Timeout, message));
+                }
+                Ok(_) => {}
+                // Gone with its container, or with the memory of an engine that was restarted.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
         let options = CreateExecOptions {
             cmd: Some(argv.to_vec()),
             attach_stdout: Some(true),
@@ -96,12 +109,14 @@ impl Engine {
             ..Default::default()
         };
         let exec = docker.create_exec(id, options).await.map_err(failed)?;
+        let watched = self.unended.watch(id, argv, &exec.id);
         let started = docker.start_exec(&exec.id, None).await.map_err(failed)?;
         let output = match started {
             StartExecResults::Attached { output, .. } => gather(output, what, limit).await?,
             StartExecResults::Detached => Vec::new(),
         };
         let ended = docker.inspect_exec(&exec.id).await.map_err(failed)?;
+        watched.ended();
         Ok(ExecOutcome {
             exit_code: ended.exit_code,
             output,
