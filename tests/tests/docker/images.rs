@@ -8,9 +8,13 @@ use sternway_agent::targets::docker::{
     record::{ContainerRecord, Hints},
 };
 use sternway_proto::name::TargetName;
-use sternway_tests::{engine::Scope, registry::Registry, shop::Image};
+use sternway_tests::{
+    engine::{SCOPE_LABEL, Scope},
+    registry::Registry,
+    shop::Image,
+};
 
-use crate::support::{kind, recorded};
+use crate::support::{Leftovers, kind, recorded};
 
 async fn keepers(scope: &Scope, target: &str) -> Vec<String> {
     let filter = format!("label=sternway.target={target}");
@@ -206,4 +210,45 @@ async fn whatever_a_restore_needs_is_missed_before_an_incident() {
         .map(|problem| problem.code.as_str())
         .collect();
     assert_eq!(codes, ["image-missing", "no-disk-space"]);
+}
+
+#[tokio::test]
+async fn data_in_an_unnamed_volume_that_is_gone_is_missed_before_an_incident() {
+    let leftovers = Leftovers::default();
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    let image = Image::good("1").shared().await;
+    let flags = ["-v", "/data"];
+    scope.run("web", &flags, &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    leftovers.note(&inspected.inspect);
+    let revision = recorded(&inspected);
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+
+    // The volume is still there; then its container goes with it.
+    scope.redeploy("web", &[], &image).await;
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+    let volume = &inspected.hints.volumes["/data"];
+    scope.cli(&["volume", "rm", volume]).await;
+    let problems = kind.readiness(&target, &revision).await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].code, "volume-missing");
+    assert!(problems[0].message.contains("/data"), "{problems:?}");
+    let next = format!("`docker volume create {volume}`");
+    assert!(problems[0].next_step.contains(&next), "{problems:?}");
+
+    // What runs now has data at the same place: that goes along.
+    scope.redeploy("web", &flags, &image).await;
+    let now = kind.inspected(&scope.named("web")).await.expect("recorded");
+    leftovers.note(&now.inspect);
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+
+    // Somebody says that it may begin empty.
+    scope.redeploy("web", &[], &image).await;
+    let label = format!("{SCOPE_LABEL}={}", scope.name());
+    scope
+        .cli(&["volume", "create", "--label", &label, volume])
+        .await;
+    assert_eq!(kind.readiness(&target, &revision).await, []);
 }

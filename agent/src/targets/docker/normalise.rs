@@ -163,7 +163,7 @@ fn drop_zeros(settings: &mut Settings) {
 
 /// Volumes nobody named, by where they are mounted: the engine made them for `-v /data`, for a mount
 /// without a source, or for a `VOLUME` of the image. Their names change with every creation.
-fn anonymous_volumes(inspect: &Value) -> BTreeMap<String, String> {
+pub(super) fn anonymous_volumes(inspect: &Value) -> BTreeMap<String, String> {
     let declared = object(&inspect["Config"], "Volumes");
     let mounted_as: BTreeMap<&str, &str> = list(&inspect["HostConfig"]["Mounts"])
         .iter()

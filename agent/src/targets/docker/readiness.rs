@@ -10,10 +10,10 @@ use super::{
     client::{EngineError, EngineErrorKind},
     discover::{listed_name, name_of},
     labels,
-    normalise::{bind_parts, list, short_image, text},
+    normalise::{self, anonymous_volumes, bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
-    registry,
+    recreate, registry,
 };
 use crate::targets::Recorded;
 
@@ -67,6 +67,8 @@ impl DockerKind {
             Err(error) if error.is_not_found() => None,
             Err(error) => return Err(error),
         };
+        self.look_at_data(record, hints, standing.as_ref(), &mut problems)
+            .await?;
         problems.extend(ports::taken(target, record, &listed, standing.as_ref()).await);
         Ok(problems)
     }
@@ -154,6 +156,52 @@ impl DockerKind {
                 let next = "restore the volume from its backup";
                 problems.push(Problem::new("volume-missing", message, next));
             }
+        }
+        Ok(())
+    }
+
+    /// Anonymous volumes that the revision had. Where what runs now mounts one at the same place, that is carried
+    /// over; else the engine would make a new one of the old name, empty, and nobody would be told.
+    async fn look_at_data(
+        &self,
+        record: &ContainerRecord,
+        hints: &Hints,
+        standing: Option<&Value>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), EngineError> {
+        let present = standing.map(anonymous_volumes).unwrap_or_default();
+        let mut missing = Vec::new();
+        for (place, volume) in &hints.volumes {
+            if !present.contains_key(place) && is_missing(self.engine.volume(volume).await)? {
+                missing.push((place, volume));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Of an image that is still to be pulled it is not known: then the data counts.
+        let image = match self.engine.image(&record.image.id).await {
+            Ok(image) => Some(normalise::image::volumes(&image)),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        missing.retain(|(place, _)| {
+            recreate::declares(record, place)
+                || image
+                    .as_ref()
+                    .is_none_or(|declared| declared.contains(*place))
+        });
+        for (place, volume) in missing {
+            problems.push(Problem::new(
+                "volume-missing",
+                format!(
+                    "the unnamed volume that held {place} is not there, and its data neither: {volume}"
+                ),
+                format!(
+                    "restore it from its backup under that name; or, if {place} may begin empty: \
+                     `docker volume create {volume}`"
+                ),
+            ));
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ async fn resolve(
 
 /// Whether the record itself leaves a volume at that place to the engine. A volume of another image
 /// is not carried over to one that does not know it.
-fn declares(record: &ContainerRecord, place: &str) -> bool {
+pub(super) fn declares(record: &ContainerRecord, place: &str) -> bool {
     let volumes = record.config.get("Volumes").and_then(Value::as_object);
     let mounts = record.host.get("Mounts").map_or(&[][..], list);
     volumes.is_some_and(|volumes| volumes.contains_key(place))
@@ -308,7 +308,7 @@ fn split_endpoints(
 }
 
 /// The anonymous volumes a restore carries over: those of the container that runs now, where its
-/// data is; else those the revision had, where they still exist.
+/// data is; else those the revision had. Where these are gone, readiness says so before anything is done.
 pub fn volumes_to_carry(
     now: Option<&record::Hints>,
     then: &record::Hints,
