@@ -1,6 +1,8 @@
 //! Images are kept from being pruned, pulled by digest where they are missing, and missed before an
 //! incident.
 
+use std::time::Duration;
+
 use serde_json::json;
 use sternway_agent::targets::docker::{
     DockerKind,
@@ -251,4 +253,36 @@ async fn data_in_an_unnamed_volume_that_is_gone_is_missed_before_an_incident() {
         .cli(&["volume", "create", "--label", &label, volume])
         .await;
     assert_eq!(kind.readiness(&target, &revision).await, []);
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_is_told_of_as_such() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    scope
+        .run("web", &[], &Image::good("1").shared().await)
+        .await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    // The kernel takes the connections; nobody ever reads from them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let registry = silent.local_addr().expect("an address");
+    let digest = |number: u32| format!("{registry}/shop@sha256:{number:064x}");
+    let mut record = inspected.record.clone();
+    record.image.id = format!("sha256:{}", "0".repeat(64));
+    let mut revision = recorded(&inspected);
+    revision.record = record.to_bytes().expect("written");
+    revision.hints = serde_json::to_value(Hints {
+        digests: (0..8).map(digest).collect(),
+        ..Hints::default()
+    })
+    .expect("hints");
+    // Asked one after the other, each to its end, they take two minutes.
+    let looked = kind.readiness(&target, &revision);
+    let problems = tokio::time::timeout(Duration::from_mins(1), looked).await;
+    let problems = problems.expect("all registries have one bound together");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].code, "image-missing");
+    let said = &problems[0].message;
+    assert!(said.contains("did not answer"), "{said}");
 }

@@ -1,9 +1,10 @@
 //! Whether a revision could be restored now. Looks at everything its container needs, changes nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use sternway_proto::{name::TargetName, v1::Problem};
+use tokio::time::timeout;
 
 use super::{
     DockerKind,
@@ -16,6 +17,19 @@ use super::{
     recreate, registry,
 };
 use crate::targets::Recorded;
+
+/// How long the registries of an image are asked, all together: below what a plan and a look at readiness may take, so
+/// that one which swallows every packet is told as what it is.
+const REGISTRIES: Duration = Duration::from_secs(5);
+
+/// Whether a registry has an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InRegistry {
+    Yes,
+    No,
+    /// Nobody said in time.
+    Unknown,
+}
 
 /// What a creation needs on the engine's disk even when the image is there.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -82,17 +96,24 @@ impl DockerKind {
         let id = &record.image.id;
         let mut needed = SPARE_BYTES;
         if is_missing(self.engine.image(id).await)? {
-            if !self.can_be_pulled(hints).await {
-                problems.push(Problem::new(
-                    "image-missing",
-                    format!(
-                        "image {} ({}) is neither on this host nor in a registry",
-                        record.image.reference,
-                        short_image(id)
-                    ),
+            let image = format!("image {} ({})", record.image.reference, short_image(id));
+            let missing = match self.in_registry(hints).await {
+                InRegistry::Yes => None,
+                InRegistry::No => Some((
+                    format!("{image} is neither on this host nor in a registry"),
                     "push it to its registry again, or load it with `docker load`",
-                ));
-            }
+                )),
+                InRegistry::Unknown => Some((
+                    format!(
+                        "{image} is not on this host, and its registry did not answer within {} s",
+                        REGISTRIES.as_secs()
+                    ),
+                    "see whether this host reaches its registry, or load it with `docker load`",
+                )),
+            };
+            problems.extend(
+                missing.map(|(message, next)| Problem::new("image-missing", message, next)),
+            );
             // Compressed layers and their content lie side by side for a while.
             needed = needed.saturating_add(hints.image_bytes.saturating_mul(2));
         }
@@ -113,15 +134,19 @@ impl DockerKind {
     }
 
     /// Whether a registry answers for one of the digests.
-    async fn can_be_pulled(&self, hints: &Hints) -> bool {
+    async fn in_registry(&self, hints: &Hints) -> InRegistry {
         let config = self.settings.registry_config.as_deref();
-        for digest in &hints.digests {
-            let credentials = registry::credentials(config, digest).await;
-            if self.engine.distribution(digest, credentials).await.is_ok() {
-                return true;
+        let asked = async {
+            for digest in &hints.digests {
+                let credentials = registry::credentials(config, digest).await;
+                if self.engine.distribution(digest, credentials).await.is_ok() {
+                    return InRegistry::Yes;
+                }
             }
-        }
-        false
+            InRegistry::No
+        };
+        let answer = timeout(REGISTRIES, asked).await;
+        answer.unwrap_or(InRegistry::Unknown)
     }
 
     async fn look_at_networks(
