@@ -7,6 +7,7 @@ use sternway_proto::{
     order::seal,
     v1,
 };
+use tempfile::TempDir;
 use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
@@ -623,4 +624,26 @@ async fn never_silent_a_plan_whose_turn_does_not_come_is_refused() {
     tokio::time::resume();
     turns.add_permits(8);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_collection_holds_nothing_else_up() {
+    let dir = TempDir::new().expect("folder");
+    let kind = Scripted::default();
+    kind.world().collect_hangs = true;
+    kind.run("v1");
+    let mut agent = Agent::start(dir.path(), &kind).await;
+    agent.sees("v1").await;
+    timeout(SOON, async {
+        while kind.world().collections == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it begins");
+    kind.run("v2");
+    agent.sees("v2").await;
+    assert_eq!(kind.world().cut_off, 0, "it is still under way");
+    agent.stop().await;
+    assert_eq!(kind.world().cut_off, 1);
 }

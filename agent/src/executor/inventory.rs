@@ -36,6 +36,10 @@ const CHECKED: usize = 16;
 /// Changes that may wait. A full queue makes the watchers wait, who then say `All`.
 const CHANGES: usize = 64;
 
+/// How long collecting may take: each standby that was left gets some seconds to answer what it was asked, and some to
+/// stop.
+const COLLECT_TIMEOUT: Duration = Duration::from_mins(5);
+
 /// What an observation means for the history of its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Meaning {
@@ -97,6 +101,8 @@ pub(super) struct Inventory {
     unrecorded: BTreeSet<TargetName>,
     /// What orders left whose journal is gone: for the office, which begins what is done about it.
     left: mpsc::Sender<Made>,
+    /// Collects what orders left: one at a time, and nothing waits for it.
+    collecting: JoinSet<()>,
     /// When the upkeep was done last.
     upkept: Option<Instant>,
 }
@@ -118,6 +124,7 @@ impl Inventory {
             checking: Arc::new(Semaphore::new(CHECKED)),
             unrecorded: BTreeSet::new(),
             left,
+            collecting: JoinSet::new(),
             upkept: None,
         };
         (inventory, sender, found)
@@ -150,6 +157,11 @@ impl Inventory {
                     return;
                 }
                 Some(ended) = self.tending.join_next_with_id() => self.tended(ended),
+                Some(ended) = self.collecting.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("collecting failed: {error}");
+                    }
+                }
                 _ = checks.tick() => {
                     for target in std::mem::take(&mut self.unrecorded) {
                         self.look_at(&target).await;
@@ -430,19 +442,33 @@ impl Inventory {
     async fn upkeep(&mut self) {
         let looked = self.look_at_all().await;
         self.gone(&looked);
-        let open = self.core.open_orders();
-        let kinds: Vec<_> = self.core.registry.all().cloned().collect();
-        for kind in kinds {
-            // Whether what is there is only a leftover is not known without that look.
-            if !looked.answered.contains(&kind.label()) {
-                continue;
-            }
-            match timeout(LOOK_TIMEOUT, kind.collect(&open)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(kind = kind.label(), "cannot collect: {error}"),
-                Err(_) => tracing::warn!(kind = kind.label(), "collecting took too long"),
-            }
+        self.collect(&looked);
+    }
+
+    /// Begins to collect, unless the last time is not over yet.
+    fn collect(&mut self, looked: &Looked) {
+        if !self.collecting.is_empty() {
+            return;
         }
+        // Whether what is there is only a leftover is not known without that look.
+        let all = self.core.registry.all();
+        let kinds: Vec<_> = all
+            .filter(|kind| looked.answered.contains(&kind.label()))
+            .cloned()
+            .collect();
+        let core = self.core.clone();
+        self.collecting.spawn(async move {
+            for kind in kinds {
+                let open = core.open_orders();
+                match timeout(COLLECT_TIMEOUT, kind.collect(&open)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(kind = kind.label(), "cannot collect: {error}");
+                    }
+                    Err(_) => tracing::warn!(kind = kind.label(), "collecting took too long"),
+                }
+            }
+        });
     }
 }
 

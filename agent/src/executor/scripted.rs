@@ -89,6 +89,10 @@ pub(super) struct World {
     pub(super) plan_waits: Option<Arc<Semaphore>>,
     /// Orders whose things were spared at the last collection.
     pub(super) spared: Vec<Uuid>,
+    /// Collections do not end by themselves; how many began, and how many were cut off.
+    pub(super) collect_hangs: bool,
+    pub(super) collections: u32,
+    pub(super) cut_off: u32,
 }
 
 #[derive(Clone, Default)]
@@ -321,8 +325,26 @@ impl Kind for Scripted {
     }
 
     async fn collect(&self, open: &[Uuid]) -> Result<(), KindError> {
-        self.world().spared = open.to_vec();
+        let hangs = {
+            let mut world = self.world();
+            world.spared = open.to_vec();
+            world.collections += 1;
+            world.collect_hangs
+        };
+        if hangs {
+            let _cut_off = CutOff(self);
+            std::future::pending::<()>().await;
+        }
         Ok(())
+    }
+}
+
+/// Counts a collection that does not come to its end.
+struct CutOff<'a>(&'a Scripted);
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        self.0.world().cut_off += 1;
     }
 }
 

@@ -32,7 +32,7 @@ use sternway_tests::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
+    net::{TcpSocket, TcpStream},
 };
 use uuid::Uuid;
 
@@ -559,12 +559,15 @@ fn ordered_in(seconds: u64) -> Uuid {
 async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
-    let shop = Shop::new(&flags(&publish)).await;
+    let shop = Shop::new(&[&flags(&publish)[..], &["--stop-timeout", "60"]].concat()).await;
     let mut order = shop.order(Swap::Warm).await;
     for step in order.steps().iter().take(order.commit() - 1) {
         let done = order.apply(step).await;
         assert!(done.is_ok(), "{}: {done:?}", step.id);
     }
+    // A client that never asks and never ends, such as a pool of connections.
+    let idle = TcpStream::connect(format!("127.0.0.1:{}", port.number())).await;
+    let idle = idle.expect("the standby takes it");
     let running = shop.running().await.len();
     let collect = async |open: &[Uuid]| shop.kind.collect(open).await.expect("it collects");
     collect(&[order.id]).await;
@@ -576,6 +579,7 @@ async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     shop.scope.cli(&["start", shop.target.local()]).await;
     collect(&[]).await;
     shop.is_tidy(order.id, true).await;
+    drop(idle);
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ use super::{
     DockerKind,
     client::EngineError,
     discover::{labels_of, name_of},
-    drain,
     labels::{self, NAME_PREFIX, Role, order_tail},
     localnet::Mark,
     normalise::{short, text},
@@ -91,7 +90,10 @@ impl DockerKind {
     pub async fn collect(&self, open: &[Uuid]) -> Result<(), KindError> {
         let dwell = Duration::from_secs(self.settings.dwell_hours.saturating_mul(3600));
         let now = Timestamp::now();
-        for listed in self.engine.containers(&[]).await? {
+        let all = self.engine.containers(&[]).await?;
+        // At once, also because the orders that are open are only known of now.
+        let ended = self.end_redirects(open).await;
+        for listed in all {
             let ours = listed["Names"]
                 .as_array()
                 .into_iter()
@@ -121,7 +123,7 @@ impl DockerKind {
                 self.remove(id, &inspect).await?;
             }
         }
-        self.end_redirects(open).await
+        ended
     }
 
     /// Stops a standby, once nothing leads to it and what it was asked is answered.
@@ -129,7 +131,7 @@ impl DockerKind {
         let order = text(&inspect["Config"]["Labels"], labels::ORDER);
         if let Ok(order) = order.parse::<Uuid>() {
             redirect::release(order).await.map_err(failed)?;
-            let said = self.drain(id, None, drain::BUDGET).await;
+            let said = self.drain_left_over(id).await;
             redirect::end(order).await.map_err(failed)?;
             info!("ended the redirect that order {order} left: {said}");
         }

@@ -30,6 +30,14 @@ const LOOKS: u32 = 3;
 /// A table that is larger is not read: looking must not cost more than it gives.
 const TABLE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// Longer where the container has longer to stop.
+    AtLeast(Duration),
+    AtMost(Duration),
+}
+
 /// Through which TCP ports a container is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Ways {
@@ -55,15 +63,24 @@ impl DockerKind {
         only: Option<&BTreeSet<u16>>,
         budget: Duration,
     ) -> String {
+        self.drain_for(id, only, Wait::AtLeast(budget)).await
+    }
+
+    /// As [`Self::drain`] for what nobody waits for: never longer than [`BUDGET`].
+    pub(super) async fn drain_left_over(&self, id: &str) -> String {
+        self.drain_for(id, None, Wait::AtMost(BUDGET)).await
+    }
+
+    async fn drain_for(&self, id: &str, only: Option<&BTreeSet<u16>>, wait: Wait) -> String {
         let begun = Instant::now();
-        let mut end = begun + budget;
+        let mut end = begun + wait.unseen();
         let mut quiet = 0;
         loop {
             // None: it could not be seen this time.
             let open;
             match self.engine.container(id).await {
                 Ok(inspect) => {
-                    end = end.max(begun + budget_of(&inspect));
+                    end = end.max(begun + wait.of(&inspect));
                     open = look(id, &subject(&inspect, only)).await.ok();
                 }
                 Err(error) if error.is_not_found() => return "it is gone".to_owned(),
@@ -92,6 +109,22 @@ impl DockerKind {
 
 fn seconds(since: Instant) -> String {
     format!("{:.1} s", since.elapsed().as_secs_f64())
+}
+
+impl Wait {
+    /// For a container of which nothing is known.
+    fn unseen(self) -> Duration {
+        match self {
+            Self::AtLeast(budget) | Self::AtMost(budget) => budget,
+        }
+    }
+
+    fn of(self, inspect: &Value) -> Duration {
+        match self {
+            Self::AtLeast(budget) => budget.max(budget_of(inspect)),
+            Self::AtMost(budget) => budget,
+        }
+    }
 }
 
 /// What the container itself would get to stop.
@@ -193,6 +226,9 @@ mod tests {
         assert_eq!(subject(&inspect, None).pid, Some(7));
         assert_eq!(budget_of(&inspect), Duration::from_secs(30));
         assert_eq!(budget_of(&json!({"Config": {"StopTimeout": 6000}})), MOST);
+        let slow = json!({"Config": {"StopTimeout": 60}});
+        assert_eq!(Wait::AtLeast(BUDGET).of(&slow), MOST);
+        assert_eq!(Wait::AtMost(BUDGET).of(&slow), BUDGET);
         let stopped = json!({"State": {"Running": false, "Pid": 0}});
         assert_eq!(subject(&stopped, None).pid, None);
         assert_eq!(ways(&stopped, None), Ways::default());
