@@ -3,20 +3,21 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use sternway_agent::targets::docker::{
-    DockerKind,
+    DockerKind, DockerSettings,
     images::ensure_image,
     record::{ContainerRecord, Hints},
 };
 use sternway_proto::name::TargetName;
 use sternway_tests::{
     engine::{SCOPE_LABEL, Scope},
-    registry::Registry,
+    registry::{PASSWORD, Registry, USER},
     shop::Image,
 };
 
-use crate::support::{Leftovers, kind, recorded};
+use crate::support::{Leftovers, kind, recorded, settings};
 
 async fn keepers(scope: &Scope, target: &str) -> Vec<String> {
     let filter = format!("label=sternway.target={target}");
@@ -285,4 +286,51 @@ async fn a_registry_that_never_answers_is_told_of_as_such() {
     assert_eq!(problems[0].code, "image-missing");
     let said = &problems[0].message;
     assert!(said.contains("did not answer"), "{said}");
+}
+
+/// The kind on the scope's engine with this login for that registry.
+fn with_login(scope: &Scope, registry: &Registry, password: &str) -> DockerKind {
+    let login = STANDARD.encode(format!("{USER}:{password}"));
+    let config = json!({"auths": {registry.address(): {"auth": login}}});
+    let path = scope.folder().join("config.json");
+    std::fs::write(&path, config.to_string()).expect("the logins are written");
+    DockerKind::new(DockerSettings {
+        registry_config: Some(path),
+        ..settings(scope)
+    })
+    .expect("valid settings")
+}
+
+#[tokio::test]
+async fn a_login_that_is_missing_or_wrong_is_told_and_with_the_right_one_the_image_comes_back() {
+    let scope = Scope::new().await;
+    let registry = Registry::closed(&scope).await;
+    let target: TargetName = scope.target("web").parse().expect("a target");
+    let image = registry.image("shop:1");
+    Image::good("1").make(&image, scope.name()).await;
+    let kind = with_login(&scope, &registry, PASSWORD);
+    let folder = scope.folder().to_string_lossy().into_owned();
+    scope.cli(&["--config", &folder, "push", &image]).await;
+    scope.run("web", &[], &image).await;
+    let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
+    let revision = recorded(&inspected);
+    scope.cli(&["rm", "-f", &scope.named("web")]).await;
+    scope.cli(&["rmi", "-f", &inspected.record.image.id]).await;
+
+    let missing = DockerKind::new(settings(&scope)).expect("valid settings");
+    let wrong = with_login(&scope, &registry, "wrong");
+    for kind in [missing, wrong] {
+        let problems = kind.readiness(&target, &revision).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].code, "image-missing");
+        let said = &problems[0].message;
+        assert!(said.contains("does not let the agent in"), "{said}");
+    }
+    let kind = with_login(&scope, &registry, PASSWORD);
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+    let login = scope.folder().join("config.json");
+    let image = &inspected.record.image;
+    let pulled = ensure_image(kind.engine(), image, &inspected.hints, Some(&login)).await;
+    assert!(pulled.is_ok(), "{pulled:?}");
+    assert!(exists(&kind, &image.id).await);
 }

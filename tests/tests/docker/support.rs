@@ -16,11 +16,15 @@ use sternway_tests::engine::Scope;
 
 /// The kind, looking after the containers of this scope alone.
 pub(crate) fn kind(scope: &Scope) -> DockerKind {
-    DockerKind::new(DockerSettings {
+    DockerKind::new(settings(scope)).expect("the settings are valid")
+}
+
+/// Settings that look after the scope's containers.
+pub(crate) fn settings(scope: &Scope) -> DockerSettings {
+    DockerSettings {
         include: vec![format!("{}-*", scope.name())],
         ..DockerSettings::default()
-    })
-    .expect("the settings are valid")
+    }
 }
 
 /// A revision as a host's store would hand it back.

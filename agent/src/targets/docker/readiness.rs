@@ -27,6 +27,8 @@ const REGISTRIES: Duration = Duration::from_secs(5);
 enum InRegistry {
     Yes,
     No,
+    /// It does not let us in.
+    Denied,
     /// Nobody said in time.
     Unknown,
 }
@@ -103,6 +105,13 @@ impl DockerKind {
                     format!("{image} is neither on this host nor in a registry"),
                     "push it to its registry again, or load it with `docker load`",
                 )),
+                InRegistry::Denied => Some((
+                    format!(
+                        "{image} is not on this host, and its registry does not let the agent in"
+                    ),
+                    "put a login that may read it into the file that `docker.registry_config` names, or load the image \
+                     with `docker load`",
+                )),
                 InRegistry::Unknown => Some((
                     format!(
                         "{image} is not on this host, and its registry did not answer within {} s",
@@ -133,17 +142,20 @@ impl DockerKind {
         Ok(())
     }
 
-    /// Whether a registry answers for one of the digests.
+    /// What the registries say of the digests.
     async fn in_registry(&self, hints: &Hints) -> InRegistry {
         let config = self.settings.registry_config.as_deref();
         let asked = async {
+            let mut found = InRegistry::No;
             for digest in &hints.digests {
                 let credentials = registry::credentials(config, digest).await;
-                if self.engine.distribution(digest, credentials).await.is_ok() {
-                    return InRegistry::Yes;
+                match self.engine.distribution(digest, credentials).await {
+                    Ok(_) => return InRegistry::Yes,
+                    Err(error) if error.is_denied() => found = InRegistry::Denied,
+                    Err(_) => {}
                 }
             }
-            InRegistry::No
+            found
         };
         let answer = timeout(REGISTRIES, asked).await;
         answer.unwrap_or(InRegistry::Unknown)

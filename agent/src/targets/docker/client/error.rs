@@ -61,6 +61,13 @@ impl EngineError {
         self.kind == EngineErrorKind::NotFound
     }
 
+    /// A registry that the engine asked does not let us in. The engine passes its words on with a status of its own.
+    pub fn is_denied(&self) -> bool {
+        let said = self.message.to_lowercase();
+        let words = ["unauthorized", "denied", "no basic auth credentials"];
+        words.iter().any(|word| said.contains(word))
+    }
+
     /// The same call may succeed if it is repeated.
     pub fn is_transient(&self) -> bool {
         matches!(
