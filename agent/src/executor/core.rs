@@ -133,10 +133,16 @@ impl Core {
         lock(&self.active)
     }
 
-    /// An order begins to be carried out: what was seen of its target before is not what is there now.
-    pub(super) fn begun(&self, target: &TargetName, active: Active) {
-        self.active().insert(target.clone(), active);
+    /// An order begins to be carried out: what was seen of its target before is not what is there now. False: another
+    /// has taken the target along meanwhile.
+    pub(super) fn begun(&self, target: &TargetName, active: Active) -> bool {
+        let mut all = self.active();
+        if all.get(target).is_some_and(|one| one.order != active.order) {
+            return false;
+        }
+        all.insert(target.clone(), active);
         *lock(&self.turned).entry(target.clone()).or_default() += 1;
+        true
     }
 
     /// An order takes other targets along.
@@ -154,6 +160,9 @@ impl Core {
             }
         }
         for target in targets {
+            if active.contains_key(target) {
+                continue;
+            }
             let needs = BTreeSet::new();
             active.insert(target.clone(), Active { order, needs });
             *lock(&self.turned).entry(target.clone()).or_default() += 1;

@@ -124,9 +124,9 @@ impl Course {
 
     /// An engine that does not answer cannot start anything either.
     async fn runs(&self) -> bool {
-        self.look()
-            .await
-            .is_none_or(|observed| is_running(observed.state))
+        let looked = self.look().await;
+        looked.is_none_or(|observed| is_running(observed.state))
+            && self.down_beside().await.is_none()
     }
 
     /// What comes next where the last resort was asked for behind the journal's back: what stands there is no

@@ -126,7 +126,9 @@ impl Mend {
             order: made.order,
             needs: known.revisions.iter().map(|one| one.id.clone()).collect(),
         };
-        core.begun(target, active);
+        if !core.begun(target, active) {
+            return None;
+        }
         Some(Self {
             core: core.clone(),
             kind,

@@ -22,7 +22,7 @@ use super::{
     ledger::{Arrival, Found, LedgerError},
     lost::{Lost, Mend},
     plan::{self, Wanted},
-    run::Course,
+    run::{Course, taken_along},
     stranded::Stranded,
 };
 use crate::{
@@ -246,6 +246,7 @@ impl Office {
         };
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
+        // Where another has the target it is refused when it is to plan.
         self.core.begun(&target, Active { order: id, needs });
         if let Err(problem) = self.core.join(id, taken_along(&journal)) {
             tracing::error!(order.id = %id, "order {id} goes on beside another: {}", problem.message);
@@ -421,16 +422,6 @@ fn too_many_plans() -> v1::Problem {
         ),
         "try again when they are made",
     )
-}
-
-/// The other targets that an order has planned to take along.
-fn taken_along(journal: &Journal) -> &[TargetName] {
-    let mut events = journal.events();
-    let planned = events.find_map(|event| match event {
-        event::Event::Planned { with, .. } => Some(with.as_slice()),
-        _ => None,
-    });
-    planned.unwrap_or_default()
 }
 
 /// The order that a journal is of.

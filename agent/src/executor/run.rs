@@ -215,6 +215,9 @@ impl Course {
 
     async fn plan(&mut self) -> Result<(), Stalled> {
         let target = self.target().clone();
+        if let Err(problem) = self.core.join(self.id(), std::slice::from_ref(&target)) {
+            return self.refuse(problem);
+        }
         let revision = self.order.revision().clone();
         let wanted = Wanted {
             target: &target,
@@ -412,6 +415,14 @@ impl Course {
                 false,
             ));
         }
+        if is_running(found.state)
+            && let Some(down) = self.down_beside().await
+        {
+            return Ok((
+                format!("what ran before is back, and {down}, which was taken along, does not run"),
+                false,
+            ));
+        }
         Ok((format!("what ran before is back; {passes}"), true))
     }
 
@@ -465,9 +476,22 @@ impl Course {
                     code: "timeout".to_owned(),
                     message: "the last resort took too long".to_owned(),
                     next_step: String::new(),
-                    transient: false,
+                    transient: true,
                 })
             })
+    }
+
+    /// A target that was taken along and does not run; one that cannot be looked at may.
+    pub(super) async fn down_beside(&self) -> Option<TargetName> {
+        for target in taken_along(&self.journal) {
+            let look = timeout(OBSERVE_TIMEOUT, self.kind.observe(target)).await;
+            if let Ok(Ok(found)) = look
+                && !is_running(found.state)
+            {
+                return Some(target.clone());
+            }
+        }
+        None
     }
 
     /// The revision that runs: not one that only stands there.
@@ -532,6 +556,16 @@ impl Course {
             written => written,
         }
     }
+}
+
+/// The other targets that an order has planned to take along.
+pub(super) fn taken_along(journal: &Journal) -> &[TargetName] {
+    let mut events = journal.events();
+    let planned = events.find_map(|event| match event {
+        Event::Planned { with, .. } => Some(with.as_slice()),
+        _ => None,
+    });
+    planned.unwrap_or_default()
 }
 
 #[derive(Debug, Clone, Copy)]

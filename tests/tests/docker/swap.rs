@@ -10,7 +10,7 @@ use std::{
 use rstest::rstest;
 use serde_json::{Value, json};
 use sternway_agent::targets::{
-    Kind as _,
+    Kind as _, PlanInput,
     docker::{
         DockerKind, DockerSettings,
         labels::{Role, own_name},
@@ -19,7 +19,7 @@ use sternway_agent::targets::{
 };
 use sternway_proto::{
     name::RevisionId,
-    v1::{Swap, Verdict},
+    v1::{RestoreScope, Swap, Verdict},
 };
 use sternway_tests::{
     engine::Scope,
@@ -36,7 +36,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::runner::Shop;
+use crate::{
+    runner::Shop,
+    support::{kind, recorded},
+};
 
 /// An application that was deployed serves within this time, also on a busy machine.
 const STARTS: Duration = Duration::from_mins(1);
@@ -146,6 +149,35 @@ async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case
         );
         shop.is_tidy(order.id, false).await;
     }
+}
+
+#[tokio::test]
+async fn data_that_would_go_with_what_removes_itself_is_in_the_way() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let name = scope.named("shop");
+    let image = Image::good("v1").shared().await;
+    scope.run("shop", &[], &image).await;
+    let to = recorded(&kind.inspected(&name).await.expect("recorded"));
+    scope
+        .redeploy("shop", &["--rm", "-v", "/data"], &image)
+        .await;
+    let from = recorded(&kind.inspected(&name).await.expect("recorded"));
+    let input = PlanInput {
+        target: scope.target("shop").parse().expect("a name"),
+        from: Some(from),
+        instance: scope
+            .inspect("shop")
+            .await
+            .and_then(|it| it.id)
+            .expect("there"),
+        to,
+        scope: RestoreScope::Both,
+        swap: Swap::Unspecified,
+    };
+    let draft = kind.plan(&input).await.expect("planned");
+    let codes: Vec<&str> = draft.blockers.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["volume-lost"], "{:?}", draft.blockers);
 }
 
 #[rstest]
@@ -599,7 +631,7 @@ async fn a_bridge_accepts_loopback_addresses_only_during_a_warm_restore() {
     let order = shop.order(Swap::Warm).await;
     for step in order.steps() {
         // The journal hears of none of it, and the agent is started anew for each step.
-        let kind = crate::support::kind(&shop.scope);
+        let kind = kind(&shop.scope);
         let done = kind.apply(&order.context(), &step).await;
         assert!(done.is_ok(), "{}: {done:?}", step.id);
         if step.id == "docker.redirect" {

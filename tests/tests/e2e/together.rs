@@ -146,11 +146,41 @@ async fn what_removed_itself_is_created_again_by_an_undo() {
 }
 
 #[tokio::test]
-async fn both_killed_at_every_third_append_end_on_one_revision() {
-    forward(Ground::together(REMOVED).await, "cold", SOME).await;
+async fn what_must_not_be_cut_off_or_could_not_come_back_is_in_the_way() {
+    for (shop, side, said) in [
+        (KEPT, &["--rm"][..], "as jobs are"),
+        (REMOVED, KEPT, "could not bring it back"),
+    ] {
+        let ground = Ground::with(shop).await;
+        let network = format!("container:{}", ground.stage.scope.named("shop"));
+        let flags = ["--network", &network, "-e", "SHOP_PORT=9090"];
+        let flags = [&flags[..], side].concat();
+        let image = ground.new.clone();
+        ground.stage.scope.run("side", &flags, &image).await;
+        let before = id(&ground, "shop").await;
+        let told = rollback(&ground, "1", 4).await;
+        assert!(told.contains(said), "{told}");
+        assert_eq!(id(&ground, "shop").await, before);
+    }
 }
 
 #[tokio::test]
-async fn an_undo_of_both_killed_at_every_third_append_ends_on_the_old_one() {
-    undo(Ground::together(REMOVED).await, "cold", SOME).await;
+async fn a_container_and_what_shares_its_network_killed_at_every_third_append_end_on_one_revision()
+{
+    forward(Ground::together(KEPT).await, "cold", SOME).await;
+}
+
+#[tokio::test]
+async fn an_undo_of_both_killed_at_every_third_append_ends_on_the_old_ones() {
+    undo(Ground::together(KEPT).await, "cold", SOME).await;
+}
+
+#[tokio::test]
+async fn what_removes_itself_killed_at_every_third_append_ends_on_one_revision() {
+    forward(Ground::with(REMOVED).await, "cold", SOME).await;
+}
+
+#[tokio::test]
+async fn an_undo_of_what_removes_itself_killed_at_every_third_append_ends_on_the_old_one() {
+    undo(Ground::with(REMOVED).await, "cold", SOME).await;
 }

@@ -132,7 +132,12 @@ impl DockerKind {
             .filter_map(|mode| mode.strip_prefix("container:"))
         {
             match self.engine.container(id).await {
-                Ok(other) => drop(names.insert(id.to_owned(), name_of(&other).to_owned())),
+                Ok(other) => {
+                    // It was bound to the target, which is another one by now.
+                    let name = name_of(&other);
+                    let name = labels::put_aside(name).unwrap_or(name);
+                    names.insert(id.to_owned(), name.to_owned());
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }

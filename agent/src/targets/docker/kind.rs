@@ -92,6 +92,7 @@ impl Kind for DockerKind {
         }
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
+        let lost = plan::volumes_lost(target, old.as_ref(), &result, &then.volumes);
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),
@@ -110,6 +111,7 @@ impl Kind for DockerKind {
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);
         blockers.extend(hanging.problems);
+        blockers.extend(lost);
         blockers.extend(problems);
         // Never both: the replacement would be one more.
         blockers.extend(running_aside(target, &self.engine.containers(&[]).await?));
@@ -122,7 +124,7 @@ impl Kind for DockerKind {
             checks: decision.checks,
             soak: decision.soak,
             waiting: decision.waiting,
-            warnings: decision.warnings,
+            warnings: [decision.warnings, hanging.warnings].concat(),
             blockers,
             expected_outage: decision.expected_outage,
         })

@@ -2,12 +2,15 @@
 
 mod steps;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sternway_proto::{
-    name::{RevisionId, TargetName},
+    name::{RevisionId, TargetName, clean_text},
     v1::{self, Problem},
 };
 
@@ -15,6 +18,7 @@ use super::{
     checks::Checks,
     normalise::short,
     record::{ContainerRecord, Hints, ImageRef},
+    recreate::declares,
     warm::{self, Published},
 };
 use crate::engine::step::Step;
@@ -53,6 +57,9 @@ pub(super) enum Job {
     },
     DisarmOld {
         old: Old,
+        /// The ids of those that share a namespace of it. None: it is one of them, or planned by an earlier version.
+        #[serde(default)]
+        with: Option<BTreeSet<String>>,
     },
     StopOld {
         old: Old,
@@ -197,6 +204,36 @@ pub(super) fn replaced(target: &TargetName, seen: &str, old: Option<&Old>) -> Op
             name(found)
         ),
         "see what was deployed under the name (`docker ps -a`), then plan again: `ctl rollback --dry-run`",
+    ))
+}
+
+/// The places of unnamed volumes that go with a container which removes itself, because its replacement does not take
+/// them over. `then`: those of the revision that is restored.
+pub(super) fn volumes_lost(
+    target: &TargetName,
+    old: Option<&Old>,
+    result: &ContainerRecord,
+    then: &BTreeMap<String, String>,
+) -> Option<Problem> {
+    let again = old?.again.as_ref()?;
+    let taken = |place: &String| then.contains_key(place) || declares(result, place);
+    let lost: Vec<&str> = again
+        .volumes
+        .keys()
+        .filter(|place| !taken(place))
+        .map(String::as_str)
+        .collect();
+    if lost.is_empty() {
+        return None;
+    }
+    Some(Problem::new(
+        "volume-lost",
+        format!(
+            "{target} was started with --rm, and its unnamed volume at {} would go with it: the revision to restore does \
+             not take it over",
+            clean_text(&lost.join(", "))
+        ),
+        "copy its data (`docker cp`), then stop it and start the other by hand",
     ))
 }
 

@@ -14,7 +14,7 @@ use super::{
     discover::{labels_of, name_of},
     labels,
     normalise::text,
-    plan::{Again, Sharer},
+    plan::Sharer,
     record::SHARED,
     steps::as_it_is,
 };
@@ -22,41 +22,88 @@ use super::{
 /// What hangs on a container.
 #[derive(Default)]
 pub(super) struct Hanging {
-    /// Each behind the one whose namespace it shares.
+    /// Each behind all those whose namespaces it shares.
     pub(super) sharers: Vec<Sharer>,
     /// Why some cannot be created anew with it.
     pub(super) problems: Vec<Problem>,
+    /// What becomes of those that do not run.
+    pub(super) warnings: Vec<Problem>,
 }
 
 impl DockerKind {
-    /// Those that run and share a namespace of this container, and of those in turn. One that does not run needs
-    /// none.
+    /// What shares a namespace of this container, and of those in turn.
     pub(super) async fn hanging(
         &self,
         target: &TargetName,
         id: &str,
     ) -> Result<Hanging, EngineError> {
+        let owner = self.engine.container(id).await?;
+        let owner_vanishes = owner["HostConfig"]["AutoRemove"].as_bool() == Some(true);
+        let mut hanging = Hanging::default();
+        for inspect in self.that_hang(target, id).await? {
+            match self.sharer(target, inspect, owner_vanishes).await? {
+                Ok(sharer) => hanging.sharers.push(sharer),
+                Err(problem) => hanging.problems.push(problem),
+            }
+        }
+        hanging.warnings = self.stopped_ones(target, id).await?;
+        Ok(hanging)
+    }
+
+    /// Those that run and share a namespace of this container, and of those in turn, as the engine tells of them: each
+    /// behind all those whose namespaces it shares.
+    pub(super) async fn that_hang(
+        &self,
+        target: &TargetName,
+        id: &str,
+    ) -> Result<Vec<Value>, EngineError> {
         let mut left = self.that_share(id).await?;
         // The engine writes ids; a tool may have given a name.
         let mut known = BTreeSet::from([id.to_owned(), target.local().to_owned()]);
-        let mut hanging = Hanging::default();
+        let mut found = Vec::new();
         loop {
+            let all: BTreeSet<String> = left.iter().flat_map(names).collect();
             let (next, others): (Vec<Value>, Vec<Value>) = left
                 .into_iter()
-                .partition(|inspect| shares(inspect, &known));
+                .partition(|inspect| shares(inspect, &known) && !shares(inspect, &all));
             if next.is_empty() {
-                return Ok(hanging);
+                return Ok(found);
             }
             left = others;
-            for inspect in next {
-                known.insert(text(&inspect, "Id").to_owned());
-                known.insert(name_of(&inspect).to_owned());
-                match self.sharer(target, inspect).await? {
-                    Ok(sharer) => hanging.sharers.push(sharer),
-                    Err(problem) => hanging.problems.push(problem),
-                }
+            known.extend(next.iter().flat_map(names));
+            found.extend(next);
+        }
+    }
+
+    /// Those that do not run need no namespace, and can never be started again once this container is another.
+    async fn stopped_ones(
+        &self,
+        target: &TargetName,
+        id: &str,
+    ) -> Result<Vec<Problem>, EngineError> {
+        let known = BTreeSet::from([id.to_owned(), target.local().to_owned()]);
+        let mut found = Vec::new();
+        for listed in self.engine.containers(&[]).await? {
+            if !matches!(text(&listed, "State"), "exited" | "created" | "dead") {
+                continue;
+            }
+            // The engine may not even be able to inspect it.
+            let Ok(inspect) = self.engine.container(text(&listed, "Id")).await else {
+                continue;
+            };
+            let name = name_of(&inspect);
+            if shares(&inspect, &known) && !name.starts_with(labels::NAME_PREFIX) {
+                found.push(Problem::new(
+                    "shared-namespace",
+                    format!(
+                        "{} shares a namespace of {target} and does not run: it cannot be started again behind this",
+                        clean_text(name)
+                    ),
+                    "create it anew when it is needed again",
+                ));
             }
         }
+        Ok(found)
     }
 
     /// All others that run and share a namespace of some container.
@@ -85,6 +132,7 @@ impl DockerKind {
         &self,
         ordered: &TargetName,
         inspect: Value,
+        owner_vanishes: bool,
     ) -> Result<Result<Sharer, Problem>, EngineError> {
         let name = name_of(&inspect).to_owned();
         if let Some(reason) = labels::not_ours(&name, &labels_of(&inspect)) {
@@ -93,7 +141,17 @@ impl DockerKind {
         let Some(target) = self.target_named(&name) else {
             return Ok(Err(cannot(ordered, &name, "it is not looked after here")));
         };
-        let mut old = as_it_is(&inspect);
+        if owner_vanishes {
+            let reason =
+                format!("{ordered} was started with --rm, and an undo could not bring it back");
+            return Ok(Err(cannot(ordered, &name, &reason)));
+        }
+        if inspect["HostConfig"]["AutoRemove"].as_bool() == Some(true) {
+            let reason =
+                "it was started with --rm, as jobs are that must not be cut off and run again";
+            return Ok(Err(cannot(ordered, &name, reason)));
+        }
+        let old = as_it_is(&inspect);
         let inspected = match self.normalised(inspect).await {
             Ok(inspected) => inspected,
             Err(error) if error.is_not_found() => {
@@ -102,7 +160,6 @@ impl DockerKind {
             Err(error) => return Err(error),
         };
         let (record, volumes) = (inspected.record, inspected.hints.volumes);
-        old.again = Again::of(&record, &volumes);
         Ok(Ok(Sharer {
             target,
             record,
@@ -112,8 +169,13 @@ impl DockerKind {
     }
 }
 
-/// The ids of the containers whose namespaces it shares.
-fn owners(inspect: &Value) -> impl Iterator<Item = &str> {
+/// What a container is called by others: its id and its name.
+fn names(inspect: &Value) -> [String; 2] {
+    [text(inspect, "Id").to_owned(), name_of(inspect).to_owned()]
+}
+
+/// The ids, or names, of the containers whose namespaces it shares.
+pub(super) fn owners(inspect: &Value) -> impl Iterator<Item = &str> {
     SHARED
         .iter()
         .filter_map(|key| text(&inspect["HostConfig"], key).strip_prefix("container:"))
@@ -131,7 +193,7 @@ fn cannot(ordered: &TargetName, name: &str, reason: &str) -> Problem {
             "{name} shares a network, IPC or process namespace of {ordered}, would be left without it, and cannot be \
              created anew: {reason}"
         ),
-        "remove it first, and create it again after the rollback: the engine binds it to the very container that is \
+        "wait for its end or remove it first, and create it again after the rollback: the engine binds it to the very container that is \
          replaced, not to its name",
     )
 }

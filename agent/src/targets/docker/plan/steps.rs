@@ -1,6 +1,6 @@
 //! The steps of a restore, in their order.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 
@@ -115,11 +115,14 @@ pub(super) fn list(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step>
             "disarm-old",
             format!("let nothing restart {which}"),
             QUICK,
-            &Job::DisarmOld { old: old.brief() },
+            &Job::DisarmOld {
+                old: old.brief(),
+                with: Some(sharers(facts)),
+            },
         );
         for sharer in facts.sharers.iter().rev() {
             let old = sharer.old.brief();
-            let job = Job::DisarmOld { old };
+            let job = Job::DisarmOld { old, with: None };
             sharer.add(
                 &mut add,
                 "disarm-old",
@@ -238,6 +241,11 @@ pub(super) fn graces(facts: &Facts<'_>) -> Duration {
     let all = facts.from.into_iter().chain([facts.result]).chain(sharers);
     all.map(|record| stop_timeout(Some(record)).saturating_sub(STOP))
         .sum()
+}
+
+fn sharers(facts: &Facts<'_>) -> BTreeSet<String> {
+    let ids = facts.sharers.iter().map(|sharer| sharer.old.id.clone());
+    ids.collect()
 }
 
 impl Sharer {

@@ -1,18 +1,79 @@
 //! Steps about the containers that share a namespace of the one that is replaced: the same jobs, at another target.
 
-use serde_json::json;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 use sternway_proto::name::TargetName;
 
-use super::{StepContext, StepError, refused};
+use super::{Done, StepContext, StepError, is_up, refused, short};
 use crate::targets::docker::{
     DockerKind,
     client::EngineError,
     labels::Role,
-    plan::Job,
+    normalise::text,
+    plan::{Job, Old},
     record::{ContainerRecord, SHARED},
+    sharers::owners,
 };
 
 impl DockerKind {
+    /// Nothing is begun where something else shares a namespace by now than was planned.
+    pub(super) async fn hangs_as_planned(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+        planned: &BTreeSet<String>,
+    ) -> Result<(), StepError> {
+        if self.found(&old.id).await?.is_none() {
+            return Ok(());
+        }
+        let hang = self.that_hang(context.target, &old.id).await?;
+        let now: BTreeSet<&str> = hang.iter().map(|inspect| text(inspect, "Id")).collect();
+        if planned.iter().map(String::as_str).eq(now.iter().copied()) {
+            return Ok(());
+        }
+        Err(StepError {
+            next_step: "plan again: `ctl rollback --dry-run` shows what would happen now"
+                .to_owned(),
+            ..refused(
+                "changed-by-another",
+                format!(
+                    "other containers share a namespace of {} than when it was planned",
+                    context.target
+                ),
+            )
+        })
+    }
+
+    /// Whether it was to run once, and did: nobody wants it restarted, and it says that all is well.
+    pub(super) async fn has_ended_well(
+        &self,
+        context: &StepContext<'_>,
+        policy: &Value,
+    ) -> Result<bool, StepError> {
+        let (_, inspect) = self.replacement(context).await?;
+        let state = &inspect["State"];
+        let once = policy["Name"] == "no";
+        Ok(once && state["Status"] == "exited" && state["ExitCode"] == 0)
+    }
+
+    /// What is said of a container that cannot be started, because the one whose namespace it shares does not run.
+    pub(super) async fn ownerless(&self, id: &str) -> Result<Option<Done>, StepError> {
+        let Some(inspect) = self.found(id).await? else {
+            return Ok(None);
+        };
+        for owner in owners(&inspect) {
+            let found = self.found(owner).await?;
+            if !found.is_some_and(|owner| is_up(&owner)) {
+                return Ok(Some(Done::said(format!(
+                    "container {} is left stopped: the one whose namespace it shares does not run",
+                    short(id)
+                ))));
+            }
+        }
+        Ok(None)
+    }
+
     /// The record with the namespaces that it shares bound to what this order made of their containers: those do not
     /// bear their names yet.
     pub(super) async fn bound(

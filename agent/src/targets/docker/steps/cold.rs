@@ -1,6 +1,9 @@
 //! Create, disarm, stop, swap names, start, verify, commit; and back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use sternway_proto::{
@@ -107,7 +110,15 @@ impl DockerKind {
 
     /// A container with `restart=always` that was stopped by hand comes back with the engine: two would
     /// run. So its policy goes first.
-    pub(super) async fn disarm_old(&self, old: &Old) -> Result<Done, StepError> {
+    pub(super) async fn disarm_old(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+        with: Option<&BTreeSet<String>>,
+    ) -> Result<Done, StepError> {
+        if let Some(with) = with {
+            self.hangs_as_planned(context, old, with).await?;
+        }
         self.set_policy(&old.id, &json!({"Name": "no"})).await
     }
 
@@ -159,8 +170,8 @@ impl DockerKind {
         let seconds = inspect["Config"]["StopTimeout"].as_u64();
         let grace = seconds.map(Duration::from_secs);
         self.engine.stop_container(id, grace).await?;
-        // One that never ran stays.
-        if removes_itself(&inspect) && is_up(&inspect) {
+        let never_ran = inspect["State"]["Status"] == "created";
+        if removes_itself(&inspect) && !never_ran {
             return self.vanished(id).await;
         }
         match self.found(id).await? {
@@ -190,6 +201,10 @@ impl DockerKind {
         // Stopped already, unless a last resort that the journal knows nothing of started it: two would run.
         self.stop_new(context).await?;
         let id = self.brought_back(context, old).await?;
+        if let Some(said) = self.ownerless(&id).await? {
+            self.set_policy(&id, &old.policy).await?;
+            return Ok(said);
+        }
         // Its policy goes first: one that crashes at once is restarted, as it was before.
         self.set_policy(&id, &old.policy).await?;
         let done = self.start(&id).await?;
@@ -309,11 +324,15 @@ impl DockerKind {
         }
         let (new, _) = self.replacement(context).await?;
         self.rename(&new, name).await?;
-        Ok(Done::said(match old {
-            Some(_) => format!(
+        let kept = match old {
+            Some(old) => self.found(&old.id).await?,
+            None => None,
+        };
+        Ok(Done::said(match kept {
+            Some(kept) => format!(
                 "{name} is container {}; the old one is kept, stopped, as {}",
                 short(&new),
-                own_name(Role::Previous, context.order_id, context.target),
+                name_of(&kept),
             ),
             None => format!("{name} is container {}", short(&new)),
         }))

@@ -56,6 +56,9 @@ impl DockerKind {
                 let id = text(&before, "Id");
                 self.arm(id, None, Some(&as_it_was(&before, known))).await;
             }
+            if self.vanished_before(known).await? {
+                return Err(vanished(context, &new));
+            }
             return self.without_old(context, &new, &made).await;
         }
         let record = self.revision_of(&new, known).await?;
@@ -65,9 +68,14 @@ impl DockerKind {
         });
         let old = old.map(|inspect| as_it_was(&inspect, known));
         let warm = self.is_warm(context).await?;
+        // What it shares may be started by the mend of another target.
+        let waits = record
+            .as_ref()
+            .is_some_and(|record| !record.shares_with().is_empty());
         let mut done = self.rescue_of(context, old, record, warm).await.map_err(|error| {
             let order = context.order_id;
             StepError {
+                transient: error.transient || waits,
                 next_step: format!(
                     "see why on the host (`docker ps -a --filter label=sternway.order={order}`, `docker logs`), start \
                      what is to run, or deploy {} again",
@@ -95,6 +103,16 @@ impl DockerKind {
             done.message = format!("{}; the half-made one is removed", done.message);
         }
         Ok(done)
+    }
+
+    /// Whether what ran before was started with `--rm` and is gone: by the order, or by itself, nobody can tell.
+    async fn vanished_before(&self, known: &Known) -> Result<bool, EngineError> {
+        let Some((instance, recorded)) = &known.before else {
+            return Ok(false);
+        };
+        let record = ContainerRecord::from_bytes(&recorded.record);
+        let vanishes = record.is_ok_and(|record| record.removes_itself());
+        Ok(vanishes && self.found(instance).await?.is_none())
     }
 
     /// It came to a standby at most: what runs is as it was.
@@ -239,6 +257,26 @@ fn as_it_was(inspect: &Value, known: &Known) -> Old {
         paused: false,
         policy,
         again: None,
+    }
+}
+
+/// The half-made one is all that is left: it stays for whoever decides.
+fn vanished(context: &StepContext<'_>, new: &str) -> StepError {
+    let name = context.target.local();
+    StepError {
+        next_step: format!(
+            "deploy {name} again, or see whether what it made does its work: `docker rename {0} {name}`, `docker start \
+             {name}`",
+            short(new)
+        ),
+        ..refused(
+            "nothing-runs",
+            format!(
+                "nothing runs: what ran before was started with --rm and is gone, and container {}, which it made, never \
+                 proved itself",
+                short(new)
+            ),
+        )
     }
 }
 

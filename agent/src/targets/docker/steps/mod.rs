@@ -15,6 +15,7 @@ pub(super) use warm::bridge_of;
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
+use sternway_proto::name::TargetName;
 use tokio::time::timeout;
 
 use super::{
@@ -37,8 +38,14 @@ impl DockerKind {
     /// As the step says.
     pub async fn apply(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         let (target, job) = part(context.target, job(step)?);
+        let beside = target != *context.target;
         let context = &context.at(&target);
         match job {
+            Job::Commit { policy, .. }
+                if beside && self.has_ended_well(context, &policy).await? =>
+            {
+                Ok(Done::said(format!("{target} has done its work and ended")))
+            }
             Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,
@@ -47,7 +54,7 @@ impl DockerKind {
                 Ok(self.drain_old(old.as_ref(), &ports, wait).await)
             }
             Job::CreateNew { record, volumes } => self.create_new(context, &record, &volumes).await,
-            Job::DisarmOld { old } => self.disarm_old(&old).await,
+            Job::DisarmOld { old, with } => self.disarm_old(context, &old, with.as_ref()).await,
             Job::StopOld { old } => self.stop_old(context, &old).await,
             Job::SwapNames { old } => self.swap_names(context, old.as_ref()).await,
             Job::StartNew => self.start_new(context).await,
@@ -76,7 +83,7 @@ impl DockerKind {
             // Back to where the redirect stood: the container that comes back needs a moment, too.
             Job::EndRedirect { ports, .. } => self.redirect_again(context, &ports).await,
             Job::CreateNew { .. } => self.remove_new(context).await,
-            Job::DisarmOld { old } => self.rearm_old(context, &old).await,
+            Job::DisarmOld { old, .. } => self.rearm_old(context, &old).await,
             Job::StopOld { old } => self.start_old(context, &old).await,
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
             Job::StartNew => self.stop_new(context).await,
@@ -104,16 +111,25 @@ impl DockerKind {
         // An engine that does not answer quotes nothing, and is not waited for once more.
         if !error.transient {
             let look = async {
-                for role in [Role::Replacement, Role::Standby] {
-                    let found = self.of_order(context, role).await.ok().flatten();
-                    variables.extend(found.map(|(_, inspect)| inspect));
+                let parts = steps.iter().filter_map(|step| {
+                    let (target, _) = part(context.target, job(step).ok()?);
+                    Some(target)
+                });
+                let targets: BTreeSet<TargetName> = parts.chain([context.target.clone()]).collect();
+                for target in &targets {
+                    let context = context.at(target);
+                    for role in [Role::Replacement, Role::Standby, Role::Again] {
+                        let found = self.of_order(&context, role).await.ok().flatten();
+                        variables.extend(found.map(|(_, inspect)| inspect));
+                    }
                 }
                 let old = steps.iter().filter_map(|step| {
                     let payload = &step.payload;
                     let old = payload.get("old").unwrap_or(&payload["job"]["old"]);
                     old["id"].as_str()
                 });
-                let named: BTreeSet<&str> = old.chain([context.target.local()]).collect();
+                let locals = targets.iter().map(TargetName::local);
+                let named: BTreeSet<&str> = old.chain(locals).collect();
                 for name in named {
                     variables.extend(self.found(name).await.ok().flatten());
                 }

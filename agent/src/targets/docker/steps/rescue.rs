@@ -11,6 +11,7 @@ use crate::{
     engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     targets::docker::{
         DockerKind,
+        client::EngineError,
         labels::Role,
         normalise::text,
         plan::{Job, Old},
@@ -43,19 +44,51 @@ impl DockerKind {
             .next()
             .unwrap_or_else(|| Party::of(context.target.clone()));
         let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
-        // Each can share what runs by now, and nothing else.
-        for Party {
-            target,
-            old,
-            record,
-        } in beside
-        {
-            let context = context.at(&target);
-            let said = self.rescue_of(&context, old, record, false).await;
-            let said = said.map_or_else(|error| error.message, |done| done.message);
-            done.message = format!("{}; {target}: {said}", done.message);
+        let new_stays = self.new_runs(context).await?;
+        for party in beside {
+            let at = context.at(&party.target);
+            self.stop_odd(&at, &party, new_stays).await?;
+            let said = self.rescue_of(&at, party.old, party.record, false).await;
+            let said = match said {
+                Ok(said) => said.message,
+                Err(error) if error.transient => return Err(error),
+                Err(error) => {
+                    // Something is to be done, whoever serves the other.
+                    done.output = Value::Null;
+                    error.message
+                }
+            };
+            done.message = format!("{}; {}: {said}", done.message, party.target);
         }
         Ok(done)
+    }
+
+    async fn new_runs(&self, context: &StepContext<'_>) -> Result<bool, EngineError> {
+        let new = self.of_order(context, Role::Replacement).await?;
+        Ok(new.is_some_and(|(_, inspect)| is_up(&inspect)))
+    }
+
+    /// What shares a namespace outlives its owner, in a namespace that leads nowhere: the one that hangs on the
+    /// instance that does not stay is stopped first.
+    async fn stop_odd(
+        &self,
+        context: &StepContext<'_>,
+        party: &Party,
+        new_stays: bool,
+    ) -> Result<(), StepError> {
+        let odd = if new_stays {
+            party.old.as_ref().map(|old| old.id.clone())
+        } else {
+            let new = self.of_order(context, Role::Replacement).await?;
+            new.map(|(id, _)| id)
+        };
+        if let Some(id) = odd
+            && self.found(&id).await?.is_some_and(|found| is_up(&found))
+        {
+            self.wake(&id).await?;
+            self.engine.stop_container(&id, Some(HURRY)).await?;
+        }
+        Ok(())
     }
 
     /// As [`Self::rescue`], of these two.
