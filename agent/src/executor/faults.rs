@@ -647,3 +647,37 @@ async fn a_long_collection_holds_nothing_else_up() {
     agent.stop().await;
     assert_eq!(kind.world().cut_off, 1);
 }
+
+#[tokio::test]
+async fn marks_without_end_leave_room_for_plans() {
+    let (_dir, kind, mut agent) = deployed().await;
+    kind.world().readiness_hangs = true;
+    for _ in 0..100 {
+        agent.send(Request::Marks(v1::Marks::default())).await;
+    }
+    asks_for_plans(&agent, 1..=1).await;
+    assert_eq!(answered(&mut agent).await, (1, None));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_without_end_are_told_and_not_all_written_down() {
+    let (dir, kind, mut agent) = deployed().await;
+    let stranger = |number| v1::Order {
+        host_id: Uuid::from_u128(8).to_string(),
+        ..order(number)
+    };
+    for number in 1..=40 {
+        agent.send(Request::Order(seal(&stranger(number)))).await;
+        let end = agent.end(Uuid::from_u128(number)).await.expect("told");
+        assert_eq!(end.outcome(), v1::Outcome::Refused, "{end:?}");
+    }
+    let written = fs::read_dir(dir.path().join("orders/open")).expect("a folder");
+    assert_eq!(written.count(), 30);
+    // What was said of the last one stands.
+    agent.send(Request::Order(seal(&order(40)))).await;
+    let end = agent.end(Uuid::from_u128(40)).await.expect("told again");
+    assert_eq!(end.outcome(), v1::Outcome::Refused, "{end:?}");
+    assert_eq!(kind.world().switches, 0);
+    agent.stop().await;
+}

@@ -38,6 +38,11 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 90);
 /// is right only as long as nobody has gone on from there.
 const LOST_WITHIN: Duration = Duration::from_hours(24);
 
+/// Refusals that get a journal within [`REFUSALS_WITHIN`], each a file that is kept for [`REMEMBERED`]. A controller that
+/// is well has fewer refused; one that is not must not fill the host's disk.
+const REFUSALS: u32 = 30;
+const REFUSALS_WITHIN: Duration = Duration::from_hours(1);
+
 /// Why the ledger could not be used.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -92,6 +97,8 @@ pub enum Arrival {
     Repeated(Uuid),
     /// Not accepted; the refusal is journaled as its only line.
     Refused(Uuid, Vec<Line>),
+    /// Not accepted, and one of so many that nothing was written: who took it in remembers it.
+    RefusedUnkept(Uuid, Line),
     /// No order at all: nothing can be told of it.
     Unreadable(OrderError),
 }
@@ -105,6 +112,29 @@ pub struct Ledger {
     fence: Fence,
     known: BTreeSet<Uuid>,
     host_id: Uuid,
+    refusals: Refusals,
+}
+
+/// How many refusals were journaled since when, in milliseconds of this host's clock.
+#[derive(Debug, Default)]
+struct Refusals {
+    since_ms: i64,
+    count: u32,
+}
+
+impl Refusals {
+    /// Whether one more may be journaled now.
+    fn has_room(&mut self, now_ms: i64) -> bool {
+        let within = u64::try_from(REFUSALS_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        // Also for a clock that was set back.
+        if now_ms.abs_diff(self.since_ms) >= within {
+            *self = Self {
+                since_ms: now_ms,
+                count: 0,
+            };
+        }
+        self.count < REFUSALS
+    }
 }
 
 /// An order that was found open at start.
@@ -160,6 +190,7 @@ impl Ledger {
             fence,
             known,
             host_id,
+            refusals: Refusals::default(),
         };
         Ok((ledger, found))
     }
@@ -251,7 +282,11 @@ impl Ledger {
                         running: None,
                     },
                 };
+                if !self.refusals.has_room(now_ms) {
+                    return Ok(Arrival::RefusedUnkept(id, line));
+                }
                 let journal = Journal::create(&self.open, id, line)?;
+                self.refusals.count += 1;
                 self.known.insert(id);
                 Ok(Arrival::Refused(id, journal.lines().to_vec()))
             }

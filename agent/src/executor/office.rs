@@ -36,7 +36,7 @@ use crate::{
 /// agent goes on with them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Refusals that are remembered in memory because the disk takes nothing.
+/// Refusals that are remembered in memory, because the disk takes nothing or because they are too many for it.
 const NOT_TAKEN: usize = 1_000;
 
 /// Panics of one order after which it is no longer gone on with. Its journal has a budget of its own.
@@ -72,7 +72,11 @@ pub(super) struct Office {
     planning: Arc<Semaphore>,
     /// Whose task that is, and how often it panicked: one that panics cannot say so any more.
     tasks: HashMap<task::Id, Task>,
-    /// Orders that were refused because the disk failed: what was said of them stands.
+    /// Looks at the readiness of all targets after marks have changed: one at a time.
+    marking: JoinSet<()>,
+    /// The marks changed again meanwhile.
+    marked_again: bool,
+    /// Orders that were refused without a journal: what was said of them stands.
     not_taken: BTreeMap<Uuid, Vec<v1::OrderEvent>>,
 }
 
@@ -92,6 +96,8 @@ impl Office {
             plans: JoinSet::new(),
             planning: Arc::new(Semaphore::new(PLANS)),
             tasks: HashMap::new(),
+            marking: JoinSet::new(),
+            marked_again: false,
             not_taken: BTreeMap::new(),
         };
         for found in found {
@@ -111,6 +117,14 @@ impl Office {
                 Some(ended) = self.plans.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!("planning failed: {error}");
+                    }
+                }
+                Some(ended) = self.marking.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!("looking at what the marks mean failed: {error}");
+                    }
+                    if std::mem::take(&mut self.marked_again) {
+                        self.marked();
                     }
                 }
                 Some(made) = self.left.recv() => self.mend(made),
@@ -146,18 +160,26 @@ impl Office {
                 if let Err(error) = self.core.revisions().set_marks(marks.marks) {
                     tracing::error!("the marks of revisions could not be stored: {error}");
                 }
-                // A mark changes where a rollback would go.
-                let core = self.core.clone();
-                self.plans.spawn(async move {
-                    for target in core.targets() {
-                        if let Some(kind) = core.registry.of(&target) {
-                            care::readiness(&core, kind.as_ref(), &target).await;
-                        }
-                        core.outbox.target(&target);
-                    }
-                });
+                self.marked();
             }
         }
+    }
+
+    /// A mark changes where a rollback would go. However many come: the newest ones count.
+    fn marked(&mut self) {
+        if !self.marking.is_empty() {
+            self.marked_again = true;
+            return;
+        }
+        let core = self.core.clone();
+        self.marking.spawn(async move {
+            for target in core.targets() {
+                if let Some(kind) = core.registry.of(&target) {
+                    care::readiness(&core, kind.as_ref(), &target).await;
+                }
+                core.outbox.target(&target);
+            }
+        });
     }
 
     fn order(&mut self, sealed: &v1::SealedOrder) {
@@ -183,6 +205,10 @@ impl Office {
             Ok(Arrival::Refused(id, lines)) => {
                 tracing::warn!(order.id = %id, "order {id} refused");
                 self.core.outbox.order(id, event::wire(id, &lines));
+            }
+            Ok(Arrival::RefusedUnkept(id, line)) => {
+                tracing::warn!(order.id = %id, "order {id} refused, of too many to write down");
+                self.refused_unkept(id, event::wire(id, &[line]));
             }
             Ok(Arrival::Unreadable(error)) => {
                 tracing::error!("an order that cannot be read was dropped: {error}");
@@ -215,11 +241,19 @@ impl Office {
             },
         };
         let events = event::wire(order.id(), &[refusal]);
-        // Bounded: each costs the controller an order, and a full disk is mended or the host is lost.
-        if self.not_taken.len() < NOT_TAKEN {
-            self.not_taken.insert(order.id(), events.clone());
+        self.refused_unkept(order.id(), events);
+    }
+
+    /// Tells a refusal that stands in memory alone. Bounded: a full disk is mended or the host is lost, and beyond it
+    /// the oldest ones (the ids of orders begin with their time) were told or are of no interest to anyone.
+    fn refused_unkept(&mut self, id: Uuid, events: Vec<v1::OrderEvent>) {
+        if self.not_taken.len() >= NOT_TAKEN
+            && let Some((oldest, _)) = self.not_taken.pop_first()
+        {
+            self.core.outbox.forget(oldest);
         }
-        self.core.outbox.order(order.id(), events);
+        self.not_taken.insert(id, events.clone());
+        self.core.outbox.order(id, events);
     }
 
     fn repeat(&self, id: Uuid) {

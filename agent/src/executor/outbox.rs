@@ -119,6 +119,11 @@ impl Outbox {
         over
     }
 
+    /// Nothing is told of that order any more.
+    pub fn forget(&self, order: Uuid) {
+        self.state().orders.remove(&order);
+    }
+
     /// A target changed.
     pub fn target(&self, target: &TargetName) {
         self.state().targets.insert(target.clone());

@@ -91,6 +91,7 @@ pub(super) struct World {
     pub(super) spared: Vec<Uuid>,
     /// Collections do not end by themselves; how many began, and how many were cut off.
     pub(super) collect_hangs: bool,
+    pub(super) readiness_hangs: bool,
     pub(super) collections: u32,
     pub(super) cut_off: u32,
 }
@@ -312,6 +313,10 @@ impl Kind for Scripted {
     }
 
     async fn readiness(&self, _: &TargetName, _: &Recorded) -> Vec<v1::Problem> {
+        let hangs = self.world().readiness_hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         Vec::new()
     }
 

@@ -47,6 +47,7 @@ fn arrive_at(ledger: &mut Ledger, sealed: &v1::SealedOrder, now_ms: i64) -> Stri
             } => problem.code.clone(),
             other => panic!("{other:?}"),
         },
+        Arrival::RefusedUnkept(..) => "unkept".to_owned(),
         Arrival::Unreadable(error) => error.code().to_owned(),
     }
 }
@@ -99,6 +100,36 @@ fn never_stale_older_orders_epochs_and_deadlines_are_refused_also_after_a_restar
     let late = sealed(20, "docker/shop", 4, 2);
     assert_eq!(arrive_at(&mut ledger, &late, NOW + 10_000), "order-expired");
     assert_eq!(arrive(&mut ledger, &late), "repeated", "a refusal is final");
+}
+
+#[test]
+fn refusals_without_end_do_not_fill_the_disk() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    // For a host that is none of this controller's.
+    let refused = |id: u128| {
+        let mut order = order::parse(&sealed(id, "docker/shop", 3, 5))
+            .expect("an order")
+            .order()
+            .clone();
+        order.host_id = Uuid::from_u128(8).to_string();
+        order::seal(&order)
+    };
+    let first = arrive(&mut ledger, &refused(100));
+    assert!(first.starts_with("order-"), "{first}");
+    for id in 101..1_000 {
+        arrive(&mut ledger, &refused(id));
+    }
+    let files = || fs::read_dir(dir.path().join("open")).expect("a folder");
+    assert_eq!(files().count(), 30);
+    assert_eq!(arrive(&mut ledger, &refused(100)), "repeated");
+    assert_eq!(arrive(&mut ledger, &refused(999)), "unkept");
+    // What is in order is accepted meanwhile.
+    let good = sealed(10, "docker/shop", 3, 5);
+    assert_eq!(arrive(&mut ledger, &good), "accepted");
+    let later = NOW + 3_600_000;
+    assert_eq!(arrive_at(&mut ledger, &refused(2_000), later), first);
+    assert_eq!(files().count(), 32);
 }
 
 #[test]
