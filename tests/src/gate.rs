@@ -1,7 +1,9 @@
 //! A gate between an agent and its engine: it lets every call through, but holds one of a kind where a test asks
-//! for it, so that a test can act at a known place of a restore, or lets its answer be lost.
+//! for it, so that a test can act at a known place of a restore, or lets its answer be lost: then the engine does what
+//! it was asked, and nobody hears of it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -36,17 +38,37 @@ struct State {
     engine: PathBuf,
     /// What is to be held next; taken by the call that fits.
     armed: Mutex<Option<Armed>>,
+    /// Changing calls whose answer was lost once; none: answers are not lost.
+    lost: Mutex<Option<BTreeSet<String>>>,
+}
+
+/// Calls.
+#[derive(Debug)]
+enum Calls {
+    /// Of that method, with that in their path.
+    Like(&'static str, String),
+    /// All that change a container or a network, less those that keep images.
+    Changes,
 }
 
 #[derive(Debug)]
 struct Armed {
-    method: &'static str,
-    /// Part of the path.
-    part: String,
+    calls: Calls,
     /// Calls that fit and are let through first.
     skip: usize,
-    reached: watch::Sender<bool>,
-    released: watch::Receiver<bool>,
+    fate: Fate,
+}
+
+/// What becomes of a call.
+#[derive(Debug)]
+enum Fate {
+    Held {
+        reached: watch::Sender<bool>,
+        released: watch::Receiver<bool>,
+        /// The engine has answered.
+        answered: watch::Sender<bool>,
+    },
+    Lost(watch::Sender<bool>),
 }
 
 /// A call that is held, or will be.
@@ -55,6 +77,14 @@ pub struct Held {
     what: String,
     reached: watch::Receiver<bool>,
     release: watch::Sender<bool>,
+    answered: watch::Receiver<bool>,
+}
+
+/// A call whose answer is lost, or will be.
+#[derive(Debug)]
+pub struct Lost {
+    what: String,
+    gone: watch::Receiver<bool>,
 }
 
 impl Gate {
@@ -67,6 +97,7 @@ impl Gate {
         let state = Arc::new(State {
             engine: engine.to_owned(),
             armed: Mutex::new(None),
+            lost: Mutex::new(None),
         });
         let (stop, stopped) = oneshot::channel();
         // On a thread of its own: what a test does while it blocks must not hold the agent up.
@@ -111,27 +142,94 @@ impl Gate {
     /// # Panics
     /// Another call is waited for already.
     pub fn hold_after(&self, skip: usize, method: &'static str, part: &str) -> Held {
+        let calls = Calls::Like(method, part.to_owned());
+        self.hold_calls(calls, skip, format!("{method} …{part}…"))
+    }
+
+    /// Holds a call that changes a container or a network, after that many of them. What keeps images does not count:
+    /// that is no part of a restore.
+    ///
+    /// # Panics
+    /// Another call is waited for already.
+    pub fn hold_change(&self, skip: usize) -> Held {
+        self.hold_calls(Calls::Changes, skip, format!("changing call {skip}"))
+    }
+
+    fn hold_calls(&self, calls: Calls, skip: usize, what: String) -> Held {
         let (reached, is_reached) = watch::channel(false);
         let (release, released) = watch::channel(false);
-        let armed = Armed {
-            method,
-            part: part.to_owned(),
-            skip,
+        let (answered, is_answered) = watch::channel(false);
+        let fate = Fate::Held {
             reached,
             released,
+            answered,
         };
-        let before = self
-            .state
-            .armed
-            .lock()
-            .expect("not poisoned")
-            .replace(armed);
-        assert!(before.is_none(), "another call is waited for");
+        self.arm(Armed { calls, skip, fate });
         Held {
-            what: format!("{method} …{part}…"),
+            what,
             reached: is_reached,
             release,
+            answered: is_answered,
         }
+    }
+
+    /// Lets the answer to the next call of that method with `part` in its path be lost: the engine does what it is
+    /// asked, and the connection ends instead.
+    ///
+    /// # Panics
+    /// Another call is waited for already.
+    pub fn lose(&self, method: &'static str, part: &str) -> Lost {
+        let calls = Calls::Like(method, part.to_owned());
+        self.lose_calls(calls, 0, &format!("{method} …{part}…"))
+    }
+
+    /// As [`Gate::lose`], of a call as in [`Gate::hold_change`].
+    ///
+    /// # Panics
+    /// Another call is waited for already.
+    pub fn lose_change(&self, skip: usize) -> Lost {
+        self.lose_calls(Calls::Changes, skip, &format!("changing call {skip}"))
+    }
+
+    fn lose_calls(&self, calls: Calls, skip: usize, what: &str) -> Lost {
+        let (lost, gone) = watch::channel(false);
+        let fate = Fate::Lost(lost);
+        self.arm(Armed { calls, skip, fate });
+        Lost {
+            what: format!("the answer to {what} to be lost"),
+            gone,
+        }
+    }
+
+    /// From now on the first answer to each changing call is lost; the same call again is answered.
+    ///
+    /// # Panics
+    /// Never: the lock is not poisoned.
+    pub fn lose_each_once(&self) {
+        *self.state.lost.lock().expect("not poisoned") = Some(BTreeSet::new());
+    }
+
+    /// Answers come through again. Tells which ones were lost.
+    ///
+    /// # Panics
+    /// Never: the lock is not poisoned.
+    pub fn lose_none(&self) -> BTreeSet<String> {
+        let lost = self.state.lost.lock().expect("not poisoned").take();
+        lost.unwrap_or_default()
+    }
+
+    /// What was asked to be held or lost and did not come is let through.
+    ///
+    /// # Panics
+    /// Never: the lock is not poisoned.
+    pub fn disarm(&self) {
+        drop(self.state.armed.lock().expect("not poisoned").take());
+    }
+
+    fn arm(&self, armed: Armed) {
+        let mut slot = self.state.armed.lock().expect("not poisoned");
+        assert!(slot.is_none(), "another call is waited for");
+        *slot = Some(armed);
     }
 }
 
@@ -159,9 +257,46 @@ impl Held {
         .await;
     }
 
+    /// Whether the call has come.
+    pub fn is_reached(&self) -> bool {
+        *self.reached.borrow()
+    }
+
     /// Lets the call go on.
     pub fn release(self) {
         let _ = self.release.send(true);
+    }
+
+    /// Lets the call go on, and waits until the engine has done what it asks.
+    ///
+    /// # Panics
+    /// It has not within a minute.
+    pub async fn done(self) {
+        let _ = self.release.send(true);
+        until(&self.what, REACHED, async || {
+            (*self.answered.borrow())
+                .then_some(())
+                .ok_or("the engine has not answered")
+        })
+        .await;
+    }
+}
+
+impl Lost {
+    /// Whether it was.
+    pub fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
+    /// Waits until it was.
+    ///
+    /// # Panics
+    /// It does not come within a minute.
+    pub async fn gone(&self) {
+        until(&self.what, REACHED, async || {
+            (*self.gone.borrow()).then_some(()).ok_or("it has not come")
+        })
+        .await;
     }
 }
 
@@ -189,28 +324,104 @@ async fn pass(mut agent: UnixStream, state: &State) -> std::io::Result<()> {
     }
     let text = String::from_utf8_lossy(&head);
     let line = text.lines().next().unwrap_or_default();
-    if let Some(mut held) = state.take(line) {
-        let _ = held.reached.send(true);
-        // An owner that is gone releases, too.
-        let _ = held.released.wait_for(|released| *released).await;
+    let fate = state.take(line);
+    let unheard = state.is_lost(line);
+    let connect = async || {
+        let mut engine = UnixStream::connect(&state.engine).await?;
+        engine.write_all(&head).await?;
+        std::io::Result::Ok(engine)
+    };
+    match fate {
+        Some(Fate::Held {
+            reached,
+            mut released,
+            answered,
+        }) => {
+            let _ = reached.send(true);
+            // An owner that is gone releases, too.
+            let _ = released.wait_for(|released| *released).await;
+            let mut engine = connect().await?;
+            let first = first_of_answer(&mut agent, &mut engine).await;
+            let _ = answered.send(true);
+            agent.write_all(&first?).await?;
+            copy_bidirectional(&mut agent, &mut engine).await.map(drop)
+        }
+        Some(Fate::Lost(lost)) => {
+            let mut engine = connect().await?;
+            first_of_answer(&mut agent, &mut engine).await?;
+            drop(agent);
+            let _ = lost.send(true);
+            Ok(())
+        }
+        None if unheard => {
+            let mut engine = connect().await?;
+            first_of_answer(&mut agent, &mut engine).await.map(drop)
+        }
+        None => {
+            let mut engine = connect().await?;
+            copy_bidirectional(&mut agent, &mut engine).await.map(drop)
+        }
     }
-    let mut engine = UnixStream::connect(&state.engine).await?;
-    engine.write_all(&head).await?;
-    copy_bidirectional(&mut agent, &mut engine).await.map(drop)
+}
+
+/// The beginning of the engine's answer, which comes when it has done what it was asked. The agent may be gone by then:
+/// the engine does not hear of that, and goes on.
+async fn first_of_answer(
+    agent: &mut UnixStream,
+    engine: &mut UnixStream,
+) -> std::io::Result<Vec<u8>> {
+    let (mut asked, mut answer) = (Vec::new(), Vec::new());
+    let mut agent_is_there = true;
+    loop {
+        tokio::select! {
+            read = engine.read_buf(&mut answer) => {
+                read?;
+                return Ok(answer);
+            }
+            read = agent.read_buf(&mut asked), if agent_is_there => {
+                // A killed one resets the connection.
+                agent_is_there = matches!(read, Ok(bytes) if bytes > 0);
+                engine.write_all(&asked).await?;
+                asked.clear();
+            }
+        }
+    }
+}
+
+/// Whether a call changes something.
+fn changes(line: &str) -> bool {
+    ["POST ", "DELETE ", "PUT "]
+        .iter()
+        .any(|method| line.starts_with(method))
 }
 
 impl State {
-    fn take(&self, line: &str) -> Option<Armed> {
+    fn take(&self, line: &str) -> Option<Fate> {
         let mut armed = self.armed.lock().expect("not poisoned");
         let wanted = armed.as_mut()?;
         let path = line.split(' ').nth(1)?;
-        if !line.starts_with(wanted.method) || !path.contains(&wanted.part) {
+        let fits = match &wanted.calls {
+            Calls::Like(method, part) => line.starts_with(method) && path.contains(part),
+            Calls::Changes => {
+                changes(line) && !path.contains("/images/") && !path.contains("sternway-keeper")
+            }
+        };
+        if !fits {
             return None;
         }
         if wanted.skip > 0 {
             wanted.skip -= 1;
             return None;
         }
-        armed.take()
+        armed.take().map(|armed| armed.fate)
+    }
+
+    /// Whether the answer to this call is to be lost, and was not before.
+    fn is_lost(&self, line: &str) -> bool {
+        let mut lost = self.lost.lock().expect("not poisoned");
+        let Some(lost) = lost.as_mut() else {
+            return false;
+        };
+        changes(line) && lost.insert(line.to_owned())
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Ground {
     network: String,
     bridge: String,
     /// Known-good, #1.
-    old: String,
+    pub(super) old: String,
     /// Broken, #2.
     pub(super) new: String,
     flags: &'static [&'static str],
@@ -68,16 +68,20 @@ impl Ground {
 
     /// Deployed with further flags.
     pub(super) async fn with(flags: &'static [&'static str]) -> Self {
-        Self::deployed(flags, false).await
+        Self::deployed(Stage::new().await, flags, false).await
     }
 
     /// Deployed with further flags, and with another container that shares its network and has these flags, too.
     pub(super) async fn together(flags: &'static [&'static str]) -> Self {
-        Self::deployed(flags, true).await
+        Self::deployed(Stage::new().await, flags, true).await
     }
 
-    async fn deployed(flags: &'static [&'static str], beside: bool) -> Self {
-        let stage = Stage::new().await;
+    /// As [`Self::with`], on that stage.
+    pub(super) async fn on(stage: Stage, flags: &'static [&'static str]) -> Self {
+        Self::deployed(stage, flags, false).await
+    }
+
+    async fn deployed(stage: Stage, flags: &'static [&'static str], beside: bool) -> Self {
         let network = stage.scope.network("net", &[]).await;
         let inspect = ["network", "inspect", "-f", "{{.Id}}", &network];
         let id = stage.scope.cli(&inspect).await;
@@ -156,11 +160,7 @@ impl Ground {
         let fault = format!("journal:{number}:{moment}");
         self.stage.agent.start_with(&[("STERNWAY_FAULT", &fault)]);
         self.stage.online().await;
-        let target = self.stage.scope.target("shop");
-        let start = ["rollback", "--host", HOST, "--target", &target];
-        let how = ["--to", way.to, "--swap", way.swap, "--yes", "--no-wait"];
-        let all = [&start[..], &how[..]].concat();
-        let _ = self.stage.ctl.run(&all).await.exits(0);
+        self.rolls_back(way.to, way.swap).await;
         let mut died = false;
         until(
             "the agent's death or the rollout's end",
@@ -184,18 +184,29 @@ impl Ground {
             }
             self.stage.agent.start();
         }
-        let rollout = until("the rollout's end", ROLLOUT, async || {
+        (died, self.over().await)
+    }
+
+    /// Starts a rollback.
+    pub(super) async fn rolls_back(&self, to: &str, swap: &str) {
+        let start = ["rollback", "--host", HOST, "--yes", "--no-wait"];
+        let all = [&start[..], &["--to", to, "--swap", swap]].concat();
+        let _ = self.stage.ctl.run(&all).await.exits(0);
+    }
+
+    /// The newest rollout, once it is over.
+    pub(super) async fn over(&self) -> Value {
+        until("the rollout's end", ROLLOUT, async || {
             let newest = newest_rollout(&self.stage).await;
             if newest["state"] == "running" {
                 return Err(newest.to_string());
             }
             Ok(newest)
         })
-        .await;
-        (died, rollout)
+        .await
     }
 
-    async fn somebody_serves(&self, what: &str) {
+    pub(super) async fn somebody_serves(&self, what: &str) {
         let address = self.address();
         until(what, SERVES, async || {
             let answer = http::get(&address, "/")

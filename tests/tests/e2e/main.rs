@@ -17,6 +17,7 @@ mod forgotten;
 mod harness;
 mod images_gone;
 mod last_resort;
+mod lost_answers;
 mod meddling;
 mod programs;
 mod refusals;
