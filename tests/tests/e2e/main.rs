@@ -16,6 +16,7 @@ mod enrolment;
 mod forgotten;
 mod harness;
 mod images_gone;
+mod killed_calls;
 mod last_resort;
 mod lost_answers;
 mod meddling;
