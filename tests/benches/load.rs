@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     time::{Duration, Instant},
 };
@@ -30,12 +30,15 @@ type Events = mpsc::UnboundedReceiver<Event>;
 
 async fn all_online(events: &mut Events, agents: usize) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let mut online = 0;
-    while online < agents {
+    let mut online = HashSet::new();
+    while online.len() < agents {
         let event = timeout(DEADLINE, events.recv())
             .await?
             .context("agents run")?;
-        online += usize::from(matches!(event, Event::Online));
+        // One may come and go more than once.
+        if let Event::Online(host) = event {
+            online.insert(host);
+        }
     }
     Ok(began.elapsed())
 }

@@ -37,8 +37,8 @@ const OUTBOX: usize = 32;
 /// What a simulated host tells the bench.
 #[derive(Debug)]
 pub enum Event {
-    /// The controller has said welcome and has the inventory on its way.
-    Online,
+    /// The controller has said welcome to that host, and has its inventory on its way.
+    Online(String),
     /// An order is on disk, and its acknowledgement on its way.
     Journaled { order: String, at: Instant },
 }
@@ -116,7 +116,7 @@ impl Host {
                                 u64::from(welcome.heartbeat_interval_ms.max(1000)),
                             ));
                             send(&outbox, Up::Inventory(inventory())).await?;
-                            self.events.send(Event::Online)?;
+                            self.events.send(Event::Online(self.joined.host_id.to_string()))?;
                         }
                         Some(Down::Order(sealed)) => self.obey(&outbox, &sealed).await?,
                         Some(Down::Plan(request)) => send(&outbox, Up::PlanReply(plan(&request))).await?,

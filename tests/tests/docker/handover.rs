@@ -10,6 +10,7 @@ use sternway_tests::{engine::Scope, port::Port, prober::host_address, wait::unti
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
@@ -81,20 +82,37 @@ fn redirects(order: Uuid) -> bool {
     tables().contains(&order.simple().to_string())
 }
 
-/// A request that takes a while, under way to the port.
-fn slow(address: String) -> JoinHandle<std::io::Result<String>> {
-    tokio::spawn(async move {
-        let ask = async {
-            let mut stream = TcpStream::connect(address).await?;
-            stream
-                .write_all(b"GET /slow/4000 HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok(answer)
-        };
-        timeout(PATIENCE, ask).await?
-    })
+/// A request that takes a while.
+struct Slow {
+    answer: JoinHandle<std::io::Result<String>>,
+    sent: oneshot::Receiver<()>,
+}
+
+impl Slow {
+    fn ask(address: String) -> Self {
+        let (sender, sent) = oneshot::channel();
+        let answer = tokio::spawn(async move {
+            let ask = async {
+                let mut stream = TcpStream::connect(address).await?;
+                stream
+                    .write_all(
+                        b"GET /slow/4000 HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n",
+                    )
+                    .await?;
+                let _ = sender.send(());
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await?;
+                Ok(answer)
+            };
+            timeout(PATIENCE, ask).await?
+        });
+        Self { answer, sent }
+    }
+
+    /// Waits until it is under way: connected, and sent.
+    async fn under_way(&mut self) {
+        (&mut self.sent).await.expect("it is sent");
+    }
 }
 
 #[rstest]
@@ -106,27 +124,30 @@ async fn a_request_that_is_under_way_is_answered(#[case] back: bool) {
     let port = Port::lease();
     let shop = ground.shop(&port).await;
     let addresses = ["127.0.0.1".to_owned(), host_address()];
-    let ask = || {
+    let ask = async || {
         let all = addresses.iter();
-        all.map(|address| slow(format!("{address}:{}", port.number())))
-            .collect::<Vec<_>>()
+        let mut all: Vec<_> = all
+            .map(|address| Slow::ask(format!("{address}:{}", port.number())))
+            .collect();
+        for one in &mut all {
+            one.under_way().await;
+        }
+        all
     };
     // Each goes to whatever serves at that moment, which is then on its way out.
     let mut order = shop.order(Swap::Warm).await;
     let mut asked = Vec::new();
     for step in order.steps().iter().take(order.commit()) {
         if matches!(step.id.as_str(), "docker.redirect" | "docker.end-redirect") {
-            asked.push((step.id.clone(), ask()));
             // The connections are made before the step begins.
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            asked.push((step.id.clone(), ask().await));
         }
         let done = order.apply(step).await;
         assert!(done.is_ok(), "{}: {done:?}", step.id);
     }
     if back {
         let step = format!("undo of {}", order.steps()[order.commit() - 1].id);
-        asked.push((step, ask()));
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        asked.push((step, ask().await));
         order.undo_all(order.commit()).await;
     } else {
         for step in order.steps().iter().skip(order.commit()) {
@@ -136,7 +157,7 @@ async fn a_request_that_is_under_way_is_answered(#[case] back: bool) {
     }
     for (step, requests) in asked {
         for (request, address) in requests.into_iter().zip(&addresses) {
-            let answer = request.await.expect("it does not panic");
+            let answer = request.answer.await.expect("it does not panic");
             let whole = answer.as_ref().is_ok_and(|answer| {
                 answer.starts_with("HTTP/1.1 200") && answer.trim_end().ends_with(['1', '2'])
             });

@@ -14,7 +14,7 @@ use sternway_tests::{
 };
 
 /// No order appends more often than that: a run that is never killed ends the search.
-const APPENDS: u32 = 60;
+const APPENDS: u32 = 120;
 const ROLLOUT: Duration = Duration::from_mins(3);
 /// While the agent is dead nothing changes: who does not serve at once never will. The rest is for a busy machine.
 const SERVES: Duration = Duration::from_secs(10);
@@ -189,8 +189,10 @@ impl Ground {
 
     /// Starts a rollback.
     pub(super) async fn rolls_back(&self, to: &str, swap: &str) {
-        let start = ["rollback", "--host", HOST, "--yes", "--no-wait"];
-        let all = [&start[..], &["--to", to, "--swap", swap]].concat();
+        let target = self.stage.scope.target("shop");
+        let start = ["rollback", "--host", HOST, "--target", &target];
+        let how = ["--to", to, "--swap", swap, "--yes", "--no-wait"];
+        let all = [&start[..], &how[..]].concat();
         let _ = self.stage.ctl.run(&all).await.exits(0);
     }
 
@@ -204,6 +206,13 @@ impl Ground {
             Ok(newest)
         })
         .await
+    }
+
+    /// How often the order of a rollout that nobody disturbed was appended to its journal: each line is told.
+    async fn appends(&self, rollout: &Value) -> usize {
+        let id = rollout["id"].as_str().expect("an id");
+        let shown = self.stage.ctl.json(&["rollout", "show", id]).await;
+        shown["events"].as_array().expect("events").len()
     }
 
     pub(super) async fn somebody_serves(&self, what: &str) {
@@ -297,14 +306,25 @@ pub(super) struct Deaths {
 }
 
 impl Deaths {
-    fn all(self) -> impl Iterator<Item = (u32, &'static str)> {
+    fn all(&self) -> impl Iterator<Item = (u32, &'static str)> + use<> {
         let moments = self.moments.iter().copied().cycle();
         (1..=APPENDS).step_by(self.stride).zip(moments)
+    }
+
+    /// The agent died at as many appends as an order has that nobody disturbs: none was passed over.
+    fn all_met(&self, deaths: usize, appends: Option<usize>) {
+        let appends = appends.expect("the search came to an end");
+        assert!(appends > 5, "an order appends more often than that");
+        assert!(
+            deaths * self.stride >= appends,
+            "{deaths} deaths, of an order that appends {appends} times"
+        );
     }
 }
 
 pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
     let mut deaths = 0;
+    let mut appends = None;
     for (number, moment) in at.all() {
         let what = format!("{swap}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "1", swap }).await;
@@ -316,6 +336,7 @@ pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
         };
         ground.exactly_one(version, &rollout, &what).await;
         if !died {
+            appends = Some(ground.appends(&rollout).await);
             break;
         }
         deaths += 1;
@@ -323,11 +344,7 @@ pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
         ground.deploy(&new).await;
         ground.stage.current("shop", 2).await;
     }
-    assert!(
-        deaths > 5,
-        "an order appends more often than {deaths} times"
-    );
-    assert!(deaths < APPENDS, "the search came to an end");
+    at.all_met(deaths, appends);
     let verified = ground.stage.ctl.json(&["record", "verify"]).await;
     assert_eq!(verified["holds"], true);
 }
@@ -338,21 +355,19 @@ pub(super) async fn undo(mut ground: Ground, swap: &str, at: Deaths) {
     ground.deploy(&old).await;
     ground.stage.current("shop", 1).await;
     let mut deaths = 0;
+    let mut appends = None;
     for (number, moment) in at.all() {
         let what = format!("undo of {swap}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
         ground.exactly_one("v1", &rollout, &what).await;
         if !died {
+            appends = Some(ground.appends(&rollout).await);
             break;
         }
         deaths += 1;
     }
-    assert!(
-        deaths > 5,
-        "an order appends more often than {deaths} times"
-    );
-    assert!(deaths < APPENDS, "the search came to an end");
+    at.all_met(deaths, appends);
 }
 
 macro_rules! killed {

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 use sternway_tests::{
+    engine::Scope,
+    gate::Gate,
     http,
     stage::{HOST, Stage},
     wait::until,
@@ -76,7 +78,10 @@ struct Small {
 
 impl Small {
     async fn new() -> Self {
-        let mut ground = Ground::new().await;
+        Self::of(Ground::new().await).await
+    }
+
+    async fn of(mut ground: Ground) -> Self {
         ground.stage.agent.kill();
         let state = ground.stage.agent.folder().join("state");
         let disk = SmallDisk::under(&state);
@@ -149,18 +154,16 @@ async fn on_a_full_disk_an_order_is_refused_and_nothing_is_touched() {
 
 #[tokio::test]
 async fn a_disk_that_fills_up_in_mid_order_leaves_one_revision_and_what_it_missed_is_made_up_for() {
-    let small = Small::new().await;
+    let scope = Scope::new().await;
+    let gate = Gate::new(&scope.socket(), scope.folder());
+    let stage = Stage::of(scope, gate.socket(), "").await;
+    let small = Small::of(Ground::on(stage, &[]).await).await;
     let stage = &small.ground.stage;
+    let held = gate.hold("POST", "/stop");
     begin(stage, &["--to", "1"]).await;
-    until("the order on the host", SOON, async || {
-        let open = small.disk.0.join("orders/open");
-        let journals = fs::read_dir(open).into_iter().flatten().count();
-        (journals > 0 || newest_rollout(stage).await["state"] != "running")
-            .then_some(())
-            .ok_or("no journal")
-    })
-    .await;
+    held.reached().await;
     small.disk.fill();
+    held.release();
     let rollout = over(stage).await;
     let (version, number) = match rollout["state"].as_str() {
         Some("succeeded") => ("v1", 1),
