@@ -99,30 +99,72 @@ impl operator::Authority for Running {
 /// The name in the controller's own certificate.
 pub(super) const NAME: &str = "controller";
 
+/// How often the age of the controller's own certificate is looked at, at most.
+const LOOK: Duration = Duration::from_mins(1);
+
 /// Gives the listeners a new certificate at half of its life, until the controller stops.
+///
+/// By the wall clock, which is what the certificate's ends are compared with: a machine that was paused, and one
+/// whose clock was set, would sleep on beside an expired one. What fails is tried again at the next look.
 pub(super) async fn refresh(
     authority: Arc<Authority>,
     listeners: [ServerTls; 2],
+    mut issued: SystemTime,
     shutdown: CancellationToken,
 ) {
-    let half = (authority.lifetimes().controller / 2).max(Duration::from_secs(1));
+    let lifetime = authority.lifetimes().controller;
+    let pause = (lifetime / 8).clamp(Duration::from_millis(100), LOOK);
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(half) => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        for tls in &listeners {
-            let replaced: Result<(), RunError> = authority
-                .issue_controller(NAME, SystemTime::now())
-                .map_err(RunError::from)
-                .and_then(|credentials| Ok(tls.replace(credentials)?));
-            if let Err(error) = replaced {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the controller's own certificate was not renewed"
-                );
-            }
+        let now = SystemTime::now();
+        if !is_due(issued, lifetime, now) {
+            continue;
         }
+        match replace(&authority, &listeners, now) {
+            Ok(()) => issued = now,
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the controller's own certificate was not renewed; this is tried again"
+            ),
+        }
+    }
+}
+
+/// Whether a certificate that was issued then is to be replaced now: half of its life is over, or the clock was set
+/// to before it, where it may not be valid yet.
+fn is_due(issued: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
+    now.duration_since(issued)
+        .map_or(true, |age| age >= lifetime / 2)
+}
+
+fn replace(
+    authority: &Authority,
+    listeners: &[ServerTls; 2],
+    now: SystemTime,
+) -> Result<(), RunError> {
+    for tls in listeners {
+        tls.replace(authority.issue_controller(NAME, now)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_due_by_the_wall_clock() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let issued = SystemTime::UNIX_EPOCH + HOUR * 1_000;
+        let due = |now| is_due(issued, HOUR * 24, now);
+        assert!(!due(issued));
+        assert!(!due(issued + HOUR * 11));
+        assert!(due(issued + HOUR * 12));
+        assert!(due(issued + HOUR * 240), "a machine that was paused");
+        assert!(due(issued - HOUR * 2), "a clock that was set back");
     }
 }

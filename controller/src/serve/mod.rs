@@ -158,9 +158,10 @@ pub async fn run_renewing(
         operators: authority.controller_trust(),
         revocations: peers.clone(),
     };
-    let issued = || authority.issue_controller(authority::NAME, SystemTime::now());
-    let main_tls = ServerTls::new(issued()?, &trust)?;
-    let enrolment_tls = server_only(issued()?)?;
+    let issued = SystemTime::now();
+    let own = || authority.issue_controller(authority::NAME, issued);
+    let main_tls = ServerTls::new(own()?, &trust)?;
+    let enrolment_tls = server_only(own()?)?;
 
     let running = Arc::new(authority::Running {
         authority: Arc::clone(&authority),
@@ -245,6 +246,7 @@ pub async fn run_renewing(
     tokio::spawn(authority::refresh(
         authority,
         [main_tls, enrolment_tls],
+        issued,
         shutdown.clone(),
     ));
     tokio::spawn(notify::watchdog(shutdown.clone()));
