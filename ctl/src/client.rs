@@ -7,9 +7,9 @@ use sternway_proto::{
     limits,
     v1::{self, operator_service_client::OperatorServiceClient},
 };
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
-use crate::error::{CtlError, is_transient};
+use crate::error::{CtlError, is_lost, is_transient};
 
 /// For an answer that the controller has itself.
 const CALL: Duration = Duration::from_secs(15);
@@ -97,14 +97,14 @@ impl Client {
     call!(verify_record(VerifyRecordRequest) -> VerifyRecordResponse, CALL_OVER_RECORD);
 
     /// Starts a rollback. Where the answer is lost it is asked for again under the same request id, so
-    /// that nothing is started twice; `note` hears of it.
+    /// that nothing is started twice, and where the controller says that it is busy; `note` hears of it.
     pub(crate) async fn start_rollback(
         &self,
         doing: &str,
         message: v1::StartRollbackRequest,
         mut note: impl FnMut(&str),
     ) -> Result<v1::StartRollbackResponse, CtlError> {
-        let mut attempt = 1;
+        let (mut attempt, mut lost) = (1, false);
         loop {
             let mut service = self.service.clone();
             let call = service.start_rollback(request(message.clone(), CALL));
@@ -112,15 +112,23 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if !is_transient(&status) {
-                return Err(CtlError::from_status(doing, &status));
+            lost |= is_lost(&status);
+            if !is_transient(&status) || attempt == ATTEMPTS {
+                let error = CtlError::from_status(doing, &status);
+                // Refused under the same request id: nothing stands under it.
+                return Err(if lost && status.code() != Code::FailedPrecondition {
+                    error
+                        .because("an answer was lost: the rollback may have been started")
+                        .next("see with `ctl rollout ls` whether it was")
+                } else {
+                    error
+                });
             }
-            if attempt == ATTEMPTS {
-                return Err(CtlError::from_status(doing, &status)
-                    .because("the answer was lost: the rollback may have been started")
-                    .next("see with `ctl rollout ls` whether it was"));
-            }
-            note("no answer from the controller, asking again (this starts nothing twice)");
+            note(if is_lost(&status) {
+                "no answer from the controller, asking again (this starts nothing twice)"
+            } else {
+                "the controller cannot take it at this moment, asking again (this starts nothing twice)"
+            });
             tokio::time::sleep(pause(attempt)).await;
             attempt += 1;
         }

@@ -145,20 +145,38 @@ impl CtlError {
     }
 }
 
-/// Whether the answer to a call may be had by asking again.
+/// What a controller says when it stops.
+const STOPPING: &str = "controller-stopping";
+
+/// Problems that pass by themselves.
+const PASSING: [&str; 3] = [STOPPING, "store-busy", "store-locked"];
+
+/// Whether the answer to a call may be had by asking again: none came, or it says so.
 pub(crate) fn is_transient(status: &Status) -> bool {
-    // A connection that breaks in mid-call surfaces as Unknown or Internal ("h2 protocol error"), but
-    // an answer of the controller with one of these codes carries a problem.
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
-        Code::Unknown | Code::Internal => fault::from_status(status).is_none(),
-        _ => false,
-    }
+    fault::from_status(status).map_or_else(
+        || is_lost(status),
+        |problem| PASSING.contains(&problem.code.as_str()),
+    )
+}
+
+/// Whether nothing is known of what became of a call: every answer of a controller that is not a success carries a
+/// problem, and a connection that breaks in mid-call surfaces as Unknown or Internal ("h2 protocol error"), too.
+pub(crate) fn is_lost(status: &Status) -> bool {
+    let code = matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+    );
+    code && fault::from_status(status).is_none()
 }
 
 fn kind_of(status: &Status) -> Kind {
+    let stopping = || fault::from_status(status).is_some_and(|problem| problem.code == STOPPING);
     match status.code() {
-        _ if is_transient(status) => Kind::Unreachable,
+        _ if is_lost(status) || stopping() => Kind::Unreachable,
         Code::PermissionDenied | Code::Unauthenticated | Code::FailedPrecondition => Kind::Refused,
         _ => Kind::Error,
     }
@@ -226,5 +244,23 @@ mod tests {
         let said = fault::to_status(Code::Internal, Problem::new("store-failed", "x", ""));
         assert!(!is_transient(&said));
         assert!(!is_transient(&Status::permission_denied("no")));
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_again_only_where_it_says_that_this_helps() {
+        for (problem, again, exit_code) in [
+            ("controller-stopping", true, ExitCode::Unreachable),
+            ("store-locked", true, ExitCode::Error),
+            ("store-busy", true, ExitCode::Error),
+            ("store-full", false, ExitCode::Error),
+            ("agent-late", false, ExitCode::Error),
+        ] {
+            for code in [Code::Unavailable, Code::DeadlineExceeded] {
+                let said = fault::to_status(code, Problem::new(problem, "why", "then"));
+                assert_eq!(is_transient(&said), again, "{problem}");
+                let error = CtlError::from_status("list hosts", &said);
+                assert_eq!(error.exit_code(), exit_code, "{problem}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use sternway_proto::v1;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{display::Display, fold::Watch};
 use crate::{
@@ -84,13 +84,15 @@ async fn attach_until_over(
         if failures > ATTEMPTS || !is_transient(&status) {
             let error = CtlError::from_status(&format!("follow rollout {rollout}"), &status);
             // What the controller refuses may not even exist.
-            return Err(if is_transient(&status) {
-                error.next(format!(
+            return Err(
+                if is_transient(&status) || status.code() == Code::Unavailable {
+                    error.next(format!(
                     "the rollout goes on without us; come back with `ctl rollout watch {rollout}`"
                 ))
-            } else {
-                error
-            });
+                } else {
+                    error
+                },
+            );
         }
         if failures == 1 {
             display.note(

@@ -60,6 +60,57 @@ async fn a_lost_answer_starts_nothing_twice_and_a_cut_stream_is_taken_up_again()
 }
 
 #[tokio::test]
+async fn what_the_controller_answers_is_not_taken_for_no_answer() {
+    let full = Stage::new(Script {
+        refuse_starts: (9, "store-full"),
+        ..Script::default()
+    })
+    .await;
+    let said = full.run(&ROLLBACK).await;
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let told = "error: cannot start the rollback of web-1\n  because: the database is full\n  next: make room\n";
+    assert!(said.stderr.ends_with(told), "{}", said.stderr);
+    assert!(!said.stderr.contains("asking again"), "{}", said.stderr);
+    assert_eq!(full.started().len(), 1);
+
+    let late = Stage::new(Script {
+        agent_late: "the agent is late",
+        ..Script::default()
+    })
+    .await;
+    let said = late.run(&ROLLBACK).await;
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    insta::assert_snapshot!(said.stderr, @r"
+    error: cannot plan a rollback of web-1
+      because: the agent is late
+      next: is it hanging?
+    ");
+}
+
+#[tokio::test]
+async fn a_controller_that_is_busy_is_asked_again_and_a_start_it_never_took_is_not_called_lost() {
+    let stage = Stage::new(Script {
+        refuse_starts: (1, "store-locked"),
+        ..Script::default()
+    })
+    .await;
+    let said = stage.run(&ROLLBACK).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(stage.started().len(), 2);
+    assert!(said.stderr.contains("asking again"), "{}", said.stderr);
+    assert!(!said.stderr.contains("no answer"), "{}", said.stderr);
+
+    let stage = Stage::new(Script {
+        refuse_starts: (99, "store-locked"),
+        ..Script::default()
+    })
+    .await;
+    let said = stage.run(&ROLLBACK).await;
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(!said.stderr.contains("may have been"), "{}", said.stderr);
+}
+
+#[tokio::test]
 async fn the_exit_code_tells_how_it_ended() {
     for (ends, outcome, code) in [
         (v1::RolloutState::Undone, v1::Outcome::Undone, 10),

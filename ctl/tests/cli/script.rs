@@ -14,6 +14,10 @@ pub(crate) struct Script {
     pub(crate) outcome: v1::Outcome,
     /// The first answers to StartRollback that are lost after the rollout was started.
     pub(crate) lose_starts: usize,
+    /// The first answers to StartRollback that say no, each time with this code.
+    pub(crate) refuse_starts: (usize, &'static str),
+    /// Why PlanRollback says that the agent is late; empty: it is not.
+    pub(crate) agent_late: &'static str,
     /// The first streams that break off after two events.
     pub(crate) cut_watches: usize,
     /// The rollout never ends.
@@ -42,6 +46,8 @@ impl Default for Script {
             ends: v1::RolloutState::Succeeded,
             outcome: v1::Outcome::Restored,
             lose_starts: 0,
+            refuse_starts: (0, ""),
+            agent_late: "",
             cut_watches: 0,
             hangs: false,
             start_hangs: false,
@@ -261,6 +267,10 @@ macro_rules! unscripted {
                         v1::Problem::new("host-unknown", "no host is named wbe-1", "did you mean web-1?");
                     return Err(to_status(Code::NotFound, problem));
                 }
+                if !self.agent_late.is_empty() {
+                    let problem = v1::Problem::new("agent-late", self.agent_late, "is it hanging?");
+                    return Err(to_status(Code::DeadlineExceeded, problem));
+                }
                 Ok(Response::new(v1::PlanRollbackResponse {
                     plan_id: "plan".into(),
                     host: Some(self.host()),
@@ -284,6 +294,11 @@ macro_rules! unscripted {
                 }
                 if started <= self.lose_starts {
                     return Err(Status::unavailable("connection reset"));
+                }
+                let (refused, code) = self.refuse_starts;
+                if started <= refused {
+                    let problem = v1::Problem::new(code, "the database is full", "make room");
+                    return Err(to_status(Code::Unavailable, problem));
                 }
                 let rollout = Some(self.rollout(v1::RolloutState::Running));
                 Ok(Response::new(v1::StartRollbackResponse { rollout }))
