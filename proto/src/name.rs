@@ -104,6 +104,15 @@ impl FromStr for HostName {
     }
 }
 
+impl HostName {
+    /// Whether it is written as the id of a host is. No host is given such a name: hosts are called by their name or
+    /// by their id, and one must not pass for another.
+    #[must_use]
+    pub fn reads_as_id(&self) -> bool {
+        self.0.contains('-') && uuid::Uuid::try_parse(&self.0).is_ok()
+    }
+}
+
 /// The name of a target, `KIND/NAME`. Kind: `a-z`; name: at most 255 of `A-Z a-z 0-9 . _ - @ :`,
 /// beginning with a letter or digit, which covers every name Docker and systemd accept.
 #[derive(
@@ -230,6 +239,19 @@ mod tests {
         assert!("web-1.example".parse::<HostName>().is_ok());
         for bad in ["", "-web", "Web", "web 1", "../x", "wéb", &"a".repeat(64)] {
             assert!(bad.parse::<HostName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_reads_as_an_id_is_seen() {
+        for (text, id) in [
+            ("0198a1b2-0000-7000-8000-000000000001", true),
+            ("0198a1b2000070008000000000000001", false),
+            ("0198a1b2-0000-7000-8000", false),
+            ("web-0198a1b2-0000-7000-8000-000000000001", false),
+        ] {
+            let name: HostName = text.parse().expect("valid");
+            assert_eq!(name.reads_as_id(), id, "{text}");
         }
     }
 

@@ -175,6 +175,11 @@ fn refused(error: &RedeemError) -> Status {
             "host-name-taken",
             "revoke that host first, or make a token with another name: `ctl host token --name`",
         ),
+        RedeemError::NameIsId { .. } => (
+            Code::InvalidArgument,
+            "host-name-invalid",
+            "make a token that names the host: `ctl host token --name`",
+        ),
         RedeemError::Store(source) => {
             tracing::error!(
                 error = source as &dyn std::error::Error,

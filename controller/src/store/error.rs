@@ -140,6 +140,8 @@ pub enum RedeemError {
     Expired,
     #[error("a host named {name} exists already")]
     NameTaken { name: String },
+    #[error("the name {name} reads as the id of a host")]
+    NameIsId { name: String },
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -119,7 +119,14 @@ pub(super) async fn token(
     let name = &request.host_name;
     if !name.is_empty() {
         let parsed: Result<HostName, _> = name.parse();
-        parsed.map_err(|why| fault::invalid("name-not-valid", why.to_string(), ""))?;
+        let parsed = parsed.map_err(|why| fault::invalid("name-not-valid", why.to_string(), ""))?;
+        if parsed.reads_as_id() {
+            return Err(fault::invalid(
+                "name-not-valid",
+                format!("the name {name} reads as the id of a host"),
+                "choose another name",
+            ));
+        }
         let taken = service.store.host_find(name).await.map_err(fault::store)?;
         if taken.is_some_and(|host| host.revoked_ms.is_none()) {
             return Err(fault::refused(v1::Problem::new(

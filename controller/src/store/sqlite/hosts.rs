@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use serde_json::json;
+use sternway_proto::name::HostName;
 use uuid::Uuid;
 
 use super::{Sqlite, Tx, decode, log::append, orders, rollouts, row::row, small, targets, uuid};
@@ -16,8 +17,9 @@ use crate::{
     },
 };
 
+/// By its id first: it is one host's for ever, and a name is what its machine says.
 pub(super) const HOST_BY_NAME_OR_ID: &str = "SELECT id FROM hosts WHERE name = $1 OR id = $1
-     ORDER BY revoked_ms IS NOT NULL, revoked_ms DESC LIMIT 1";
+     ORDER BY id = $1 DESC, revoked_ms IS NOT NULL, revoked_ms DESC LIMIT 1";
 
 /// Tokens that nobody used.
 pub(super) const TOKENS_STALE: &str =
@@ -241,6 +243,9 @@ impl HostStore for Sqlite {
         } else {
             named
         };
+        if name.parse().is_ok_and(|name: HostName| name.reads_as_id()) {
+            return Err(RedeemError::NameIsId { name });
+        }
         insert(&mut tx, redeem, &name, &label_text).await?;
         sqlx::query("UPDATE join_tokens SET used_ms = $2, used_by = $3 WHERE hash = $1")
             .bind(redeem.hash.as_slice())

@@ -8,7 +8,8 @@ use super::{Sqlite, hosts, log, orders, rollouts};
 use crate::{
     record::Actor,
     store::{
-        HostStore as _, MetaStore as _, RecordStore as _, StoreError, TargetStore as _, Trouble,
+        HostStore as _, MetaStore as _, RecordStore as _, RedeemError, StoreError,
+        TargetStore as _, Trouble,
         types::{Certified, Host, NewToken, Note, Observation, Redeem, Seen},
     },
 };
@@ -158,9 +159,13 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
 }
 
 async fn host(store: &Sqlite) -> Host {
+    redeemed(store, "web-1", "web-1").await.expect("a host")
+}
+
+async fn redeemed(store: &Sqlite, named: &str, hostname: &str) -> Result<Host, RedeemError> {
     let token = NewToken {
         hash: [1; 32],
-        host_name: "web-1".into(),
+        host_name: named.into(),
         labels: std::collections::BTreeMap::new(),
         created_ms: 1,
         created_by: "alice".into(),
@@ -170,7 +175,7 @@ async fn host(store: &Sqlite) -> Host {
     let redeem = Redeem {
         hash: token.hash,
         host_id: Uuid::from_u128(7),
-        hostname: "web-1".into(),
+        hostname: hostname.into(),
         agent_version: "0.0.0".into(),
         certificate: Certified {
             serial: "1".into(),
@@ -178,7 +183,7 @@ async fn host(store: &Sqlite) -> Host {
         },
         now_ms: 2,
     };
-    store.token_redeem(&redeem).await.expect("a host")
+    store.token_redeem(&redeem).await
 }
 
 #[tokio::test]
@@ -258,5 +263,44 @@ async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
             host.targets_without_predecessor,
         );
         assert_eq!(counts, (4, 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_found_by_its_id_also_where_another_has_that_as_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let impostor = Uuid::from_u128(1);
+    // From before such names were refused.
+    sqlx::query("INSERT INTO hosts (id, name, labels, joined_ms) VALUES ($1, $2, '{}', 1)")
+        .bind(impostor.to_string())
+        .bind(host.id.to_string())
+        .execute(&store.writer)
+        .await
+        .expect("joined");
+    for _ in 0..2 {
+        let found = store.host_find(&host.id.to_string()).await.expect("read");
+        assert_eq!(found.expect("found").id, host.id);
+        // A revoked one is still the one whose id that is.
+        let revoked = store.host_revoke(host.id, "", "alice", 9).await;
+        revoked.expect("revoked");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_names_it() {
+    let id = Uuid::from_u128(1).to_string();
+    for (named, taken) in [("", None), ("web-1", Some("web-1"))] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Sqlite::open(folder.path()).await.expect("opened");
+        let joined = redeemed(&store, named, &id).await;
+        match taken {
+            Some(name) => assert_eq!(joined.expect("joined").name, name),
+            None => assert!(
+                matches!(joined, Err(RedeemError::NameIsId { .. })),
+                "{joined:?}"
+            ),
+        }
     }
 }
