@@ -8,7 +8,7 @@ use std::{
 
 use sternway_controller::{Running, config::Settings, pki, run};
 use sternway_proto::{
-    channel, enrol, order,
+    channel, enrol, fault, order,
     tls::{ClientTls, Credentials, read_certificates},
     v1::{
         self, AgentMessage, agent_message::Message as Up, agent_service_client::AgentServiceClient,
@@ -330,7 +330,21 @@ async fn start(
         .start_rollback(request.clone())
         .await
         .expect("started");
-    let again = operator.start_rollback(request).await.expect("the same");
+    let again = operator
+        .start_rollback(request.clone())
+        .await
+        .expect("the same");
+    let other = v1::StartRollbackRequest {
+        plan_id: uuid::Uuid::new_v4().to_string(),
+        ..request
+    };
+    let refused = operator
+        .start_rollback(other)
+        .await
+        .expect_err("another plan");
+    let problem = fault::from_status(&refused).expect("a problem");
+    assert_eq!(problem.code, "request-id-used", "{problem:?}");
+    assert!(!problem.next_step.is_empty(), "{problem:?}");
     let rollout = first.into_inner().rollout.expect("a rollout");
     assert_eq!(
         again.into_inner().rollout.expect("a rollout").id,

@@ -66,6 +66,14 @@ pub(super) fn start(error: StartError) -> Status {
             format!("the plan was carried out already, by rollout {rollout}"),
             format!("`ctl rollout show {rollout}`"),
         ),
+        StartError::RequestIdUsed { rollout } => Problem::new(
+            "request-id-used",
+            format!(
+                "the request's id was used already, for rollout {rollout} of another plan or by somebody else; \
+                 nothing was started"
+            ),
+            "make an id for each call, and use it again only to repeat that call",
+        ),
         StartError::HostRevoked => host_revoked("the host"),
         StartError::TargetBusy { rollout } => Problem::new(
             "target-busy",

@@ -161,6 +161,8 @@ pub enum StartError {
     PlanExpired,
     #[error("the plan was carried out already, by rollout {rollout}")]
     PlanUsed { rollout: Uuid },
+    #[error("the request's id was used already, for rollout {rollout}")]
+    RequestIdUsed { rollout: Uuid },
     #[error("the host was revoked")]
     HostRevoked,
     #[error("rollout {rollout} is restoring the target")]

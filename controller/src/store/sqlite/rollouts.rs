@@ -40,6 +40,7 @@ pub(super) const ROLLOUTS_BY_ORDER: &str = "SELECT * FROM rollouts WHERE id IN (
 row! {
     struct RolloutRow {
         id: String,
+        plan_id: String,
         operator: String,
         reason: String,
         state: i64,
@@ -269,7 +270,7 @@ impl Sqlite {
                 .fetch_optional(&mut *tx)
                 .await?;
         if let Some(row) = earlier {
-            return Ok(whole(&mut tx, row).await?);
+            return repeated(&mut tx, row, new).await;
         }
         let (plan, host_name) = plan_for(&mut tx, new).await?;
         let sequence: i64 = sqlx::query_scalar(
@@ -350,6 +351,20 @@ impl Sqlite {
         }
         Ok(rollouts)
     }
+}
+
+/// The rollout that stands under the request's id, where this is the same request.
+async fn repeated(
+    tx: &mut Tx<'_>,
+    row: RolloutRow,
+    new: &NewRollout,
+) -> Result<Rollout, StartError> {
+    if row.plan_id != new.plan_id.to_string() || row.operator != new.operator {
+        return Err(StartError::RequestIdUsed {
+            rollout: uuid(&row.id, "a rollout's id")?,
+        });
+    }
+    Ok(whole(tx, row).await?)
 }
 
 async fn insert(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(), sqlx::Error> {
