@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use sternway_controller::{Running, config::Settings, pki, run};
 use sternway_proto::{
     channel, enrol, fault, order,
@@ -544,6 +545,32 @@ async fn a_plan_warns_of_a_destructive_migration_that_it_goes_back_over() {
             "{plan:?}"
         );
     }
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn of_too_many_plans_at_once_the_last_is_refused_as_that_and_not_as_late() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    // It answers none of them.
+    let agent = known(&stage, &joined).await;
+    let operator = stage.operator().await;
+    let mut plans: FuturesUnordered<_> = (0..17)
+        .map(|_| {
+            let mut operator = operator.clone();
+            let asked = v1::PlanRollbackRequest {
+                host: "web-1".into(),
+                ..v1::PlanRollbackRequest::default()
+            };
+            async move { operator.plan_rollback(asked).await }
+        })
+        .collect();
+    let first = within("a refusal", plans.next())
+        .await
+        .expect("one of them");
+    let problem = fault::from_status(&first.expect_err("refused")).expect("a problem");
+    assert_eq!(problem.code, "too-many-plans", "{problem:?}");
+    drop((plans, operator, agent));
     stage.stop().await;
 }
 

@@ -77,6 +77,8 @@ pub enum PlanError {
     Offline,
     #[error("the agent did not answer in time")]
     Late,
+    #[error("the agent is asked for many plans already")]
+    TooMany,
     #[error("the agent refused")]
     Refused(v1::Problem),
 }
@@ -183,7 +185,7 @@ impl Fleet {
     /// Asks an agent what a restore would do.
     ///
     /// # Errors
-    /// The host is offline, does not answer in time, or refuses.
+    /// The host is offline, is asked for too many plans at once, does not answer in time, or refuses.
     pub async fn plan(
         &self,
         host: Uuid,
@@ -193,7 +195,7 @@ impl Fleet {
         request.request_id = self.numbers.fetch_add(1, Ordering::Relaxed);
         let waiting = session
             .expect_plan(request.request_id)
-            .ok_or(PlanError::Late)?;
+            .ok_or(PlanError::TooMany)?;
         if !session.send(Message::Plan(request)).await {
             return Err(PlanError::Offline);
         }

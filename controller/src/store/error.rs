@@ -40,6 +40,8 @@ pub enum Trouble {
     Corrupt,
     /// Somebody else holds it.
     Locked,
+    /// We have more to do with it than it takes in time.
+    Busy,
     /// Reading or writing failed.
     Io,
     Other,
@@ -52,7 +54,7 @@ impl Trouble {
         // SQLITE_IOERR_SHMSIZE: the file beside the database could not grow.
         const NO_ROOM: i32 = 4874;
         match error {
-            sqlx::Error::PoolTimedOut => Self::Locked,
+            sqlx::Error::PoolTimedOut => Self::Busy,
             sqlx::Error::Io(_) => Self::Io,
             sqlx::Error::Database(error) => {
                 let code: i32 = error
@@ -80,6 +82,7 @@ impl Trouble {
             Self::ReadOnly => "store-read-only",
             Self::Corrupt => "store-corrupt",
             Self::Locked => "store-locked",
+            Self::Busy => "store-busy",
             Self::Io | Self::Other => "store-failed",
         }
     }
@@ -92,6 +95,7 @@ impl Trouble {
             Self::ReadOnly => "cannot be written: it is read-only",
             Self::Corrupt => "is damaged",
             Self::Locked => "is held by another process",
+            Self::Busy => "does not keep up: too much waits for it",
             Self::Io => "cannot be read or written",
             Self::Other => "did not take a statement",
         }
@@ -107,6 +111,9 @@ impl Trouble {
             }
             Self::Corrupt => "stop the controller and put a backup of its data_dir in place",
             Self::Locked => "end what else has the file open; it goes on by itself then",
+            Self::Busy => {
+                "try again; if it goes on, the disk of the controller's data_dir is too slow for its hosts"
+            }
             Self::Io => "see the controller's log, and the system's for errors of the disk",
             Self::Other => "see the controller's log",
         }
@@ -174,5 +181,19 @@ pub enum StartError {
 impl From<sqlx::Error> for StartError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_of_our_own_is_not_called_another_process() {
+        let error = StoreError::from(sqlx::Error::PoolTimedOut);
+        assert_eq!(error.trouble().code(), "store-busy");
+        let said = error.to_string();
+        assert!(said.contains("too much waits for it"), "{said}");
+        assert!(!said.contains("another process"), "{said}");
     }
 }

@@ -53,6 +53,7 @@ pub(super) async fn plan(
         Ok(plan) => (plan, false),
         Err(PlanError::Offline) => (stored(&found, chosen.revision, scope, swap), true),
         Err(PlanError::Late) => return Err(late(&found)),
+        Err(PlanError::TooMany) => return Err(too_many(&found)),
         Err(PlanError::Refused(problem)) => return Err(fault::refused(problem)),
     };
     let meant = plan.target == found.target.name && plan.to_revision == chosen.revision.id;
@@ -116,6 +117,18 @@ fn late(found: &Found) -> Status {
             "agent-late",
             format!("the agent of {host} did not answer in time"),
             format!("is its engine hanging? See `ctl host show {host}`"),
+        ),
+    )
+}
+
+fn too_many(found: &Found) -> Status {
+    let host = &found.host.name;
+    sternway_proto::fault::to_status(
+        Code::ResourceExhausted,
+        Problem::new(
+            "too-many-plans",
+            format!("the agent of {host} is asked for too many plans at once"),
+            "wait until the others have theirs, then plan again",
         ),
     )
 }
