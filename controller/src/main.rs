@@ -58,8 +58,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &operator.operator,
                 &operator.operator_dir,
                 SystemTime::now(),
-            )
-            .context("no cluster was made")?;
+            )?;
             say(&format!(
                 "cluster {} is in {}\n\
                  {} is an admin: STERNWAY_CONFIG={} ctl status\n\

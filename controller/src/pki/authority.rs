@@ -220,6 +220,11 @@ impl Authority {
     }
 }
 
+/// Whether there is a whole authority in that folder.
+pub(super) fn is_in(dir: &Path) -> bool {
+    dir.join(CLUSTER).exists()
+}
+
 /// Whether somebody of that name can be an operator with that role.
 pub(super) fn operator_name(name: &str, role: Role) -> Result<(), PkiError> {
     let reason = if role.is_operator() {

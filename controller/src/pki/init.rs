@@ -9,12 +9,52 @@ use sternway_proto::{
     identity::Role,
     tls::{self, Credentials},
 };
+use thiserror::Error;
 use uuid::Uuid;
 
-use super::{Authority, Lifetimes, PkiError, authority::operator_name};
+use super::{
+    Authority, Lifetimes, PkiError,
+    authority::{is_in, operator_name},
+};
 
 /// The folder of the authority, within the controller's data folder.
 const PKI: &str = "pki";
+
+/// Why there is no new cluster with a first operator, and what stands nevertheless.
+#[derive(Debug, Error)]
+pub enum InitError {
+    #[error("no cluster was made")]
+    NotMade(#[from] PkiError),
+    #[error(
+        "no cluster was made: there is one in {} already. Credentials for it: {}",
+        data.display(),
+        issue(operator, out)
+    )]
+    Stands {
+        data: PathBuf,
+        operator: String,
+        out: PathBuf,
+    },
+    #[error(
+        "cluster {cluster} was made and stands, but {operator} has no credentials for it. Make them: {}",
+        issue(operator, out)
+    )]
+    NoOperator {
+        cluster: Uuid,
+        operator: String,
+        out: PathBuf,
+        #[source]
+        source: PkiError,
+    },
+}
+
+/// What makes an admin's credentials.
+fn issue(operator: &str, out: &Path) -> String {
+    format!(
+        "`sternway-controller operator issue --operator {operator} --role admin --operator-dir {}`",
+        out.display()
+    )
+}
 
 /// A new cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,17 +76,25 @@ pub struct OperatorCredentials {
 /// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
 ///
 /// # Errors
-/// There is a cluster or an operator's folder already, a name is not valid, or a file cannot be written.
+/// There is a cluster or an operator's folder already, a name is not valid, or a file cannot be written: the error
+/// says whether the cluster stands.
 pub fn init(
     data: &Path,
     controller_address: &str,
     operator: &str,
     out: &Path,
     now: SystemTime,
-) -> Result<Initialised, PkiError> {
+) -> Result<Initialised, InitError> {
     let dir = data.join(PKI);
     // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
     operator_name(operator, Role::Admin)?;
+    if is_in(&dir) {
+        return Err(InitError::Stands {
+            data: data.to_owned(),
+            operator: operator.to_owned(),
+            out: out.to_owned(),
+        });
+    }
     check_usable(out)?;
     let cluster = Uuid::new_v4();
     Authority::create(&dir, cluster, now)?;
@@ -58,7 +106,13 @@ pub fn init(
         controller_address,
         out,
         now,
-    )?;
+    )
+    .map_err(|source| InitError::NoOperator {
+        cluster,
+        operator: operator.to_owned(),
+        out: out.to_owned(),
+        source,
+    })?;
     Ok(Initialised {
         cluster,
         ctl_config: made.ctl_config,
@@ -143,13 +197,50 @@ mod tests {
         let init =
             |operator, out: &Path| init(&data, "127.0.0.1:1", operator, out, SystemTime::now());
         let refused = init("Alice", &out);
-        assert!(matches!(refused, Err(PkiError::Name { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(InitError::NotMade(PkiError::Name { .. }))),
+            "{refused:?}"
+        );
         let refused = init("alice", &file.join("op"));
-        assert!(matches!(refused, Err(PkiError::File(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(InitError::NotMade(PkiError::File(_)))),
+            "{refused:?}"
+        );
         assert!(!data.exists(), "an authority was made");
         let made = init("alice", &out).expect("a cluster");
         assert!(made.ctl_config.exists());
-        let again = init("alice", &folder.path().join("op2"));
-        assert!(matches!(again, Err(PkiError::Exists { .. })), "{again:?}");
+        let op2 = folder.path().join("op2");
+        let again = init("alice", &op2).expect_err("there is one");
+        assert!(matches!(again, InitError::Stands { .. }), "{again:?}");
+        let said = again.to_string();
+        assert!(said.contains(&issue("alice", &op2)), "{said}");
+        assert!(!op2.exists(), "something was made");
+    }
+
+    #[test]
+    fn a_cluster_that_stands_without_its_operator_says_so_and_how_to_go_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        // Nothing is written over a folder.
+        let in_the_way = out.join("trust.pem");
+        std::fs::create_dir_all(in_the_way.join("x")).expect("made");
+        let failed = init(&data, "127.0.0.1:1", "alice", &out, SystemTime::now());
+        let failed = failed.expect_err("not written");
+        assert!(matches!(failed, InitError::NoOperator { .. }), "{failed:?}");
+        let said = failed.to_string();
+        assert!(said.contains("stands"), "{said}");
+        assert!(said.contains(&issue("alice", &out)), "{said}");
+        // As it says.
+        std::fs::remove_dir_all(in_the_way).expect("removed");
+        let authority = Authority::open(&data.join(PKI), Lifetimes::default()).expect("it stands");
+        let made = issue_operator(
+            &authority,
+            "alice",
+            Role::Admin,
+            "127.0.0.1:1",
+            &out,
+            SystemTime::now(),
+        );
+        assert!(made.expect("made").ctl_config.exists());
     }
 }
