@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use sternway_proto::v1::{self, controller_message::Message};
 use thiserror::Error;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
 use self::{
@@ -252,7 +252,7 @@ impl Fleet {
         sent.retain(|id, _| orders.iter().any(|order| order.id == *id));
         for order in orders {
             let before = sent.get(&order.id).copied();
-            if before.is_some_and(|before| !before.again(tokio::time::Instant::now())) {
+            if before.is_some_and(|before| !before.again(Instant::now())) {
                 continue;
             }
             // Stored as sent before it leaves: from here on it may have arrived.
@@ -266,7 +266,7 @@ impl Fleet {
                 order.id = %order.id, host.id = %host,
                 "order {} sent to {}", order.id, order.host_name
             );
-            sent.insert(order.id, Sent::after(before, tokio::time::Instant::now()));
+            sent.insert(order.id, Sent::after(before, Instant::now()));
             self.lock_ordered().insert(host);
             self.watchers.changed(order.rollout_id);
         }
@@ -360,7 +360,7 @@ impl Fleet {
         }
         let open = self.store.order_sent_list().await?;
         let after = UNCLAIMED.min(self.timing.lost);
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         let lost = self
             .unclaimed
             .lock()
@@ -381,7 +381,7 @@ impl Fleet {
 
     /// Sends again what agents that are there have not answered.
     fn send_again(self: &Arc<Self>) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         let late: Vec<Uuid> = self
             .locked()
             .values()
@@ -398,14 +398,15 @@ impl Fleet {
         });
     }
 
-    /// Ends every session, so that the agents dial again elsewhere, and writes down what they said.
-    pub async fn stop(&self, within: Duration) {
+    /// Ends every session until the one time, so that the agents dial again elsewhere, and writes down what they said
+    /// until the other.
+    pub async fn stop(&self, sessions_by: Instant, stored_by: Instant) {
         self.stopping.cancel();
         for session in self.locked().values() {
             session.end(End::Stopping);
         }
         self.tasks.close();
-        let tasks = tokio::time::timeout(within, self.tasks.wait()).await;
+        let tasks = tokio::time::timeout_at(sessions_by, self.tasks.wait()).await;
         if tasks.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
@@ -421,7 +422,7 @@ impl Fleet {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(observer) = observer
-            && tokio::time::timeout(within, observer).await.is_err()
+            && tokio::time::timeout_at(stored_by, observer).await.is_err()
         {
             tracing::warn!("some observations were not stored in time");
         }

@@ -301,16 +301,19 @@ impl Parts {
             // Who follows it hears that, and then the end: a stream without one would hold the stop up.
             self.health.clear_service_status(service).await;
         }
-        // Sessions end first, so that the servers have nothing left to wait for.
-        let half = self.within / 2;
-        self.fleet.stop(half / 2).await;
+        // Sessions end first, so that the servers have nothing left to wait for. What one stage leaves of its time
+        // is the next one's; all of them together have what the settings say.
+        let begun = tokio::time::Instant::now();
+        let [sessions, observed, served, closed] =
+            [2, 4, 6, 8].map(|eighths| begun + self.within * eighths / 8);
+        self.fleet.stop(sessions, observed).await;
         for server in [&mut main, &mut enrolment] {
-            if !server.is_finished() && tokio::time::timeout(half / 2, &mut *server).await.is_err()
+            if !server.is_finished() && tokio::time::timeout_at(served, &mut *server).await.is_err()
             {
                 server.abort();
             }
         }
-        if tokio::time::timeout(half, self.store.close())
+        if tokio::time::timeout_at(closed, self.store.close())
             .await
             .is_err()
         {
