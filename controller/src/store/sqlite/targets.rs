@@ -84,8 +84,9 @@ async fn revisions(
     .into_iter()
     .collect();
     for revision in target.revisions.iter().rev() {
-        let body = revision.encode_to_vec();
-        match known.get(&revision.id) {
+        let stored = known.get(&revision.id);
+        let body = body(revision, stored)?;
+        match stored {
             Some(stored) if *stored == body => continue,
             Some(_) => {}
             None if full(tx, &host).await? => return Ok(()),
@@ -111,6 +112,20 @@ async fn revisions(
         .await?;
     }
     Ok(())
+}
+
+/// A revision as it is stored. An inventory that would be too long for one message comes without fields: those that
+/// are known are kept, for they are part of what its id is the hash of.
+fn body(revision: &v1::Revision, stored: Option<&Vec<u8>>) -> Result<Vec<u8>, StoreError> {
+    let Some(stored) = stored.filter(|_| revision.fields.is_empty()) else {
+        return Ok(revision.encode_to_vec());
+    };
+    let stored: v1::Revision = decode(stored, "a revision")?;
+    let whole = v1::Revision {
+        fields: stored.fields,
+        ..revision.clone()
+    };
+    Ok(whole.encode_to_vec())
 }
 
 async fn full(tx: &mut Tx<'_>, host: &str) -> Result<bool, StoreError> {

@@ -304,3 +304,50 @@ async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_na
         }
     }
 }
+
+#[tokio::test]
+async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_known_of_a_revision() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let told = |image: &str, fields: &[&str]| {
+        let field = |path: &&str| v1::Field {
+            path: (*path).into(),
+            content: Some(v1::field::Content::Value("x".into())),
+        };
+        let revision = v1::Revision {
+            id: "a".repeat(64),
+            number: 1,
+            image: image.into(),
+            fields: fields.iter().map(field).collect(),
+            ..v1::Revision::default()
+        };
+        let target = v1::Target {
+            name: "docker/shop".into(),
+            revisions: vec![revision],
+            ..v1::Target::default()
+        };
+        [Observation {
+            host_id: host.id,
+            host_name: host.name.clone(),
+            at_ms: 10,
+            seen: Seen::Inventory(vec![target]),
+        }]
+    };
+    for (fields, known) in [
+        (&["image", "user"][..], 2),
+        (&[], 2),
+        (&["image"], 1),
+        (&[], 1),
+    ] {
+        let image = format!("shop:{}", fields.len());
+        let observations = told(&image, fields);
+        store
+            .observations_store(&observations)
+            .await
+            .expect("stored");
+        let kept = store.revision_list(host.id, "docker/shop").await;
+        let kept = kept.expect("listed").pop().expect("one");
+        assert_eq!((kept.fields.len(), kept.image), (known, image));
+    }
+}
