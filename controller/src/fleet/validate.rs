@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use prost::Message as _;
 use sternway_proto::{
     name::{RevisionId, TargetName, clean_text},
     v1::{self, order_event::Event},
@@ -16,6 +17,10 @@ pub const TARGETS: usize = 500;
 pub const REVISIONS: usize = 100;
 /// Fields of a revision, and of a plan's changes.
 pub const FIELDS: usize = 2000;
+/// Bytes of a revision.
+pub const REVISION_BYTES: usize = 256 * 1024;
+/// Bytes of a target without its revisions.
+pub const TARGET_BYTES: usize = 256 * 1024;
 /// Revisions in a target's lineage.
 pub const LINEAGE: usize = 1000;
 /// Steps, checks, warnings, evidence: lists that are a handful in an honest message.
@@ -54,6 +59,14 @@ impl Refused {
 
 fn bound<T>(what: &'static str, list: &[T], limit: usize) -> Result<(), Refused> {
     if list.len() > limit {
+        Err(Refused::TooMany { what, limit })
+    } else {
+        Ok(())
+    }
+}
+
+fn bound_bytes(what: &'static str, bytes: usize, limit: usize) -> Result<(), Refused> {
+    if bytes > limit {
         Err(Refused::TooMany { what, limit })
     } else {
         Ok(())
@@ -183,6 +196,9 @@ pub fn target(mut target: v1::Target) -> Result<v1::Target, Refused> {
     target.active_order = clean_text(&target.active_order);
     // The controller's to say.
     target.active_rollout.clear();
+    let revisions = std::mem::take(&mut target.revisions);
+    bound_bytes("bytes of a target", target.encoded_len(), TARGET_BYTES)?;
+    target.revisions = revisions;
     Ok(target)
 }
 
@@ -212,7 +228,8 @@ fn revision(revision: &mut v1::Revision) -> Result<(), Refused> {
             None => {}
         }
     }
-    Ok(())
+    let bytes = revision.encoded_len();
+    bound_bytes("bytes of a revision", bytes, REVISION_BYTES)
 }
 
 fn evidence(evidence: &mut v1::Evidence) {
@@ -338,6 +355,28 @@ mod tests {
             change(&mut bad);
             assert!(target(bad.clone()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_target_and_of_a_revision_is_bounded_in_bytes() {
+        let field = v1::Field {
+            path: "label".into(),
+            content: Some(v1::field::Content::Value("x".repeat(2_000))),
+        };
+        let mut large = good();
+        large.revisions[0].fields = vec![field.clone(); 100];
+        assert!(target(large.clone()).is_ok());
+        large.revisions[0].fields = vec![field; 150];
+        assert!(matches!(target(large), Err(Refused::TooMany { .. })));
+        let seen = v1::Evidence {
+            observed: "x".repeat(2_000),
+            ..v1::Evidence::default()
+        };
+        let mut large = good();
+        large.health_evidence = vec![seen.clone(); 100];
+        assert!(target(large.clone()).is_ok());
+        large.health_evidence = vec![seen; 150];
+        assert!(matches!(target(large), Err(Refused::TooMany { .. })));
     }
 
     #[test]

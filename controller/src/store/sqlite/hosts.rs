@@ -296,7 +296,8 @@ impl HostStore for Sqlite {
                     targets::replace(&mut tx, &self.budget, observation, all).await?;
                 }
                 Seen::Target(target) => {
-                    targets::upsert(&mut tx, &self.budget, observation, target).await?;
+                    let mut held = targets::Held::default();
+                    targets::upsert(&mut tx, &self.budget, &mut held, observation, target).await?;
                 }
                 Seen::TargetRemoved(name) => {
                     targets::remove(&mut tx, observation.host_id, name).await?;

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use prost::Message as _;
 use serde_json::json;
 use sqlx::SqliteConnection;
-use sternway_proto::v1::{self, order_event::Event};
+use sternway_proto::{
+    limits,
+    v1::{self, order_event::Event},
+};
 use uuid::Uuid;
 
 use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
@@ -19,9 +22,10 @@ use crate::{
 
 pub(super) const FINISHED: i64 = v1::OrderState::Finished as i64;
 
-/// Events of one order that are kept. A restore writes some fifty; one that writes more than this is
-/// not honest.
+/// Events of one order that are kept, and their size in bytes: two of the largest messages. A restore writes some
+/// fifty small ones; one that writes more than this is not honest.
 const EVENTS_PER_ORDER: u64 = 5000;
+const EVENT_BYTES_PER_ORDER: u64 = 2 * limits::MESSAGE_BYTES as u64;
 
 // Queries that are asked all the time. `state <> 4` stands in each of them, also where it follows from the
 // rest: without it SQLite does not use the partial indexes; `+` and `INDEXED BY` keep it from walking a host's
@@ -263,7 +267,8 @@ async fn append_event(
     effects: &mut Effects,
 ) -> Result<bool, StoreError> {
     let endless;
-    let event = if event.number >= EVENTS_PER_ORDER && order.progress.last_event < event.number {
+    let new = order.progress.last_event < event.number;
+    let event = if new && (event.number >= EVENTS_PER_ORDER || too_large(tx, order, event).await?) {
         endless = too_many(event);
         &endless
     } else {
@@ -294,6 +299,22 @@ async fn append_event(
     Ok(true)
 }
 
+/// Whether there are more bytes of events with this one than are kept of one order.
+async fn too_large(
+    tx: &mut Tx<'_>,
+    order: &Order,
+    event: &v1::OrderEvent,
+) -> Result<bool, StoreError> {
+    let stored: i64 = sqlx::query_scalar(
+        "SELECT COALESCE(SUM(LENGTH(body)), 0) FROM order_events WHERE order_id = $1",
+    )
+    .bind(order.id.to_string())
+    .fetch_one(&mut **tx)
+    .await?;
+    let bytes = u64::try_from(event.encoded_len()).unwrap_or(u64::MAX);
+    Ok(unsigned(stored).saturating_add(bytes) > EVENT_BYTES_PER_ORDER)
+}
+
 /// What stands in the place of the event that was one too many.
 fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
     v1::OrderEvent {
@@ -301,7 +322,10 @@ fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
             outcome: v1::Outcome::NeedsHuman.into(),
             problem: Some(v1::Problem::new(
                 "too-many-events",
-                format!("the agent reported {EVENTS_PER_ORDER} events for one order"),
+                format!(
+                    "the agent reported more than {EVENTS_PER_ORDER} events, or {EVENT_BYTES_PER_ORDER} bytes of \
+                     them, for one order"
+                ),
                 "look at the host itself",
             )),
             running_revision: String::new(),

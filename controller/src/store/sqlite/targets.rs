@@ -26,13 +26,63 @@ use crate::{
     },
 };
 
-/// Revisions of one host that are kept. A host that makes up more than this is not honest.
+/// Revisions of one host that are kept, and their size in bytes. A host that makes up more than this is not honest.
 const REVISIONS_PER_HOST: i64 = 20_000;
+const REVISION_BYTES_PER_HOST: i64 = 256 * 1024 * 1024;
+
+/// What is kept of one host's revisions; read when the first one is to be stored, and counted from then on.
+#[derive(Debug, Default)]
+pub(super) struct Held(Option<(i64, i64)>);
+
+impl Held {
+    /// Takes room for one revision that replaces one of `before` bytes, if there was one. False: there is none.
+    async fn take(
+        &mut self,
+        tx: &mut Tx<'_>,
+        host: &str,
+        before: Option<usize>,
+        bytes: usize,
+    ) -> Result<bool, StoreError> {
+        let (count, held) = match self.0 {
+            Some(held) => held,
+            None => sqlx::query_as(
+                "SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM revisions WHERE host_id = $1",
+            )
+            .bind(host)
+            .fetch_one(&mut **tx)
+            .await?,
+        };
+        let after = with(count, held, before, bytes);
+        self.0 = Some(after.unwrap_or((count, held)));
+        if after.is_none() {
+            tracing::warn!(
+                host.id = host,
+                "host {host} has {count} revisions of {held} bytes: no more are kept"
+            );
+        }
+        Ok(after.is_some())
+    }
+}
+
+/// How many revisions, of how many bytes, there are with one more, or with another in the place of one. None: more
+/// than are kept. One that gets no larger always has room.
+fn with(count: i64, held: i64, before: Option<usize>, bytes: usize) -> Option<(i64, i64)> {
+    let size = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let more = size(bytes).saturating_sub(size(before.unwrap_or_default()));
+    let after = (
+        count + i64::from(before.is_none()),
+        held.saturating_add(more),
+    );
+    let grows = more > 0 || before.is_none();
+    let fits = after.0 <= REVISIONS_PER_HOST && after.1 <= REVISION_BYTES_PER_HOST;
+    (fits || !grows).then_some(after)
+}
 
 /// Stores a target as it is now, and every revision of it that is new.
 pub(super) async fn upsert(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
+    held: &mut Held,
     observation: &Observation,
     target: &v1::Target,
 ) -> Result<(), StoreError> {
@@ -53,7 +103,7 @@ pub(super) async fn upsert(
     .bind(body.encode_to_vec())
     .execute(&mut **tx)
     .await?;
-    revisions(tx, budget, observation, target).await
+    revisions(tx, budget, held, observation, target).await
 }
 
 /// What the column `ready` holds: 1, a rollback would work; 2, there is nothing to go back to yet; 0, anything else.
@@ -70,6 +120,7 @@ fn ready(target: &v1::Target) -> i64 {
 async fn revisions(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
+    held: &mut Held,
     observation: &Observation,
     target: &v1::Target,
 ) -> Result<(), StoreError> {
@@ -86,11 +137,17 @@ async fn revisions(
     for revision in target.revisions.iter().rev() {
         let stored = known.get(&revision.id);
         let body = body(revision, stored)?;
-        match stored {
-            Some(stored) if *stored == body => continue,
-            Some(_) => {}
-            None if full(tx, &host).await? => return Ok(()),
-            None => note(tx, budget, observation, target, revision).await?,
+        if stored == Some(&body) {
+            continue;
+        }
+        if !held
+            .take(tx, &host, stored.map(Vec::len), body.len())
+            .await?
+        {
+            continue;
+        }
+        if stored.is_none() {
+            note(tx, budget, observation, target, revision).await?;
         }
         sqlx::query(
             "INSERT INTO revisions
@@ -126,20 +183,6 @@ fn body(revision: &v1::Revision, stored: Option<&Vec<u8>>) -> Result<Vec<u8>, St
         ..revision.clone()
     };
     Ok(whole.encode_to_vec())
-}
-
-async fn full(tx: &mut Tx<'_>, host: &str) -> Result<bool, StoreError> {
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM revisions WHERE host_id = $1")
-        .bind(host)
-        .fetch_one(&mut **tx)
-        .await?;
-    if count >= REVISIONS_PER_HOST {
-        tracing::warn!(
-            host.id = host,
-            "host {host} has {count} revisions: no more are kept"
-        );
-    }
-    Ok(count >= REVISIONS_PER_HOST)
 }
 
 /// Says in the record that a revision was seen, for as long as its host is within its budget: agents list and take
@@ -217,8 +260,9 @@ pub(super) async fn replace(
     for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
         remove(tx, observation.host_id, name).await?;
     }
+    let mut held = Held::default();
     for target in all {
-        upsert(tx, budget, observation, target).await?;
+        upsert(tx, budget, &mut held, observation, target).await?;
     }
     Ok(())
 }
@@ -425,5 +469,26 @@ impl TargetStore for Sqlite {
         rows.iter()
             .map(|body| decode(body, "a deployment"))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_room_for_so_many_revisions_of_so_many_bytes_and_no_more() {
+        let most = REVISION_BYTES_PER_HOST;
+        assert_eq!(with(0, 0, None, 10), Some((1, 10)));
+        assert_eq!(with(REVISIONS_PER_HOST, 0, None, 10), None);
+        assert_eq!(with(1, most - 10, None, 10), Some((2, most)));
+        assert_eq!(with(1, most - 9, None, 10), None);
+        // In the place of another: what it is larger by.
+        assert_eq!(with(1, most - 5, Some(5), 10), Some((1, most)));
+        assert_eq!(with(1, most - 4, Some(5), 10), None);
+        assert_eq!(
+            with(REVISIONS_PER_HOST + 7, most + 7, Some(5), 5),
+            Some((REVISIONS_PER_HOST + 7, most + 7))
+        );
     }
 }
