@@ -8,6 +8,8 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +20,7 @@ use sternway_proto::{
     channel, enrol, fault,
     identity::PeerCertificate,
     limits,
-    tls::{ClientTls, Credentials, read_certificates},
+    tls::{AnyoneValid, ClientTls, Credentials, ServerTls, ServerTrust, read_certificates},
     v1::{
         self, agent_message::Message as Up, agent_service_client::AgentServiceClient,
         controller_message::Message as Down, operator_service_client::OperatorServiceClient,
@@ -26,12 +28,12 @@ use sternway_proto::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
@@ -104,11 +106,7 @@ impl Stage {
     }
 
     fn operator_tls(&self) -> ClientTls {
-        let dir = self.folder.path().join("op");
-        let credentials = Credentials::load(&dir).expect("credentials");
-        let cluster = credentials.peer().expect("a leaf").identity.cluster;
-        let trust = read_certificates(&dir.join("trust.pem")).expect("trust");
-        ClientTls::new(credentials, &trust, cluster).expect("TLS")
+        operator_tls(&self.folder.path().join("op"))
     }
 
     async fn channel(&self, tls: &ClientTls) -> Channel {
@@ -142,6 +140,13 @@ impl Stage {
         let chain = stream.get_ref().1.peer_certificates().expect("shown");
         PeerCertificate::from_der(&chain[0]).expect("readable")
     }
+}
+
+fn operator_tls(dir: &Path) -> ClientTls {
+    let credentials = Credentials::load(dir).expect("credentials");
+    let cluster = credentials.peer().expect("a leaf").identity.cluster;
+    let trust = read_certificates(&dir.join("trust.pem")).expect("trust");
+    ClientTls::new(credentials, &trust, cluster).expect("TLS")
 }
 
 fn asked_for(service: &str) -> HealthCheckRequest {
@@ -355,4 +360,113 @@ async fn the_controllers_certificate_is_replaced_and_open_sessions_outlive_the_o
         }
     })
     .await;
+}
+
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A frame of settings that changes none.
+const NO_SETTINGS: &[u8] = &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+
+/// A frame of HTTP/2.
+struct Frame {
+    kind: u8,
+    flags: u8,
+    payload: Vec<u8>,
+}
+
+/// The next frame. None: the connection has ended.
+async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; usize::try_from(length).expect("small")];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some(Frame {
+        kind: head[3],
+        flags: head[4],
+        payload,
+    })
+}
+
+/// Answers nothing: is pinged, and given up some time after that.
+async fn given_up(stream: &mut (impl AsyncRead + Unpin)) {
+    within("a ping", async {
+        loop {
+            let frame = frame(stream).await.expect("a ping before the end");
+            if frame.kind == PING && frame.flags & ACK == 0 {
+                return;
+            }
+        }
+    })
+    .await;
+    // Both libraries would wait for twenty seconds if nobody told them.
+    let end = async { while frame(stream).await.is_some() {} };
+    timeout(limits::KEEPALIVE_TIMEOUT * 3, end)
+        .await
+        .expect("given up in time");
+}
+
+#[tokio::test]
+async fn a_connection_has_few_streams_and_ends_where_its_client_does_not_answer_pings() {
+    const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
+    let stage = Stage::new().await;
+    join_all(stage.listeners().map(|address| {
+        let connector = TlsConnector::from(stage.operator_tls().config());
+        async move {
+            let tcp = TcpStream::connect(address).await.expect("connected");
+            let name = ServerName::try_from("controller").expect("a name");
+            let mut stream = connector.connect(name, tcp).await.expect("shaken hands");
+            let hello = [PREFACE, NO_SETTINGS].concat();
+            stream.write_all(&hello).await.expect("said");
+            let first = within("the settings", frame(&mut stream)).await;
+            let first = first.expect("settings");
+            assert_eq!((first.kind, first.flags), (SETTINGS, 0));
+            let streams = first
+                .payload
+                .chunks(6)
+                .find_map(|setting| setting.strip_prefix(&MAX_CONCURRENT_STREAMS));
+            let bound = limits::STREAMS_PER_CONNECTION.to_be_bytes();
+            assert_eq!(streams, Some(&bound[..]), "{:?}", first.payload);
+            given_up(&mut stream).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_gives_a_controller_up_that_does_not_answer_pings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+    let now = SystemTime::now();
+    pki::init(&data, "127.0.0.1:1", "alice", &out, now).expect("a cluster");
+    let authority = pki::Authority::open(&data.join("pki"), pki::Lifetimes::default());
+    let authority = authority.expect("an authority");
+    let trust = ServerTrust {
+        cluster: authority.cluster(),
+        agents: authority.agent_trust(),
+        operators: authority.controller_trust(),
+        revocations: Arc::new(AnyoneValid),
+    };
+    let credentials = authority.issue_controller("controller", now);
+    let tls = ServerTls::new(credentials.expect("issued"), &trust).expect("TLS");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let silent = async {
+        let (tcp, _) = listener.accept().await.expect("accepted");
+        let acceptor = TlsAcceptor::from(tls.config());
+        let mut stream = acceptor.accept(tcp).await.expect("shaken hands");
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).await.expect("a preface");
+        stream.write_all(NO_SETTINGS).await.expect("said");
+        given_up(&mut stream).await;
+    };
+    let client = operator_tls(&out);
+    // The channel is idle, and open until the end.
+    let (channel, ()) = tokio::join!(channel::connect(&address, &client), silent);
+    channel.expect("it was connected");
 }
