@@ -251,10 +251,11 @@ pub fn removed(name: String) -> Result<String, Refused> {
     target_name(&name).map(|()| name)
 }
 
-/// An event of an order.
+/// An event of an order. One of a kind that is not known is a newer agent's, and is kept for its number: without it
+/// there would be a gap.
 ///
 /// # Errors
-/// An id is not valid, the number is zero, the event is of an unknown kind, or a list is too long.
+/// An id is not valid, the number is zero, or a list is too long.
 pub fn order_event(mut event: v1::OrderEvent) -> Result<v1::OrderEvent, Refused> {
     if Uuid::try_parse(&event.order_id).is_err() {
         return Err(Refused::Invalid {
