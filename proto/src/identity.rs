@@ -148,6 +148,16 @@ impl fmt::Display for Identity {
     }
 }
 
+/// When a certificate, also an authority's, ends: Unix milliseconds.
+///
+/// # Errors
+/// It is no certificate.
+pub fn not_after_ms(der: &[u8]) -> Result<i64, IdentityError> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| IdentityError::Certificate)?;
+    Ok(certificate.validity().not_after.timestamp() * 1000)
+}
+
 /// What a verified peer's certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {

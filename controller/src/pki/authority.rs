@@ -10,7 +10,7 @@ use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use sternway_proto::{
-    identity::{Identity, Role},
+    identity::{Identity, Role, not_after_ms},
     tls::{self, Credentials},
 };
 use time::OffsetDateTime;
@@ -124,6 +124,16 @@ impl Authority {
     #[must_use]
     pub fn cluster(&self) -> Uuid {
         self.cluster
+    }
+
+    /// When the first of the two issuing authorities ends, and every certificate below it: Unix milliseconds.
+    ///
+    /// # Errors
+    /// A certificate of them cannot be read.
+    pub fn not_after_ms(&self) -> Result<i64, PkiError> {
+        let end =
+            |one: &Issuing| not_after_ms(&one.certificate).map_err(tls::CredentialsError::from);
+        Ok(end(&self.agents)?.min(end(&self.control)?))
     }
 
     /// How long certificates are valid.

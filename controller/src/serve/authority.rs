@@ -134,6 +134,23 @@ pub(super) async fn refresh(
     }
 }
 
+/// Says in the log that the issuing authorities end within a year: what follows takes a while to prepare.
+pub(super) fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
+    if let Some(days) = last_days(not_after_ms, now_ms) {
+        tracing::warn!(
+            "the cluster's certificate authority ends in {days} days, and with it every connection of agents and \
+             operators: make a new cluster before, as the chapter \"What is not\" of SECURITY.md says"
+        );
+    }
+}
+
+/// The whole days that are left, in the last year.
+fn last_days(not_after_ms: i64, now_ms: i64) -> Option<i64> {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let days = not_after_ms.saturating_sub(now_ms).max(0) / DAY_MS;
+    (days < 365).then_some(days)
+}
+
 /// Whether a certificate that was issued then is to be replaced now: half of its life is over, or the clock was set
 /// to before it, where it may not be valid yet.
 fn is_due(issued: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
@@ -155,6 +172,21 @@ fn replace(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_the_authority_is_told_in_its_last_year() {
+        const DAY: i64 = 24 * 3_600_000;
+        let end = 5 * 365 * DAY;
+        for (day, left) in [
+            (0, None),
+            (4 * 365, None),
+            (4 * 365 + 1, Some(364)),
+            (5 * 365, Some(0)),
+            (6 * 365, Some(0)),
+        ] {
+            assert_eq!(last_days(end, day * DAY), left, "{day}");
+        }
+    }
 
     #[test]
     fn a_certificate_is_due_by_the_wall_clock() {

@@ -134,6 +134,7 @@ pub async fn run_renewing(
     let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
     let store: SharedStore = sqlite.clone();
     let authority = Arc::new(Authority::open(&pki, lifetimes)?);
+    authority::warn_of_its_end(authority.not_after_ms()?, now_ms());
     store.cluster_set(&authority.cluster().to_string()).await?;
     let epoch = store.epoch_raise(now_ms()).await?;
     let hosts = store.host_list().await?;
