@@ -520,13 +520,37 @@ async fn a_plan_warns_of_a_destructive_migration_that_it_goes_back_over() {
         migration: "destructive".into(),
         ..v1::Deployment::default()
     };
-    let recorded = v1::RecordDeploymentRequest {
-        deployment: Some(deployment),
+    let asked = v1::RecordDeploymentRequest {
+        deployment: Some(deployment.clone()),
+        request_id: uuid::Uuid::new_v4().to_string(),
     };
-    operator
-        .record_deployment(recorded)
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let recorded = operator.record_deployment(asked.clone()).await;
+        let recorded = recorded.expect("recorded").into_inner().deployment;
+        ids.push(recorded.expect("a deployment").id);
+    }
+    assert_eq!(ids[0], ids[1], "recorded twice");
+    let other = v1::RecordDeploymentRequest {
+        deployment: Some(v1::Deployment {
+            version: "2.1".into(),
+            ..deployment
+        }),
+        ..asked
+    };
+    let refused = operator
+        .record_deployment(other)
         .await
-        .expect("recorded");
+        .expect_err("another");
+    let problem = fault::from_status(&refused).expect("a problem");
+    assert_eq!(problem.code, "request-id-used", "{problem:?}");
+    let entries = v1::ListRecordRequest::default();
+    let entries = operator.list_record(entries).await.expect("listed");
+    let recorded = |one: &&v1::RecordEntry| one.action == "deployment.recorded";
+    assert_eq!(
+        entries.into_inner().entries.iter().filter(recorded).count(),
+        1
+    );
     for (scope, told) in [
         (v1::RestoreScope::Both, true),
         (v1::RestoreScope::Config, false),

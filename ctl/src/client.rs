@@ -57,6 +57,53 @@ fn request<T>(message: T, limit: Duration) -> Request<T> {
     request
 }
 
+/// What is said about a call that changes something and is repeated.
+struct Words {
+    /// Why a repetition does no harm.
+    safe: &'static str,
+    /// What may have happened where no answer came.
+    unknown: &'static str,
+    /// How that is found out.
+    next: &'static str,
+}
+
+/// Makes a call that may be repeated, because all repetitions have one request id: again where the answer is lost, and
+/// where the controller says that it is busy. `note` hears of it.
+async fn repeat<T>(
+    doing: &str,
+    words: &Words,
+    call: impl AsyncFn() -> Result<T, Status>,
+    mut note: impl FnMut(&str),
+) -> Result<T, CtlError> {
+    let (mut attempt, mut lost) = (1, false);
+    loop {
+        let status = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        lost |= is_lost(&status);
+        if !is_transient(&status) || attempt == ATTEMPTS {
+            let error = CtlError::from_status(doing, &status);
+            // Refused under the same request id: nothing stands under it.
+            return Err(if lost && status.code() != Code::FailedPrecondition {
+                error
+                    .because(format!("an answer was lost: {}", words.unknown))
+                    .next(words.next)
+            } else {
+                error
+            });
+        }
+        let why = if is_lost(&status) {
+            "no answer from the controller"
+        } else {
+            "the controller cannot take it at this moment"
+        };
+        note(&format!("{why}, asking again ({})", words.safe));
+        tokio::time::sleep(pause(attempt)).await;
+        attempt += 1;
+    }
+}
+
 /// A call that is made once.
 macro_rules! call {
     ($(#[$doc:meta])* $name:ident($message:ident) -> $answer:ident, $limit:ident) => {
@@ -91,47 +138,50 @@ impl Client {
     call!(plan_rollback(PlanRollbackRequest) -> PlanRollbackResponse, CALL_WITH_AGENT);
     call!(list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse, CALL);
     call!(get_rollout(GetRolloutRequest) -> GetRolloutResponse, CALL);
-    call!(record_deployment(RecordDeploymentRequest) -> RecordDeploymentResponse, CALL);
     call!(check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse, CALL);
     call!(list_record(ListRecordRequest) -> ListRecordResponse, CALL);
     call!(verify_record(VerifyRecordRequest) -> VerifyRecordResponse, CALL_OVER_RECORD);
 
-    /// Starts a rollback. Where the answer is lost it is asked for again under the same request id, so
-    /// that nothing is started twice, and where the controller says that it is busy; `note` hears of it.
+    /// Starts a rollback; repeated as [`repeat`] says, under the same request id, so that nothing is started twice.
     pub(crate) async fn start_rollback(
         &self,
         doing: &str,
         message: v1::StartRollbackRequest,
-        mut note: impl FnMut(&str),
+        note: impl FnMut(&str),
     ) -> Result<v1::StartRollbackResponse, CtlError> {
-        let (mut attempt, mut lost) = (1, false);
-        loop {
+        let words = Words {
+            safe: "this starts nothing twice",
+            unknown: "the rollback may have been started",
+            next: "see with `ctl rollout ls` whether it was",
+        };
+        let call = async || {
             let mut service = self.service.clone();
-            let call = service.start_rollback(request(message.clone(), CALL));
-            let status = match within(CALL, call).await {
-                Ok(answer) => return Ok(answer),
-                Err(status) => status,
-            };
-            lost |= is_lost(&status);
-            if !is_transient(&status) || attempt == ATTEMPTS {
-                let error = CtlError::from_status(doing, &status);
-                // Refused under the same request id: nothing stands under it.
-                return Err(if lost && status.code() != Code::FailedPrecondition {
-                    error
-                        .because("an answer was lost: the rollback may have been started")
-                        .next("see with `ctl rollout ls` whether it was")
-                } else {
-                    error
-                });
-            }
-            note(if is_lost(&status) {
-                "no answer from the controller, asking again (this starts nothing twice)"
-            } else {
-                "the controller cannot take it at this moment, asking again (this starts nothing twice)"
-            });
-            tokio::time::sleep(pause(attempt)).await;
-            attempt += 1;
-        }
+            within(CALL, service.start_rollback(request(message.clone(), CALL))).await
+        };
+        repeat(doing, &words, call, note).await
+    }
+
+    /// Records a deployment; repeated as [`repeat`] says, under the same request id, so that nothing is recorded twice.
+    pub(crate) async fn record_deployment(
+        &self,
+        doing: &str,
+        message: v1::RecordDeploymentRequest,
+        note: impl FnMut(&str),
+    ) -> Result<v1::RecordDeploymentResponse, CtlError> {
+        let words = Words {
+            safe: "this records nothing twice",
+            unknown: "the deployment may have been recorded",
+            next: "see with `ctl record ls` whether it was",
+        };
+        let call = async || {
+            let mut service = self.service.clone();
+            within(
+                CALL,
+                service.record_deployment(request(message.clone(), CALL)),
+            )
+            .await
+        };
+        repeat(doing, &words, call, note).await
     }
 
     /// Opens the stream of a rollout's events.

@@ -91,11 +91,12 @@ pub trait TargetStore: Send + Sync {
         &self,
         digest: &str,
     ) -> Result<Vec<(String, String, v1::Revision)>, StoreError>;
+    /// Stores a deployment, unless there is one of its id. The one that stands.
     async fn deployment_insert(
         &self,
         host: Uuid,
         deployment: &v1::Deployment,
-    ) -> Result<(), StoreError>;
+    ) -> Result<v1::Deployment, StoreError>;
     /// Newest first, at most 100.
     async fn deployment_list(
         &self,

@@ -2,6 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use sternway_proto::v1;
+use uuid::Uuid;
 
 use super::{App, Ended, empty_answer};
 use crate::{exit_code::ExitCode, json::target as document, text::clean};
@@ -94,8 +95,10 @@ async fn record(args: RecordArgs, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
     let message = v1::RecordDeploymentRequest {
         deployment: Some(deployment),
+        request_id: Uuid::new_v4().to_string(),
     };
-    let answer = client.record_deployment(doing, message).await?;
+    let note = |text: &str| app.ui.note(text);
+    let answer = client.record_deployment(doing, message, note).await?;
     let deployment = answer.deployment.ok_or_else(|| empty_answer(doing))?;
     let text = format!("✔ recorded {}\n", clean(&deployment.id));
     app.answer(&document::Deployment::from(&deployment), &text)?;

@@ -60,6 +60,33 @@ async fn a_lost_answer_starts_nothing_twice_and_a_cut_stream_is_taken_up_again()
 }
 
 #[tokio::test]
+async fn a_deployment_whose_answer_is_lost_is_recorded_again_under_the_same_id() {
+    let stage = Stage::new(Script {
+        lose_starts: 2,
+        ..Script::default()
+    })
+    .await;
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let said = stage
+        .run(&[
+            "deployment",
+            "record",
+            "--digest",
+            &digest,
+            "--host",
+            "web-1",
+        ])
+        .await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let twice = "records nothing twice";
+    assert_eq!(said.stderr.matches(twice).count(), 2, "{}", said.stderr);
+    let ids = stage.started();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    assert!(!ids[0].is_empty(), "{ids:?}");
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test]
 async fn what_the_controller_answers_is_not_taken_for_no_answer() {
     let full = Stage::new(Script {
         refuse_starts: (9, "store-full"),

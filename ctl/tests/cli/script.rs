@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 pub(crate) struct Script {
     pub(crate) ends: v1::RolloutState,
     pub(crate) outcome: v1::Outcome,
-    /// The first answers to StartRollback that are lost after the rollout was started.
+    /// The first answers to StartRollback and RecordDeployment that are lost after it was done.
     pub(crate) lose_starts: usize,
     /// The first answers to StartRollback that say no, each time with this code.
     pub(crate) refuse_starts: (usize, &'static str),
@@ -35,7 +35,7 @@ pub(crate) struct Script {
     pub(crate) broken_at: u64,
     /// What MarkRevision was asked for.
     pub(crate) marked: Mutex<Vec<v1::MarkRevisionRequest>>,
-    /// The request ids of StartRollback.
+    /// The request ids of StartRollback and of RecordDeployment.
     pub(crate) started: Mutex<Vec<String>>,
     pub(crate) watched: Mutex<usize>,
 }
@@ -304,6 +304,20 @@ macro_rules! unscripted {
                 Ok(Response::new(v1::StartRollbackResponse { rollout }))
             }
 
+            async fn record_deployment(
+                &self,
+                request: Request<v1::RecordDeploymentRequest>,
+            ) -> Result<Response<v1::RecordDeploymentResponse>, Status> {
+                let asked = request.into_inner();
+                let mut started = self.started.lock().expect("whole");
+                started.push(asked.request_id);
+                if started.len() <= self.lose_starts {
+                    return Err(Status::unavailable("connection reset"));
+                }
+                let deployment = asked.deployment;
+                Ok(Response::new(v1::RecordDeploymentResponse { deployment }))
+            }
+
             type WatchRolloutStream = Boxed<v1::RolloutEvent>;
             async fn watch_rollout(
                 &self,
@@ -344,7 +358,6 @@ unscripted! {
     diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse;
     list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse;
     get_rollout(GetRolloutRequest) -> GetRolloutResponse;
-    record_deployment(RecordDeploymentRequest) -> RecordDeploymentResponse;
     check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse;
     list_record(ListRecordRequest) -> ListRecordResponse;
 }

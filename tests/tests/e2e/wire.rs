@@ -377,6 +377,7 @@ async fn names_made_to_hurt_are_refused_by_every_call_that_takes_one() {
             };
             let asked = v1::RecordDeploymentRequest {
                 deployment: Some(deployment),
+                ..v1::RecordDeploymentRequest::default()
             };
             refused("record_deployment", client.record_deployment(asked).await);
         }

@@ -41,9 +41,19 @@ pub(super) async fn record(
             "one of: none, compatible, reversible, destructive",
         ));
     }
+    let id = match request.request_id.as_str() {
+        "" => Uuid::now_v7(),
+        id => Uuid::try_parse(id).map_err(|_| {
+            fault::invalid(
+                "request-id-not-valid",
+                "the request's id is no UUID",
+                "make one for each call, and use it again only to repeat that call",
+            )
+        })?,
+    };
     let found = targets::find(service, &asked.host, &asked.target).await?;
     let deployment = v1::Deployment {
-        id: Uuid::now_v7().to_string(),
+        id: id.to_string(),
         host: found.host.name.clone(),
         target: found.target.name.clone(),
         digest: text("the digest", &asked.digest)?,
@@ -55,13 +65,26 @@ pub(super) async fn record(
         recorded_ms: now_ms(),
         recorded_by: caller.name.clone(),
     };
-    service
+    let stored = service
         .store
         .deployment_insert(found.host.id, &deployment)
         .await
         .map_err(fault::store)?;
+    let same = v1::Deployment {
+        recorded_ms: stored.recorded_ms,
+        ..deployment
+    };
+    if same != stored {
+        return Err(fault::refused(v1::Problem::new(
+            "request-id-used",
+            format!(
+                "the request's id was used already, for deployment {id} of something else or by somebody else"
+            ),
+            "make an id for each call, and use it again only to repeat that call",
+        )));
+    }
     Ok(v1::RecordDeploymentResponse {
-        deployment: Some(deployment),
+        deployment: Some(stored),
     })
 }
 

@@ -421,8 +421,16 @@ impl TargetStore for Sqlite {
         &self,
         host: Uuid,
         deployment: &v1::Deployment,
-    ) -> Result<(), StoreError> {
+    ) -> Result<v1::Deployment, StoreError> {
         let mut tx = self.begin().await?;
+        let earlier: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT body FROM deployments WHERE id = $1")
+                .bind(&deployment.id)
+                .fetch_optional(&mut *tx)
+                .await?;
+        if let Some(earlier) = earlier {
+            return decode(&earlier, "a deployment");
+        }
         sqlx::query(
             "INSERT INTO deployments (id, host_id, target, recorded_ms, body)
              VALUES ($1, $2, $3, $4, $5)",
@@ -450,7 +458,8 @@ impl TargetStore for Sqlite {
             }),
         };
         append(&mut tx, &draft).await?;
-        Ok(super::commit(tx).await?)
+        super::commit(tx).await?;
+        Ok(deployment.clone())
     }
 
     async fn deployment_list(
