@@ -12,7 +12,8 @@ use uuid::Uuid;
 /// One reversible action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Stable, `KIND.VERB-OBJECT`, for instance `docker.stop-old`. Unique within a plan.
+    /// Stable, `KIND.VERB-OBJECT`, for instance `docker.stop-old`; with the name of the target behind it where it is
+    /// another one that is taken along: `docker.stop-old/sidecar`. Unique within a plan.
     pub id: String,
     /// For a person: `stop shop (revision #2)`.
     pub description: String,

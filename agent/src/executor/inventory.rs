@@ -485,6 +485,7 @@ fn gone(target: &TargetName) -> Observed {
         content: None,
         instance: String::new(),
         unsupported: None,
+        ended_well: false,
         made: None,
     }
 }

@@ -415,9 +415,7 @@ impl Course {
                 false,
             ));
         }
-        if is_running(found.state)
-            && let Some(down) = self.down_beside().await
-        {
+        if let Some(down) = self.down_beside().await {
             return Ok((
                 format!("what ran before is back, and {down}, which was taken along, does not run"),
                 false,
@@ -487,6 +485,7 @@ impl Course {
             let look = timeout(OBSERVE_TIMEOUT, self.kind.observe(target)).await;
             if let Ok(Ok(found)) = look
                 && !is_running(found.state)
+                && !found.ended_well
             {
                 return Some(target.clone());
             }

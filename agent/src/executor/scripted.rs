@@ -174,6 +174,7 @@ impl Kind for Scripted {
             content: world.running.map(content),
             instance: world.instance.to_string(),
             unsupported: None,
+            ended_well: false,
             made: world.made.clone(),
         })
     }

@@ -30,6 +30,8 @@ pub struct Observed {
     pub instance: String,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,
+    /// It ended, says that all is well, and is not to be restarted: a job.
+    pub ended_well: bool,
     /// The order that made this instance, where one did.
     pub made: Option<Made>,
 }

@@ -28,30 +28,33 @@ pub enum InitError {
     #[error(
         "no cluster was made: there is one in {} already. Credentials for it: {}",
         data.display(),
-        issue(operator, out)
+        issue
     )]
     Stands {
         data: PathBuf,
-        operator: String,
-        out: PathBuf,
+        /// What makes them.
+        issue: String,
     },
     #[error(
         "cluster {cluster} was made and stands, but {operator} has no credentials for it. Make them: {}",
-        issue(operator, out)
+        issue
     )]
     NoOperator {
         cluster: Uuid,
         operator: String,
-        out: PathBuf,
+        /// What makes them.
+        issue: String,
         #[source]
         source: PkiError,
     },
 }
 
-/// What makes an admin's credentials.
-fn issue(operator: &str, out: &Path) -> String {
+/// What makes an admin's credentials, whatever the settings were.
+fn issue(data: &Path, address: &str, operator: &str, out: &Path) -> String {
     format!(
-        "`sternway-controller operator issue --operator {operator} --role admin --operator-dir {}`",
+        "`sternway-controller operator issue --data-dir '{}' --advertise {address} --operator {operator} --role admin \
+         --operator-dir '{}'`",
+        data.display(),
         out.display()
     )
 }
@@ -91,8 +94,7 @@ pub fn init(
     if is_in(&dir) {
         return Err(InitError::Stands {
             data: data.to_owned(),
-            operator: operator.to_owned(),
-            out: out.to_owned(),
+            issue: issue(data, controller_address, operator, out),
         });
     }
     check_usable(out)?;
@@ -110,7 +112,7 @@ pub fn init(
     .map_err(|source| InitError::NoOperator {
         cluster,
         operator: operator.to_owned(),
-        out: out.to_owned(),
+        issue: issue(data, controller_address, operator, out),
         source,
     })?;
     Ok(Initialised {
@@ -213,7 +215,10 @@ mod tests {
         let again = init("alice", &op2).expect_err("there is one");
         assert!(matches!(again, InitError::Stands { .. }), "{again:?}");
         let said = again.to_string();
-        assert!(said.contains(&issue("alice", &op2)), "{said}");
+        assert!(
+            said.contains(&issue(&data, "127.0.0.1:1", "alice", &op2)),
+            "{said}"
+        );
         assert!(!op2.exists(), "something was made");
     }
 
@@ -229,7 +234,10 @@ mod tests {
         assert!(matches!(failed, InitError::NoOperator { .. }), "{failed:?}");
         let said = failed.to_string();
         assert!(said.contains("stands"), "{said}");
-        assert!(said.contains(&issue("alice", &out)), "{said}");
+        assert!(
+            said.contains(&issue(&data, "127.0.0.1:1", "alice", &out)),
+            "{said}"
+        );
         // As it says.
         std::fs::remove_dir_all(in_the_way).expect("removed");
         let authority = Authority::open(&data.join(PKI), Lifetimes::default()).expect("it stands");

@@ -7,5 +7,6 @@ mod images;
 mod observe;
 mod round_trip;
 mod runner;
+mod sharers;
 mod support;
 mod swap;

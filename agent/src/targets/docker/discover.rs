@@ -100,6 +100,7 @@ impl DockerKind {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
             unsupported: None,
+            ended_well: ended_well(&inspect),
             content: None,
             made: made(
                 target,
@@ -262,8 +263,16 @@ fn gone(target: &TargetName) -> Observed {
         content: None,
         instance: String::new(),
         unsupported: None,
+        ended_well: false,
         made: None,
     }
+}
+
+/// Whether it was to run once, and did.
+fn ended_well(inspect: &Value) -> bool {
+    let policy = text(&inspect["HostConfig"]["RestartPolicy"], "Name");
+    let state = &inspect["State"];
+    matches!(policy, "" | "no") && state["Status"] == "exited" && state["ExitCode"] == 0
 }
 
 fn image_lost(target: &TargetName, error: &EngineError) -> Problem {

@@ -15,6 +15,7 @@ use super::{
     checks::{Checks, run::Subject},
     client::EngineError,
     fields,
+    normalise::image,
     plan::{self, Again, Facts},
     readiness::running_aside,
     record::{ContainerRecord, Hints, compose},
@@ -92,7 +93,13 @@ impl Kind for DockerKind {
         }
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
-        let lost = plan::volumes_lost(target, old.as_ref(), &result, &then.volumes);
+        let declared = match self.engine.image(&result.image.id).await {
+            Ok(image) => image::volumes(&image),
+            // It is pulled later: the container of then had a volume at each of these.
+            Err(error) if error.is_not_found() => then.volumes.keys().cloned().collect(),
+            Err(error) => return Err(error.into()),
+        };
+        let lost = plan::volumes_lost(target, old.as_ref(), &result, &declared);
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),

@@ -18,7 +18,7 @@ use super::{
     checks::Checks,
     normalise::short,
     record::{ContainerRecord, Hints, ImageRef},
-    recreate::declares,
+    recreate::carries,
     warm::{self, Published},
 };
 use crate::engine::step::Step;
@@ -208,15 +208,15 @@ pub(super) fn replaced(target: &TargetName, seen: &str, old: Option<&Old>) -> Op
 }
 
 /// The places of unnamed volumes that go with a container which removes itself, because its replacement does not take
-/// them over. `then`: those of the revision that is restored.
+/// them over. `declared`: the places of its image's volumes.
 pub(super) fn volumes_lost(
     target: &TargetName,
     old: Option<&Old>,
     result: &ContainerRecord,
-    then: &BTreeMap<String, String>,
+    declared: &[String],
 ) -> Option<Problem> {
     let again = old?.again.as_ref()?;
-    let taken = |place: &String| then.contains_key(place) || declares(result, place);
+    let taken = |place: &String| carries(result, declared, place);
     let lost: Vec<&str> = again
         .volumes
         .keys()
@@ -253,8 +253,14 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         Problem::new(
             "shared-namespace",
             format!(
-                "{} shares a network, IPC or process namespace of {}: it is stopped, and created anew as it is, with it",
-                sharer.target, facts.target
+                "{} shares a network, IPC or process namespace of {}: it is stopped, and created anew as it is, with it{}",
+                sharer.target,
+                facts.target,
+                if sharer.old.policy["Name"] == "no" {
+                    "; it has no restart policy: a job begins again"
+                } else {
+                    ""
+                }
             ),
             "",
         )

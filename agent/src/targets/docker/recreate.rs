@@ -98,7 +98,7 @@ pub async fn create(
     let mut options = options.clone();
     options
         .volumes
-        .retain(|place, _| declared.contains(place) || declares(record, place));
+        .retain(|place, _| carries(record, &declared, place));
     let wanted = creation(record, &image, &options, api);
     let id = engine.create_container(&wanted.name, &wanted.body).await?;
     match finish(engine, &id, &wanted).await {
@@ -144,7 +144,28 @@ pub(super) fn declares(record: &ContainerRecord, place: &str) -> bool {
     let volumes = record.config.get("Volumes").and_then(Value::as_object);
     let mounts = record.host.get("Mounts").map_or(&[][..], list);
     volumes.is_some_and(|volumes| volumes.contains_key(place))
-        || mounts.iter().any(|mount| text(mount, "Target") == place)
+        || mounts
+            .iter()
+            .any(|mount| text(mount, "Target") == place && is_unnamed(mount))
+}
+
+fn is_unnamed(mount: &Value) -> bool {
+    text(mount, "Type") == "volume" && text(mount, "Source").is_empty()
+}
+
+/// Whether a container of that record takes over the unnamed volume at that place. `declared`: the places of its
+/// image's volumes.
+pub(super) fn carries(record: &ContainerRecord, declared: &[String], place: &str) -> bool {
+    let of = |key: &str| record.host.get(key).map_or(&[][..], list);
+    let bound = of("Binds").iter().any(|bind| {
+        bind.as_str()
+            .is_some_and(|bind| bind_parts(bind).1 == place)
+    });
+    let mounted = of("Mounts")
+        .iter()
+        .any(|mount| text(mount, "Target") == place && !is_unnamed(mount));
+    let leaves = declared.iter().any(|one| one == place) || declares(record, place);
+    leaves && !bound && !mounted
 }
 
 /// What was asked for and is not there, as paths.

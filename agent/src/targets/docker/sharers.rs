@@ -11,13 +11,16 @@ use sternway_proto::{
 use super::{
     DockerKind,
     client::EngineError,
-    discover::{labels_of, name_of},
+    discover::{labels_of, listed_name, name_of},
     labels,
     normalise::text,
     plan::Sharer,
     record::SHARED,
-    steps::as_it_is,
+    steps::{as_it_is, is_up},
 };
+
+/// Stopped containers that are looked at for a warning: a plan must not wait for thousands.
+const STOPPED_LOOKS: usize = 100;
 
 /// What hangs on a container.
 #[derive(Default)]
@@ -38,10 +41,21 @@ impl DockerKind {
         id: &str,
     ) -> Result<Hanging, EngineError> {
         let owner = self.engine.container(id).await?;
-        let owner_vanishes = owner["HostConfig"]["AutoRemove"].as_bool() == Some(true);
+        let vanishes = owner["HostConfig"]["AutoRemove"].as_bool() == Some(true);
+        let hindrance = if vanishes {
+            Some(format!(
+                "{target} was started with --rm, and an undo could not bring it back"
+            ))
+        } else if !is_up(&owner) {
+            Some(format!(
+                "{target} does not run, and an undo could not start it"
+            ))
+        } else {
+            None
+        };
         let mut hanging = Hanging::default();
         for inspect in self.that_hang(target, id).await? {
-            match self.sharer(target, inspect, owner_vanishes).await? {
+            match self.sharer(target, inspect, hindrance.as_deref()).await? {
                 Ok(sharer) => hanging.sharers.push(sharer),
                 Err(problem) => hanging.problems.push(problem),
             }
@@ -57,22 +71,36 @@ impl DockerKind {
         target: &TargetName,
         id: &str,
     ) -> Result<Vec<Value>, EngineError> {
-        let mut left = self.that_share(id).await?;
+        let mut others = self.that_share(id).await?;
         // The engine writes ids; a tool may have given a name.
         let mut known = BTreeSet::from([id.to_owned(), target.local().to_owned()]);
-        let mut found = Vec::new();
+        let mut left: Vec<Value> = Vec::new();
         loop {
-            let all: BTreeSet<String> = left.iter().flat_map(names).collect();
-            let (next, others): (Vec<Value>, Vec<Value>) = left
+            let (more, rest): (Vec<Value>, Vec<Value>) = others
                 .into_iter()
-                .partition(|inspect| shares(inspect, &known) && !shares(inspect, &all));
-            if next.is_empty() {
-                return Ok(found);
+                .partition(|inspect| shares(inspect, &known));
+            if more.is_empty() {
+                break;
             }
-            left = others;
-            known.extend(next.iter().flat_map(names));
+            others = rest;
+            known.extend(more.iter().flat_map(names));
+            left.extend(more);
+        }
+        let mut found = Vec::new();
+        while !left.is_empty() {
+            let waiting: BTreeSet<String> = left.iter().flat_map(names).collect();
+            let (next, rest): (Vec<Value>, Vec<Value>) = left
+                .into_iter()
+                .partition(|inspect| !shares(inspect, &waiting));
+            // The engine knows no circle of owners.
+            let Some(_) = next.first() else {
+                found.extend(rest);
+                break;
+            };
+            left = rest;
             found.extend(next);
         }
+        Ok(found)
     }
 
     /// Those that do not run need no namespace, and can never be started again once this container is another.
@@ -83,16 +111,24 @@ impl DockerKind {
     ) -> Result<Vec<Problem>, EngineError> {
         let known = BTreeSet::from([id.to_owned(), target.local().to_owned()]);
         let mut found = Vec::new();
+        let mut looked = 0;
         for listed in self.engine.containers(&[]).await? {
-            if !matches!(text(&listed, "State"), "exited" | "created" | "dead") {
+            let stopped = matches!(text(&listed, "State"), "exited" | "created" | "dead");
+            let ours =
+                listed_name(&listed).is_some_and(|name| name.starts_with(labels::NAME_PREFIX));
+            if !stopped || ours {
                 continue;
+            }
+            looked += 1;
+            if looked > STOPPED_LOOKS {
+                break;
             }
             // The engine may not even be able to inspect it.
             let Ok(inspect) = self.engine.container(text(&listed, "Id")).await else {
                 continue;
             };
             let name = name_of(&inspect);
-            if shares(&inspect, &known) && !name.starts_with(labels::NAME_PREFIX) {
+            if shares(&inspect, &known) {
                 found.push(Problem::new(
                     "shared-namespace",
                     format!(
@@ -132,7 +168,7 @@ impl DockerKind {
         &self,
         ordered: &TargetName,
         inspect: Value,
-        owner_vanishes: bool,
+        hindrance: Option<&str>,
     ) -> Result<Result<Sharer, Problem>, EngineError> {
         let name = name_of(&inspect).to_owned();
         if let Some(reason) = labels::not_ours(&name, &labels_of(&inspect)) {
@@ -141,10 +177,8 @@ impl DockerKind {
         let Some(target) = self.target_named(&name) else {
             return Ok(Err(cannot(ordered, &name, "it is not looked after here")));
         };
-        if owner_vanishes {
-            let reason =
-                format!("{ordered} was started with --rm, and an undo could not bring it back");
-            return Ok(Err(cannot(ordered, &name, &reason)));
+        if let Some(reason) = hindrance {
+            return Ok(Err(cannot(ordered, &name, reason)));
         }
         if inspect["HostConfig"]["AutoRemove"].as_bool() == Some(true) {
             let reason =

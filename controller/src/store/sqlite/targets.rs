@@ -32,7 +32,12 @@ const REVISION_BYTES_PER_HOST: i64 = 256 * 1024 * 1024;
 
 /// What is kept of one host's revisions; read when the first one is to be stored, and counted from then on.
 #[derive(Debug, Default)]
-pub(super) struct Held(Option<(i64, i64)>);
+pub(super) struct Held {
+    /// How many, and of how many bytes.
+    held: Option<(i64, i64)>,
+    /// That there is no room was said.
+    told: bool,
+}
 
 impl Held {
     /// Takes room for one revision that replaces one of `before` bytes, if there was one. False: there is none.
@@ -43,7 +48,7 @@ impl Held {
         before: Option<usize>,
         bytes: usize,
     ) -> Result<bool, StoreError> {
-        let (count, held) = match self.0 {
+        let (count, held) = match self.held {
             Some(held) => held,
             None => sqlx::query_as(
                 "SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM revisions WHERE host_id = $1",
@@ -53,8 +58,8 @@ impl Held {
             .await?,
         };
         let after = with(count, held, before, bytes);
-        self.0 = Some(after.unwrap_or((count, held)));
-        if after.is_none() {
+        self.held = Some(after.unwrap_or((count, held)));
+        if after.is_none() && !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 host.id = host,
                 "host {host} has {count} revisions of {held} bytes: no more are kept"

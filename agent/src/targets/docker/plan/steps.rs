@@ -1,4 +1,4 @@
-//! The steps of a restore, in their order.
+//! The steps of a restore, in their order: those of the target, and beside each those of what shares a namespace of it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,7 +7,12 @@ use serde_json::Value;
 use super::{Facts, Job, Old, Sharer, policy_of};
 use crate::{
     engine::step::Step,
-    targets::docker::{drain, normalise::short, record::ContainerRecord, warm},
+    targets::docker::{
+        drain,
+        normalise::short,
+        record::ContainerRecord,
+        warm::{self, Published},
+    },
 };
 
 const QUICK: Duration = Duration::from_secs(90);
@@ -19,214 +24,31 @@ const BEHIND_GRACE: Duration = Duration::from_mins(2);
 /// For a container to take connections, and for another's to end.
 const HANDOVER: Duration = Duration::from_mins(3);
 
-/// All steps. `verify`: how long its checks may take.
+/// All steps. `verify`: how long the checks may take once.
 pub(super) fn list(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
-    let name = facts.target.local();
-    let (from, to) = (facts.from_number, facts.to_number);
-    let mut steps: Vec<Step> = Vec::new();
-    let mut add = |id: &str, description: String, timeout: Duration, job: &Job| {
-        steps.push(Step {
-            id: format!("docker.{id}"),
-            description,
-            // A job of plain maps and texts always serialises; were it not so, the step refuses itself.
-            payload: serde_json::to_value(job).unwrap_or(Value::Null),
-            timeout,
-            commits: matches!(job, Job::Commit { .. }),
-        });
+    let mut list = List {
+        facts,
+        name: facts.target.local(),
+        ports: warm::published(facts.result),
+        steps: Vec::new(),
     };
-    let record = || Box::new(facts.result.clone());
-    let brief = || facts.old.as_ref().map(Old::brief);
-    add(
-        "fetch-image",
-        format!(
-            "have image {} of revision #{to}",
-            facts.result.image.reference
-        ),
-        FETCH,
-        &Job::FetchImage {
-            image: facts.result.image.clone(),
-            hints: facts.hints.clone(),
-        },
-    );
-    let ports = warm::published(facts.result);
+    list.fetch_image();
     if warm {
-        let wait = drain::BUDGET;
-        add(
-            "start-standby",
-            format!("start a standby of revision #{to} beside it"),
-            QUICK,
-            &Job::StartStandby { record: record() },
-        );
-        add(
-            "verify-standby",
-            "run the checks on the standby".to_owned(),
-            verify,
-            &Job::VerifyStandby { record: record() },
-        );
-        add(
-            "redirect",
-            format!(
-                "send new connections for {} to the standby",
-                warm::named(&ports)
-            ),
-            HANDOVER,
-            &Job::Redirect {
-                ports: ports.clone(),
-                old: brief(),
-            },
-        );
-        add(
-            "drain-old",
-            format!("let {name} finish what it has begun"),
-            HANDOVER,
-            &Job::DrainOld {
-                wait,
-                old: brief(),
-                ports: ports.clone(),
-            },
-        );
+        list.lead_to_standby(verify);
     }
-    add(
-        "create-new",
-        format!("create {name} anew from revision #{to}, beside the old one"),
-        QUICK,
-        &Job::CreateNew {
-            record: record(),
-            volumes: facts.volumes.clone(),
-        },
-    );
-    for sharer in &facts.sharers {
-        let job = Job::CreateNew {
-            record: Box::new(sharer.record.clone()),
-            volumes: sharer.volumes.clone(),
-        };
-        sharer.add(
-            &mut add,
-            "create-new",
-            "create",
-            " anew as it is",
-            QUICK,
-            job,
-        );
-    }
-    if let Some(old) = &facts.old {
-        let which = format!("{name} (container {}, revision #{from})", short(&old.id));
-        add(
-            "disarm-old",
-            format!("let nothing restart {which}"),
-            QUICK,
-            &Job::DisarmOld {
-                old: old.brief(),
-                with: Some(sharers(facts)),
-            },
-        );
-        for sharer in facts.sharers.iter().rev() {
-            let old = sharer.old.brief();
-            let job = Job::DisarmOld { old, with: None };
-            sharer.add(
-                &mut add,
-                "disarm-old",
-                "let nothing restart",
-                "",
-                QUICK,
-                job,
-            );
-            let old = sharer.old.clone();
-            let job = Job::StopOld { old };
-            let limit = stop_timeout(Some(&sharer.record));
-            sharer.add(&mut add, "stop-old", "stop", "", limit, job);
-        }
-        add(
-            "stop-old",
-            format!("stop {which}"),
-            stop_timeout(facts.from),
-            &Job::StopOld { old: old.clone() },
-        );
-    }
-    add(
-        "swap-names",
-        format!("give the name {name} to the new container, keep the old one aside"),
-        QUICK,
-        &Job::SwapNames { old: brief() },
-    );
-    for sharer in &facts.sharers {
-        let old = Some(sharer.old.brief());
-        let job = Job::SwapNames { old };
-        sharer.add(
-            &mut add,
-            "swap-names",
-            "give the new",
-            " its name",
-            QUICK,
-            job,
-        );
-    }
-    add(
-        "start-new",
-        format!("start {name} (revision #{to})"),
-        // Its undo stops it.
-        stop_timeout(Some(facts.result)),
-        &Job::StartNew,
-    );
-    for sharer in &facts.sharers {
-        let limit = stop_timeout(Some(&sharer.record));
-        sharer.add(&mut add, "start-new", "start", "", limit, Job::StartNew);
-    }
-    add(
-        "verify",
-        format!("run the checks on {name}"),
-        verify,
-        &Job::Verify {
-            record: record(),
-            revision: facts.result_id.clone(),
-        },
-    );
+    list.create();
+    list.stop();
+    list.swap_names();
+    list.start();
+    list.verify(verify);
     if warm {
-        add(
-            "end-redirect",
-            format!(
-                "send new connections for {} to {name} again",
-                warm::named(&ports)
-            ),
-            HANDOVER,
-            &Job::EndRedirect {
-                ports,
-                wait: drain::BUDGET,
-            },
-        );
+        list.lead_back();
     }
-    for sharer in &facts.sharers {
-        let job = Job::Commit {
-            policy: policy_of(&sharer.record),
-            old: Some(sharer.old.brief()),
-        };
-        sharer.add(
-            &mut add,
-            "commit",
-            "see that",
-            " runs, and give it its restart policy",
-            QUICK,
-            job,
-        );
-    }
-    add(
-        "commit",
-        format!("give {name} its restart policy: the restore stands"),
-        QUICK,
-        &Job::Commit {
-            policy: policy_of(facts.result),
-            old: brief(),
-        },
-    );
+    list.commit();
     if warm {
-        add(
-            "stop-standby",
-            "stop and remove the standby".to_owned(),
-            stop_timeout(Some(facts.result)),
-            &Job::StopStandby,
-        );
+        list.stop_standby();
     }
-    steps
+    list.steps
 }
 
 /// How long a container of that record may take to stop.
@@ -243,32 +65,226 @@ pub(super) fn graces(facts: &Facts<'_>) -> Duration {
         .sum()
 }
 
-fn sharers(facts: &Facts<'_>) -> BTreeSet<String> {
-    let ids = facts.sharers.iter().map(|sharer| sharer.old.id.clone());
-    ids.collect()
+/// The list as it grows.
+struct List<'a> {
+    facts: &'a Facts<'a>,
+    /// What the container is called.
+    name: &'a str,
+    ports: Vec<Published>,
+    steps: Vec<Step>,
 }
 
-impl Sharer {
-    /// Adds a job about it. What is done is `before`, its name, and `behind`.
-    fn add(
-        &self,
-        add: &mut impl FnMut(&str, String, Duration, &Job),
+impl List<'_> {
+    fn add(&mut self, id: &str, description: String, timeout: Duration, job: &Job) {
+        self.steps.push(Step {
+            id: format!("docker.{id}"),
+            description,
+            // A job of plain maps and texts always serialises; were it not so, the step refuses itself.
+            payload: serde_json::to_value(job).unwrap_or(Value::Null),
+            timeout,
+            commits: matches!(job, Job::Commit { .. }),
+        });
+    }
+
+    /// The same job at what shares a namespace.
+    fn beside(
+        &mut self,
+        sharer: &Sharer,
         id: &str,
-        before: &str,
-        behind: &str,
+        description: String,
         timeout: Duration,
         job: Job,
     ) {
-        let name = self.target.local();
+        let id = format!("{id}/{}", sharer.target.local());
         let job = Job::Beside {
-            target: self.target.clone(),
+            target: sharer.target.clone(),
             job: Box::new(job),
         };
-        add(
-            &format!("{id}/{name}"),
-            format!("{before} {name}{behind}"),
-            timeout,
-            &job,
+        self.add(&id, description, timeout, &job);
+    }
+
+    fn old(&self) -> Option<Old> {
+        self.facts.old.as_ref().map(Old::brief)
+    }
+
+    fn fetch_image(&mut self) {
+        let (image, to) = (&self.facts.result.image, self.facts.to_number);
+        let job = Job::FetchImage {
+            image: image.clone(),
+            hints: self.facts.hints.clone(),
+        };
+        let description = format!("have image {} of revision #{to}", image.reference);
+        self.add("fetch-image", description, FETCH, &job);
+    }
+
+    fn lead_to_standby(&mut self, verify: Duration) {
+        let record = Box::new(self.facts.result.clone());
+        let description = format!(
+            "start a standby of revision #{} beside it",
+            self.facts.to_number
         );
+        let job = Job::StartStandby {
+            record: record.clone(),
+        };
+        self.add("start-standby", description, QUICK, &job);
+
+        let description = "run the checks on the standby".to_owned();
+        let job = Job::VerifyStandby { record };
+        self.add("verify-standby", description, verify, &job);
+
+        let ports = warm::named(&self.ports);
+        let description = format!("send new connections for {ports} to the standby");
+        let job = Job::Redirect {
+            ports: self.ports.clone(),
+            old: self.old(),
+        };
+        self.add("redirect", description, HANDOVER, &job);
+
+        let description = format!("let {} finish what it has begun", self.name);
+        let job = Job::DrainOld {
+            wait: drain::BUDGET,
+            old: self.old(),
+            ports: self.ports.clone(),
+        };
+        self.add("drain-old", description, HANDOVER, &job);
+    }
+
+    fn create(&mut self) {
+        let facts = self.facts;
+        let description = format!(
+            "create {} anew from revision #{}, beside the old one",
+            self.name, facts.to_number
+        );
+        let job = Job::CreateNew {
+            record: Box::new(facts.result.clone()),
+            volumes: facts.volumes.clone(),
+        };
+        self.add("create-new", description, QUICK, &job);
+        for sharer in &facts.sharers {
+            let description = format!("create {} anew as it is", sharer.target.local());
+            let job = Job::CreateNew {
+                record: Box::new(sharer.record.clone()),
+                volumes: sharer.volumes.clone(),
+            };
+            self.beside(sharer, "create-new", description, QUICK, job);
+        }
+    }
+
+    /// What shares a namespace first: it would be left without.
+    fn stop(&mut self) {
+        let facts = self.facts;
+        let Some(old) = &facts.old else { return };
+        let which = format!(
+            "{} (container {}, revision #{})",
+            self.name,
+            short(&old.id),
+            facts.from_number
+        );
+        let sharers = facts.sharers.iter();
+        let with: BTreeSet<String> = sharers.map(|sharer| sharer.old.id.clone()).collect();
+        let job = Job::DisarmOld {
+            old: old.brief(),
+            with: Some(with),
+        };
+        let description = format!("let nothing restart {which}");
+        self.add("disarm-old", description, QUICK, &job);
+        for sharer in facts.sharers.iter().rev() {
+            let name = sharer.target.local();
+            let job = Job::DisarmOld {
+                old: sharer.old.brief(),
+                with: None,
+            };
+            let description = format!("let nothing restart {name}");
+            self.beside(sharer, "disarm-old", description, QUICK, job);
+            let job = Job::StopOld {
+                old: sharer.old.clone(),
+            };
+            let limit = stop_timeout(Some(&sharer.record));
+            self.beside(sharer, "stop-old", format!("stop {name}"), limit, job);
+        }
+        let job = Job::StopOld { old: old.clone() };
+        let limit = stop_timeout(facts.from);
+        self.add("stop-old", format!("stop {which}"), limit, &job);
+    }
+
+    fn swap_names(&mut self) {
+        let facts = self.facts;
+        let name = self.name;
+        let vanishes = facts.old.as_ref().is_some_and(|old| old.again.is_some());
+        let description = if vanishes {
+            format!("give the name {name} to the new container")
+        } else {
+            format!("give the name {name} to the new container, keep the old one aside")
+        };
+        let job = Job::SwapNames { old: self.old() };
+        self.add("swap-names", description, QUICK, &job);
+        for sharer in &facts.sharers {
+            let description = format!("give the new {} its name", sharer.target.local());
+            let job = Job::SwapNames {
+                old: Some(sharer.old.brief()),
+            };
+            self.beside(sharer, "swap-names", description, QUICK, job);
+        }
+    }
+
+    fn start(&mut self) {
+        let facts = self.facts;
+        let description = format!("start {} (revision #{})", self.name, facts.to_number);
+        // Its undo stops it.
+        let limit = stop_timeout(Some(facts.result));
+        self.add("start-new", description, limit, &Job::StartNew);
+        for sharer in &facts.sharers {
+            let description = format!("start {}", sharer.target.local());
+            let limit = stop_timeout(Some(&sharer.record));
+            self.beside(sharer, "start-new", description, limit, Job::StartNew);
+        }
+    }
+
+    fn verify(&mut self, limit: Duration) {
+        let job = Job::Verify {
+            record: Box::new(self.facts.result.clone()),
+            revision: self.facts.result_id.clone(),
+        };
+        let description = format!("run the checks on {}", self.name);
+        self.add("verify", description, limit, &job);
+    }
+
+    fn lead_back(&mut self) {
+        let description = format!(
+            "send new connections for {} to {} again",
+            warm::named(&self.ports),
+            self.name
+        );
+        let job = Job::EndRedirect {
+            ports: self.ports.clone(),
+            wait: drain::BUDGET,
+        };
+        self.add("end-redirect", description, HANDOVER, &job);
+    }
+
+    /// The target last: behind that nothing is undone.
+    fn commit(&mut self) {
+        let facts = self.facts;
+        for sharer in &facts.sharers {
+            let name = sharer.target.local();
+            let description = format!("see that {name} runs, and give it its restart policy");
+            let job = Job::Commit {
+                policy: policy_of(&sharer.record),
+                old: Some(sharer.old.brief()),
+            };
+            self.beside(sharer, "commit", description, QUICK, job);
+        }
+        let description = format!("give {} its restart policy: the restore stands", self.name);
+        let job = Job::Commit {
+            policy: policy_of(facts.result),
+            old: self.old(),
+        };
+        self.add("commit", description, QUICK, &job);
+    }
+
+    fn stop_standby(&mut self) {
+        let description = "stop and remove the standby".to_owned();
+        let limit = stop_timeout(Some(self.facts.result));
+        self.add("stop-standby", description, limit, &Job::StopStandby);
     }
 }

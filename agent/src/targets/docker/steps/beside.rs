@@ -52,9 +52,16 @@ impl DockerKind {
         policy: &Value,
     ) -> Result<bool, StepError> {
         let (_, inspect) = self.replacement(context).await?;
-        let state = &inspect["State"];
-        let once = policy["Name"] == "no";
-        Ok(once && state["Status"] == "exited" && state["ExitCode"] == 0)
+        Ok(policy["Name"] == "no" && ended_well(&inspect))
+    }
+
+    /// Whether what bears the target's name ended and says that all is well.
+    pub(super) async fn holder_ended_well(
+        &self,
+        context: &StepContext<'_>,
+    ) -> Result<bool, EngineError> {
+        let holder = self.found(context.target.local()).await?;
+        Ok(holder.is_some_and(|holder| ended_well(&holder)))
     }
 
     /// What is said of a container that cannot be started, because the one whose namespace it shares does not run.
@@ -101,6 +108,11 @@ impl DockerKind {
         }
         Ok(record)
     }
+}
+
+fn ended_well(inspect: &Value) -> bool {
+    let state = &inspect["State"];
+    state["Status"] == "exited" && state["ExitCode"] == 0
 }
 
 /// Which target a job is about, and the job itself.

@@ -156,6 +156,9 @@ impl DockerKind {
         old: &Old,
     ) -> Result<Done, StepError> {
         self.nobody_else(context, Some(old)).await?;
+        // What shared a namespace of it is stopped by now.
+        self.hangs_as_planned(context, old, &BTreeSet::new())
+            .await?;
         self.stop(&old.id).await
     }
 

@@ -245,7 +245,7 @@ pub(super) fn runs(inspect: &Value) -> bool {
 }
 
 /// Whether the engine does not count it as stopped: also paused, or between two attempts.
-fn is_up(inspect: &Value) -> bool {
+pub(super) fn is_up(inspect: &Value) -> bool {
     inspect["State"]["Running"].as_bool() == Some(true)
         || inspect["State"]["Restarting"].as_bool() == Some(true)
 }

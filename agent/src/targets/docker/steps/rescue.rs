@@ -48,10 +48,17 @@ impl DockerKind {
         for party in beside {
             let at = context.at(&party.target);
             self.stop_odd(&at, &party, new_stays).await?;
+            let once = party
+                .old
+                .as_ref()
+                .is_some_and(|old| old.policy["Name"] == "no");
             let said = self.rescue_of(&at, party.old, party.record, false).await;
             let said = match said {
                 Ok(said) => said.message,
                 Err(error) if error.transient => return Err(error),
+                Err(_) if once && self.holder_ended_well(&at).await? => {
+                    "it has done its work and ended".to_owned()
+                }
                 Err(error) => {
                     // Something is to be done, whoever serves the other.
                     done.output = Value::Null;
