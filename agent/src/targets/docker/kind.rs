@@ -91,6 +91,7 @@ impl Kind for DockerKind {
             let volumes = now.as_ref().map(|now| now.volumes.clone());
             old.again = Again::of(from, &volumes.unwrap_or_default());
         }
+        let unshareable = plan::unshareable(target, &hanging.sharers, &result);
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
         let declared = match self.engine.image(&result.image.id).await {
@@ -118,6 +119,7 @@ impl Kind for DockerKind {
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);
         blockers.extend(hanging.problems);
+        blockers.extend(unshareable);
         blockers.extend(lost);
         blockers.extend(problems);
         // Never both: the replacement would be one more.

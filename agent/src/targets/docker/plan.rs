@@ -237,6 +237,31 @@ pub(super) fn volumes_lost(
     ))
 }
 
+/// The revision to restore keeps its IPC namespace to itself, and others share that of what runs now.
+pub(super) fn unshareable(
+    target: &TargetName,
+    sharers: &[Sharer],
+    result: &ContainerRecord,
+) -> Option<Problem> {
+    let mode = |record: &ContainerRecord| {
+        let mode = record.host.get("IpcMode").and_then(Value::as_str);
+        mode.unwrap_or_default().to_owned()
+    };
+    let wanted = format!("container:{}", target.local());
+    let sharer = sharers.iter().find(|one| mode(&one.record) == wanted)?;
+    if !matches!(mode(result).as_str(), "private" | "none") {
+        return None;
+    }
+    Some(Problem::new(
+        "shared-namespace",
+        format!(
+            "{} shares the IPC namespace of {target}, and the revision to restore does not share it",
+            sharer.target
+        ),
+        "choose another revision with `ctl history`, or remove the other container first",
+    ))
+}
+
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let checks = Checks::of(facts.result);

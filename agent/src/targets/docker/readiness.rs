@@ -62,7 +62,9 @@ impl DockerKind {
     /// own problem told.
     pub async fn beside(&self, target: &TargetName) -> Vec<Problem> {
         let listed = self.engine.containers(&[]).await.unwrap_or_default();
-        running_aside(target, &listed)
+        let mut problems = running_aside(target, &listed);
+        problems.extend(self.in_the_way(target, &listed).await);
+        problems
     }
 
     async fn look(

@@ -1,6 +1,6 @@
 //! Containers that share a namespace of one that is replaced.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use sternway_proto::{
@@ -8,9 +8,12 @@ use sternway_proto::{
     v1::Problem,
 };
 
+use tokio::time::timeout;
+use tracing::warn;
+
 use super::{
     DockerKind,
-    client::EngineError,
+    client::{EngineError, EngineErrorKind},
     discover::{labels_of, listed_name, name_of},
     labels,
     normalise::text,
@@ -19,6 +22,10 @@ use super::{
     steps::{as_it_is, is_up},
 };
 
+/// How long the engine may take to tell of one container.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long looks may take that only lead to a word.
+const WARNINGS: Duration = Duration::from_secs(3);
 /// Stopped containers that are looked at for a warning: a plan must not wait for thousands.
 const STOPPED_LOOKS: usize = 100;
 
@@ -60,7 +67,9 @@ impl DockerKind {
                 Err(problem) => hanging.problems.push(problem),
             }
         }
-        hanging.warnings = self.stopped_ones(target, id).await?;
+        // A warning is not worth a plan that comes too late.
+        let stopped = timeout(WARNINGS, self.stopped_ones(target, id)).await;
+        hanging.warnings = stopped.ok().and_then(Result::ok).unwrap_or_default();
         Ok(hanging)
     }
 
@@ -142,9 +151,11 @@ impl DockerKind {
         Ok(found)
     }
 
-    /// All others that run and share a namespace of some container.
+    /// All others that run and share a namespace of some container. One that the engine cannot inspect, as it happens
+    /// with broken layers, is in nobody's way, unless it is known to share this one's network.
     async fn that_share(&self, id: &str) -> Result<Vec<Value>, EngineError> {
         let mut found = Vec::new();
+        let mut silent = false;
         for listed in self.engine.containers(&[]).await? {
             let other = text(&listed, "Id");
             // The engine may not even be able to inspect one that does not run.
@@ -152,16 +163,51 @@ impl DockerKind {
             if other == id || !runs {
                 continue;
             }
-            let inspect = match self.engine.container(other).await {
+            let look = timeout(LOOK, self.engine.container(other)).await;
+            let inspect = match look.unwrap_or_else(|_| Err(too_late(other))) {
                 Ok(inspect) => inspect,
                 Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
+                Err(error) if error.kind == EngineErrorKind::Unreachable => return Err(error),
+                Err(error) if network(&listed).strip_prefix("container:") == Some(id) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    warn!("container {other:.12} is taken for one that shares nothing: {error}");
+                    silent |= error.kind == EngineErrorKind::Timeout;
+                    continue;
+                }
             };
             if inspect["State"]["Running"].as_bool() == Some(true) && owners(&inspect).count() > 0 {
                 found.push(inspect);
             }
         }
+        if silent {
+            // It may be the engine itself that does not answer.
+            self.engine.containers(&[]).await?;
+        }
         Ok(found)
+    }
+
+    /// Why those that share the network of what bears the target's name stand in the way of every rollback of it. What
+    /// shares another namespace is seen when a rollback is planned.
+    pub(super) async fn in_the_way(&self, target: &TargetName, listed: &[Value]) -> Vec<Problem> {
+        let named = listed
+            .iter()
+            .find(|one| listed_name(one) == Some(target.local()));
+        let Some(id) = named.map(|one| text(one, "Id")) else {
+            return Vec::new();
+        };
+        let shares = |one: &&Value| {
+            text(one, "State") == "running" && network(one).strip_prefix("container:") == Some(id)
+        };
+        if listed.iter().find(shares).is_none() {
+            return Vec::new();
+        }
+        let hanging = timeout(WARNINGS, self.hanging(target, id)).await;
+        hanging
+            .ok()
+            .and_then(Result::ok)
+            .map_or_else(Vec::new, |hanging| hanging.problems)
     }
 
     async fn sharer(
@@ -201,6 +247,16 @@ impl DockerKind {
             old,
         }))
     }
+}
+
+/// The network mode in a line of the engine's list.
+fn network(listed: &Value) -> &str {
+    text(&listed["HostConfig"], "NetworkMode")
+}
+
+fn too_late(id: &str) -> EngineError {
+    let message = format!("the engine said nothing of it within {} s", LOOK.as_secs());
+    EngineError::new(format!("inspect {id}"), EngineErrorKind::Timeout, message)
 }
 
 /// What a container is called by others: its id and its name.

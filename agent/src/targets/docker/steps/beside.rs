@@ -1,11 +1,12 @@
 //! Steps about the containers that share a namespace of the one that is replaced: the same jobs, at another target.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 use sternway_proto::name::TargetName;
+use tokio::time::{Instant, sleep};
 
-use super::{Done, StepContext, StepError, is_up, refused, short};
+use super::{Done, StepContext, StepError, is_up, refused, runs, short};
 use crate::targets::docker::{
     DockerKind,
     client::EngineError,
@@ -15,6 +16,12 @@ use crate::targets::docker::{
     record::{ContainerRecord, SHARED},
     sharers::owners,
 };
+
+/// How long a container that is restarted again and again is waited for.
+const OWNER_RUNS: Duration = Duration::from_secs(15);
+/// How long one that was started once more must run.
+const STAYS_UP: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl DockerKind {
     /// Nothing is begun where something else shares a namespace by now than was planned.
@@ -33,6 +40,8 @@ impl DockerKind {
             return Ok(());
         }
         Err(StepError {
+            // A probe that ends in a second is no reason to turn back.
+            transient: true,
             next_step: "plan again: `ctl rollback --dry-run` shows what would happen now"
                 .to_owned(),
             ..refused(
@@ -69,16 +78,40 @@ impl DockerKind {
         let Some(inspect) = self.found(id).await? else {
             return Ok(None);
         };
-        for owner in owners(&inspect) {
-            let found = self.found(owner).await?;
-            if !found.is_some_and(|owner| is_up(&owner)) {
+        let end = Instant::now() + OWNER_RUNS;
+        loop {
+            let mut all = true;
+            for owner in owners(&inspect) {
+                let found = self.found(owner).await?;
+                all = all && found.is_some_and(|owner| runs(&owner));
+            }
+            if all {
+                return Ok(None);
+            }
+            if Instant::now() >= end {
                 return Ok(Some(Done::said(format!(
                     "container {} is left stopped: the one whose namespace it shares does not run",
                     short(id)
                 ))));
             }
+            sleep(PAUSE).await;
         }
-        Ok(None)
+    }
+
+    /// What shares a namespace may have ended because the target was not up yet: with its own policy it is started
+    /// once more.
+    pub(super) async fn started_once_more(
+        &self,
+        context: &StepContext<'_>,
+        policy: &Value,
+    ) -> Result<(), StepError> {
+        let (id, inspect) = self.replacement(context).await?;
+        if is_up(&inspect) || policy["Name"] == "no" {
+            return Ok(());
+        }
+        self.engine.start_container(&id).await?;
+        sleep(STAYS_UP).await;
+        Ok(())
     }
 
     /// The record with the namespaces that it shares bound to what this order made of their containers: those do not

@@ -15,6 +15,7 @@ use crate::targets::{
         plan::{Old, policy_of},
         record::{ContainerRecord, differences},
         redirect,
+        sharers::owners,
     },
 };
 
@@ -69,9 +70,7 @@ impl DockerKind {
         let old = old.map(|inspect| as_it_was(&inspect, known));
         let warm = self.is_warm(context).await?;
         // What it shares may be started by the mend of another target.
-        let waits = record
-            .as_ref()
-            .is_some_and(|record| !record.shares_with().is_empty());
+        let waits = owners(&made).next().is_some();
         let mut done = self.rescue_of(context, old, record, warm).await.map_err(|error| {
             let order = context.order_id;
             StepError {

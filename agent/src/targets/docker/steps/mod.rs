@@ -46,6 +46,10 @@ impl DockerKind {
             {
                 Ok(Done::said(format!("{target} has done its work and ended")))
             }
+            Job::Commit { policy, old } if beside => {
+                self.started_once_more(context, &policy).await?;
+                self.commit(context, &policy, old.as_ref()).await
+            }
             Job::FetchImage { image, hints } => self.fetch_image(&image, &hints).await,
             Job::StartStandby { record } => self.start_standby(context, &record).await,
             Job::VerifyStandby { record } => self.verify_standby(context, &record).await,

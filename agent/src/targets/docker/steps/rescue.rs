@@ -45,9 +45,15 @@ impl DockerKind {
             .unwrap_or_else(|| Party::of(context.target.clone()));
         let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
         let new_stays = self.new_runs(context).await?;
+        let mut away = None;
         for party in beside {
             let at = context.at(&party.target);
-            self.stop_odd(&at, &party, new_stays).await?;
+            if let Err(error) = self.stop_odd(&at, &party, new_stays).await {
+                done.output = Value::Null;
+                done.message = format!("{}; {}: {error}", done.message, party.target);
+                away = away.or(Some(error).filter(|error| error.transient));
+                continue;
+            }
             let once = party
                 .old
                 .as_ref()
@@ -55,7 +61,11 @@ impl DockerKind {
             let said = self.rescue_of(&at, party.old, party.record, false).await;
             let said = match said {
                 Ok(said) => said.message,
-                Err(error) if error.transient => return Err(error),
+                // The others are not to wait for it; behind them all of it is tried again.
+                Err(error) if error.transient => {
+                    away = away.or(Some(error));
+                    continue;
+                }
                 Err(_) if once && self.holder_ended_well(&at).await? => {
                     "it has done its work and ended".to_owned()
                 }
@@ -67,7 +77,7 @@ impl DockerKind {
             };
             done.message = format!("{}; {}: {said}", done.message, party.target);
         }
-        Ok(done)
+        away.map_or(Ok(done), Err)
     }
 
     async fn new_runs(&self, context: &StepContext<'_>) -> Result<bool, EngineError> {
