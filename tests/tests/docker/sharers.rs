@@ -1,5 +1,6 @@
 //! What shares a namespace of a container that is replaced.
 
+use serde_json::{Value, json};
 use sternway_agent::{engine::step::Done, targets::Kind as _};
 use sternway_proto::v1::Swap;
 use sternway_tests::shop::Image;
@@ -161,6 +162,49 @@ async fn a_job_that_ends_meanwhile_does_not_turn_a_restore_back() {
         assert!(done.is_ok(), "{}: {done:?}", step.id);
     }
     assert_eq!(running(&shop).await, [shop.scope.named("shop")]);
+}
+
+#[tokio::test]
+async fn what_ended_before_the_target_was_up_is_started_once_more() {
+    let shop = beside(&["side"], &["--restart", "always"]).await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    let local = shop.scope.named("side");
+    up_to(&mut order, "docker.verify").await;
+    shop.scope.cli(&["kill", &local]).await;
+    let rest = order
+        .steps()
+        .into_iter()
+        .skip_while(|step| !step.id.starts_with("docker.commit"));
+    for step in rest.collect::<Vec<_>>() {
+        let done = order.apply(&step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+    }
+    let names = ["shop", "side"].map(|local| shop.scope.named(local));
+    assert_eq!(running(&shop).await, names);
+}
+
+#[tokio::test]
+async fn what_will_be_in_the_way_is_told_before_an_incident() {
+    let shop = beside(&["side"], &["--label", "com.docker.compose.project=x"]).await;
+    let told = shop.kind.beside(&shop.target).await;
+    let codes: Vec<&str> = told.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["shared-namespace"], "{told:?}");
+}
+
+#[tokio::test]
+async fn a_revision_that_does_not_share_what_others_need_is_refused() {
+    let flags = [&QUICK[..], &["--ipc", "shareable"]].concat();
+    let mut shop = Shop::new(&flags).await;
+    let ipc = format!("container:{}", shop.target.local());
+    share(&shop, "side", &["--ipc", &ipc]).await;
+    assert_eq!(shop.order(Swap::Unspecified).await.draft.blockers, []);
+    let mut record: Value = serde_json::from_slice(&shop.v1.record).expect("JSON");
+    record["host"]["IpcMode"] = json!("private");
+    shop.v1.record = serde_json::to_vec(&record).expect("JSON");
+    let input = shop.input(&shop.instance().await, Swap::Unspecified);
+    let draft = shop.kind.plan(&input).await.expect("planned");
+    let codes: Vec<&str> = draft.blockers.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["shared-namespace"], "{:?}", draft.blockers);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use rustix::process::Signal;
-use sternway_tests::{binary, process::Process, wait::until};
+use sternway_tests::{binary, port::Port, process::Process, wait::until};
 use tempfile::TempDir;
 
 /// It waits for checks and a soak; the rest is for a busy machine.
@@ -14,6 +14,7 @@ struct Demo {
     name: String,
     process: Process,
     _folder: TempDir,
+    _ports: [Port; 4],
 }
 
 impl Demo {
@@ -23,10 +24,16 @@ impl Demo {
         let mut command = Self::script("deploy/demo/run", &name);
         let programs = binary::find("ctl");
         command.env("DEMO_BIN", programs.parent().expect("a folder"));
+        let ports = std::array::from_fn(|_| Port::lease());
+        let names = ["PORT", "LISTEN", "LISTEN_ENROLMENT", "LISTEN_METRICS"];
+        for (name, port) in names.into_iter().zip(&ports) {
+            command.env(format!("DEMO_{name}"), port.to_string());
+        }
         Self {
             process: Process::spawn("demo", &mut command, folder.path()),
             name,
             _folder: folder,
+            _ports: ports,
         }
     }
 
