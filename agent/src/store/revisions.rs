@@ -8,6 +8,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use sternway_proto::{
     name::{RevisionId, TargetName},
@@ -27,6 +28,9 @@ const VALUE_LIMIT: usize = 256;
 
 /// Fields of one revision that are reported. A container with more settings is restored like any other.
 const FIELDS_LIMIT: usize = 400;
+
+/// Bytes of them: names and values may be of letters of several bytes each, and a controller takes 256 KiB a revision.
+const FIELDS_BYTES: usize = 200 * 1024;
 
 /// Why the store could not be used.
 #[derive(Debug, Error)]
@@ -368,6 +372,7 @@ impl Revisions {
     #[must_use]
     pub fn public_fields(&self, fields: &[FieldValue]) -> Vec<v1::Field> {
         use v1::field::Content as Side;
+        let mut bytes = 0usize;
         let mut out: Vec<v1::Field> = fields
             .iter()
             .take(FIELDS_LIMIT)
@@ -378,6 +383,10 @@ impl Revisions {
                 } else {
                     Side::Value(field.value.chars().take(VALUE_LIMIT).collect())
                 }),
+            })
+            .take_while(|field| {
+                bytes = bytes.saturating_add(field.encoded_len());
+                bytes <= FIELDS_BYTES
             })
             .collect();
         out.sort_by(|a, b| a.path.cmp(&b.path));
@@ -451,6 +460,29 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[test]
+    fn fields_of_many_long_letters_stay_below_what_a_controller_takes() {
+        let folder = TempDir::new().expect("a folder");
+        let revisions = Revisions::open(folder.path(), 1_000_000).expect("opened");
+        let field = |number: usize| FieldValue {
+            path: format!("config.Labels.{number}{}", "語".repeat(190)),
+            value: "語".repeat(170),
+            private: false,
+        };
+        let all: Vec<FieldValue> = (0..1_000).map(field).collect();
+        let told = revisions.public_fields(&all);
+        let revision = v1::Revision {
+            fields: told.clone(),
+            ..v1::Revision::default()
+        };
+        assert!(told.len() > 100, "{}", told.len());
+        assert!(
+            revision.encoded_len() < 256 * 1024,
+            "{}",
+            revision.encoded_len()
+        );
+    }
 
     fn content(name: &str) -> Content {
         Content {

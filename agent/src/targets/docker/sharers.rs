@@ -7,7 +7,6 @@ use sternway_proto::{
     name::{TargetName, clean_text},
     v1::Problem,
 };
-
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -102,10 +101,10 @@ impl DockerKind {
                 .into_iter()
                 .partition(|inspect| !shares(inspect, &waiting));
             // The engine knows no circle of owners.
-            let Some(_) = next.first() else {
+            if next.is_empty() {
                 found.extend(rest);
                 break;
-            };
+            }
             left = rest;
             found.extend(next);
         }
@@ -283,7 +282,7 @@ fn cannot(ordered: &TargetName, name: &str, reason: &str) -> Problem {
             "{name} shares a network, IPC or process namespace of {ordered}, would be left without it, and cannot be \
              created anew: {reason}"
         ),
-        "wait for its end or remove it first, and create it again after the rollback: the engine binds it to the very container that is \
-         replaced, not to its name",
+        "wait for its end or remove it first, and create it again after the rollback: the engine binds it to the very \
+         container that is replaced, not to its name",
     )
 }

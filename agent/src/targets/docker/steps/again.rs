@@ -1,5 +1,5 @@
-//! Containers that were started with `--rm`: the engine removes them once they have stopped, so that an undo creates
-//! what an other one starts again.
+//! Containers that were started with `--rm`: the engine removes them once they have stopped, so that an undo has to
+//! create such a one anew where it only starts others.
 
 use std::time::Duration;
 
