@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::wait::until;
 
@@ -60,6 +60,15 @@ impl Process {
         if let Some(id) = id {
             // It may be gone already, which is as good.
             let _ = kill_process(id, signal);
+        }
+    }
+
+    /// Sends a signal to its process group, as a terminal does for Ctrl-C. For a process that was spawned as the leader
+    /// of one.
+    pub fn signal_group(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(id) = id {
+            let _ = kill_process_group(id, signal);
         }
     }
 

@@ -18,7 +18,7 @@ const SCRIPT: &str = "deploy/demo/shop-image";
 pub struct Image {
     /// What `GET /` answers.
     pub version: &'static str,
-    /// `health`, `crash`, `errors`, `deaf`; empty: none.
+    /// `health`, `crash`, `errors`, `deaf`, `mood`; empty: none.
     pub fault: &'static str,
     /// For instance `3s`; empty: at once.
     pub startup: &'static str,

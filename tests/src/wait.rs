@@ -5,9 +5,9 @@ use std::{fmt::Display, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The pause after the first look. Each pause is half as long again, up to [`LONGEST_PAUSE`]: many looks start a
-/// process, and what has not come in a second is seldom missed for a quarter of one.
+/// process, and what has not come in a second is seldom missed for an eighth of one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_millis(120);
 
 /// Looks until `look` answers `Ok`; its error says what it saw instead.
 ///

@@ -4,13 +4,16 @@
 //! - `SHOP_VERSION`: what `GET /` answers; `SHOP_PORT`: where (8080)
 //! - `SHOP_STARTUP`: how long before it listens, for instance `3s` or `250ms`
 //! - `SHOP_FAIL`: `health` (`/health` answers 500), `crash` (exit 1 after a second), `errors` (`/` answers
-//!   500 and the log fills with ERROR lines while `/health` stays fine), `deaf` (SIGTERM is not heard), or several:
-//!   `health,errors`
+//!   500 and the log fills with ERROR lines while `/health` stays fine), `deaf` (SIGTERM is not heard), `mood`
+//!   (`/health` answers 500 while there is a file `/mood/ill`), or several: `health,errors`
 //!
 //! `GET /slow/MS` answers after so many milliseconds; `GET /reset` resets the connection. `shop check` asks the `/health` of a running shop and
 //! exits 0 or 1; `shop hang` never ends.
 
-use std::{env, fmt::Display, future::pending, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    env, fmt::Display, future::pending, io::Write as _, path::Path, process::ExitCode,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,6 +29,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// The largest request head that is read.
 const HEAD_BYTES: usize = 16 * 1024;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// What makes a shop with the fault `mood` unhealthy.
+const ILL: &str = "/mood/ill";
 
 #[derive(Clone, Copy, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each may come with each")]
@@ -34,6 +39,7 @@ struct Faults {
     crash: bool,
     errors: bool,
     deaf: bool,
+    mood: bool,
 }
 
 impl Faults {
@@ -45,6 +51,7 @@ impl Faults {
                 "crash" => faults.crash = true,
                 "errors" => faults.errors = true,
                 "deaf" => faults.deaf = true,
+                "mood" => faults.mood = true,
                 "none" => {}
                 _ => return None,
             }
@@ -314,6 +321,10 @@ impl Shop {
         match path {
             "/health" if self.faults.health => {
                 log("ERROR", "health check fails, as told by SHOP_FAIL=health");
+                Answer::error("unhealthy\n")
+            }
+            "/health" if self.faults.mood && Path::new(ILL).exists() => {
+                log("ERROR", format!("health check fails: there is {ILL}"));
                 Answer::error("unhealthy\n")
             }
             "/health" => Answer::ok("healthy\n"),

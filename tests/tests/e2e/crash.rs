@@ -2,8 +2,9 @@
 //! revision, running and answering, and nothing is left over. While the agent is dead in a warm restore, somebody
 //! serves.
 
-use std::{ffi::OsString, fs, time::Duration};
+use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
+use bollard::models::ContainerInspectResponse;
 use serde_json::Value;
 use sternway_tests::{
     http,
@@ -12,6 +13,7 @@ use sternway_tests::{
     stage::{HOST, SETTLES, Stage},
     wait::{try_until, until},
 };
+use tokio::{task::JoinHandle, time::sleep};
 
 /// No order appends more often than that: a run that is never killed ends the search.
 const APPENDS: u32 = 120;
@@ -19,12 +21,13 @@ const ROLLOUT: Duration = Duration::from_mins(3);
 /// While the agent is dead nothing changes: who does not serve at once never will. The rest is for a busy machine.
 const SERVES: Duration = Duration::from_secs(10);
 
-/// Quick to pass and quick to fail: each test restores some thirty times.
+/// Quick to pass and quick to fail: each test restores some thirty times. What is well on a machine too busy for them
+/// is taken for ill, and a restore of it undone, as it may be.
 const CHECKS: [&str; 6] = [
     "-l",
     "sternway.check.http=:8080/health",
     "-l",
-    "sternway.check.timeout=1s",
+    "sternway.check.timeout=700ms",
     "-l",
     "sternway.soak=0s",
 ];
@@ -56,6 +59,24 @@ pub(super) struct Ground {
     flags: &'static [&'static str],
     /// A container `side` shares the network of the target.
     beside: bool,
+    /// A folder that the containers see. A file `ill` in it makes #2 unhealthy; where there is no folder it always is.
+    mood: Option<PathBuf>,
+}
+
+/// Between looks at whether #1 runs: far below what it takes to start what replaces it.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What makes #2 fall ill.
+struct Illness {
+    ill: PathBuf,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Illness {
+    fn drop(&mut self) {
+        self.watch.abort();
+        let _ = fs::remove_file(&self.ill);
+    }
 }
 
 /// Where a container that shares the target's network listens.
@@ -68,32 +89,49 @@ impl Ground {
 
     /// Deployed with further flags.
     pub(super) async fn with(flags: &'static [&'static str]) -> Self {
-        Self::deployed(Stage::new().await, flags, false).await
+        Self::deployed(Stage::new().await, flags, false, false).await
+    }
+
+    /// #2 falls ill only when told: see [`Ground::falls_ill`].
+    pub(super) async fn moody() -> Self {
+        Self::deployed(Stage::new().await, &[], false, true).await
     }
 
     /// Deployed with further flags, and with another container that shares its network and has these flags, too.
     pub(super) async fn together(flags: &'static [&'static str]) -> Self {
-        Self::deployed(Stage::new().await, flags, true).await
+        Self::deployed(Stage::new().await, flags, true, false).await
     }
 
     /// As [`Self::with`], on that stage.
     pub(super) async fn on(stage: Stage, flags: &'static [&'static str]) -> Self {
-        Self::deployed(stage, flags, false).await
+        Self::deployed(stage, flags, false, false).await
     }
 
-    async fn deployed(stage: Stage, flags: &'static [&'static str], beside: bool) -> Self {
+    async fn deployed(
+        stage: Stage,
+        flags: &'static [&'static str],
+        beside: bool,
+        moody: bool,
+    ) -> Self {
         let network = stage.scope.network("net", &[]).await;
         let inspect = ["network", "inspect", "-f", "{{.Id}}", &network];
         let id = stage.scope.cli(&inspect).await;
+        let mood = moody.then(|| stage.scope.folder().join("mood"));
+        if let Some(mood) = &mood {
+            fs::create_dir(mood).expect("the folder is made");
+        }
         let ground = Self {
             stage,
             port: Port::lease(),
             bridge: format!("br-{}", id.chars().take(12).collect::<String>()),
             network,
             old: plain("v1", "").shared().await,
-            new: plain("v2", "health").shared().await,
+            new: plain("v2", if moody { "mood" } else { "health" })
+                .shared()
+                .await,
             flags,
             beside,
+            mood,
         };
         ground.run(&ground.old).await;
         ground.stage.known_good("shop", 1).await;
@@ -102,13 +140,20 @@ impl Ground {
         ground
     }
 
-    fn publish(&self) -> String {
-        format!("127.0.0.1:{}:8080", self.port)
+    /// Where it is published, and what it sees of this host.
+    fn places(&self) -> Vec<String> {
+        let publish = format!("127.0.0.1:{}:8080", self.port);
+        let mut places = vec!["-p".to_owned(), publish];
+        if let Some(mood) = &self.mood {
+            places.extend(["-v".to_owned(), format!("{}:/mood:ro", mood.display())]);
+        }
+        places
     }
 
-    fn flags<'a>(&'a self, publish: &'a str) -> Vec<&'a str> {
-        let own = ["-p", publish, "--network", &self.network];
-        [&own[..], &CHECKS[..], self.flags].concat()
+    fn flags<'a>(&'a self, places: &'a [String]) -> Vec<&'a str> {
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        let own = ["--network", &self.network];
+        [&places[..], &own[..], &CHECKS[..], self.flags].concat()
     }
 
     pub(super) fn address(&self) -> String {
@@ -128,8 +173,8 @@ impl Ground {
 
     async fn run(&self, image: &str) {
         let scope = &self.stage.scope;
-        let publish = self.publish();
-        scope.run("shop", &self.flags(&publish), image).await;
+        let places = self.places();
+        scope.run("shop", &self.flags(&places), image).await;
         if self.beside {
             let network = format!("container:{}", scope.named("shop"));
             let port = format!("SHOP_PORT={SIDE_PORT}");
@@ -187,6 +232,36 @@ impl Ground {
         (died, self.over().await)
     }
 
+    /// #2 falls ill as soon as #1 runs no longer under its name: behind the proof of a standby, before that of what
+    /// replaces #1. It is well again when this is dropped.
+    fn falls_ill(&self) -> Illness {
+        let ill = self.mood.as_ref().expect("it has moods").join("ill");
+        let (docker, name) = (
+            self.stage.scope.docker().clone(),
+            self.stage.scope.named("shop"),
+        );
+        let (old, file) = (self.old.clone(), ill.clone());
+        let watch = tokio::spawn(async move {
+            loop {
+                let found = docker.inspect_container(&name, None).await.ok();
+                let runs = |found: &ContainerInspectResponse| {
+                    let state = found.state.as_ref();
+                    let image = found
+                        .config
+                        .as_ref()
+                        .and_then(|config| config.image.as_ref());
+                    state.and_then(|state| state.running) == Some(true) && image == Some(&old)
+                };
+                if !found.as_ref().is_some_and(runs) {
+                    fs::write(&file, "").expect("the file is written");
+                    return;
+                }
+                sleep(LOOK).await;
+            }
+        });
+        Illness { ill, watch }
+    }
+
     /// Starts a rollback.
     pub(super) async fn rolls_back(&self, to: &str, swap: &str) {
         let target = self.stage.scope.target("shop");
@@ -210,9 +285,13 @@ impl Ground {
 
     /// How often the order of a rollout that nobody disturbed was appended to its journal: each line is told.
     async fn appends(&self, rollout: &Value) -> usize {
+        self.told(rollout).await.len()
+    }
+
+    async fn told(&self, rollout: &Value) -> Vec<Value> {
         let id = rollout["id"].as_str().expect("an id");
         let shown = self.stage.ctl.json(&["rollout", "show", id]).await;
-        shown["events"].as_array().expect("events").len()
+        shown["events"].as_array().expect("events").clone()
     }
 
     pub(super) async fn somebody_serves(&self, what: &str) {
@@ -370,6 +449,66 @@ pub(super) async fn undo(mut ground: Ground, swap: &str, at: Deaths) {
     at.all_met(deaths, appends);
 }
 
+/// What replaced the old one fails its checks, when the standby was proven, connections were redirected to it and the
+/// old one has stopped; killed on the way back from there.
+async fn undo_from_behind(mut ground: Ground, at: Deaths) {
+    let swap = "warm";
+    let old = ground.old.clone();
+    ground.deploy(&old).await;
+    ground.stage.current("shop", 1).await;
+    let illness = ground.falls_ill();
+    ground.rolls_back("2", swap).await;
+    let rollout = ground.over().await;
+    drop(illness);
+    assert_eq!(rollout["state"], "undone", "{rollout:#}");
+    let told = ground.told(&rollout).await;
+    let state = |event: &Value, state: &str| event["state"] == state;
+    let fails = told.iter().position(|event| state(event, "failed"));
+    let fails = fails.expect("a step fails");
+    let undone = told.iter().filter(|event| state(event, "undone")).count();
+    assert!(undone > 8, "redirected and exchanged before: {told:#?}");
+    let mut deaths = 0;
+    let mut survived = false;
+    for (number, moment) in at.all().skip(fails) {
+        let what = format!("undo of {swap} from behind, killed {moment} append {number}");
+        let illness = ground.falls_ill();
+        let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
+        drop(illness);
+        assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
+        ground.exactly_one("v1", &rollout, &what).await;
+        if !died {
+            survived = true;
+            break;
+        }
+        deaths += 1;
+    }
+    assert!(survived, "the search came to an end");
+    assert!(
+        deaths + fails >= told.len(),
+        "{deaths} deaths behind append {fails}, of an order that appends {} times",
+        told.len()
+    );
+}
+
+macro_rules! behind {
+    ($($name:ident: $moment:literal;)+) => {
+        $(#[tokio::test]
+        async fn $name() {
+            let at = Deaths {
+                moments: &[$moment],
+                stride: 1,
+            };
+            undo_from_behind(Ground::moody().await, at).await;
+        })+
+    };
+}
+
+behind! {
+    an_undo_behind_the_redirect_killed_before_each_append_ends_on_the_old_one: "before";
+    an_undo_behind_the_redirect_killed_in_each_append_ends_on_the_old_one: "in";
+    an_undo_behind_the_redirect_killed_after_each_append_ends_on_the_old_one: "after";
+}
+
 macro_rules! killed {
     ($($name:ident: $story:ident($swap:literal, $moment:literal);)+) => {
         $(#[tokio::test]
@@ -393,7 +532,14 @@ killed! {
     an_undo_of_a_cold_restore_killed_before_each_append_ends_on_the_old_one: undo("cold", "before");
     an_undo_of_a_cold_restore_killed_in_each_append_ends_on_the_old_one: undo("cold", "in");
     an_undo_of_a_cold_restore_killed_after_each_append_ends_on_the_old_one: undo("cold", "after");
-    an_undo_of_a_warm_restore_killed_before_each_append_ends_on_the_old_one: undo("warm", "before");
-    an_undo_of_a_warm_restore_killed_in_each_append_ends_on_the_old_one: undo("warm", "in");
-    an_undo_of_a_warm_restore_killed_after_each_append_ends_on_the_old_one: undo("warm", "after");
+}
+
+/// The standby fails its checks: nothing was redirected yet.
+#[tokio::test]
+async fn an_undo_of_a_standby_killed_at_each_append_ends_on_the_old_one() {
+    let at = Deaths {
+        moments: &["before", "in", "after"],
+        stride: 1,
+    };
+    undo(Ground::new().await, "warm", at).await;
 }

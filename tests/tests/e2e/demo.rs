@@ -1,7 +1,7 @@
 //! The demo, as `make demo` runs it, with the programs of the tests: it shows a rollback, and leaves nothing behind,
 //! wherever it is stopped.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use rustix::process::Signal;
 use sternway_tests::{binary, port::Port, process::Process, wait::until};
@@ -24,6 +24,7 @@ impl Demo {
         let mut command = Self::script("deploy/demo/run", &name);
         let programs = binary::find("ctl");
         command.env("DEMO_BIN", programs.parent().expect("a folder"));
+        command.process_group(0);
         let ports = std::array::from_fn(|_| Port::lease());
         let names = ["PORT", "LISTEN", "LISTEN_ENROLMENT", "LISTEN_METRICS"];
         for (name, port) in names.into_iter().zip(&ports) {
@@ -110,8 +111,48 @@ async fn the_demo_rolls_back_and_leaves_nothing() {
 async fn a_demo_that_is_interrupted_leaves_nothing() {
     let mut demo = Demo::start("cut");
     demo.says("A broken version 2 over it").await;
-    demo.process.signal(Signal::INT);
+    demo.process.signal_group(Signal::INT);
     let code = demo.exits().await;
     assert_eq!(code, Some(130), "{}", demo.process.log());
     assert_eq!(demo.left(), Vec::<String>::new());
+}
+
+/// Redirects that lead to containers of the demo.
+fn redirects(name: &str) -> Vec<String> {
+    let filter = format!("label=sternway.demo={name}");
+    let format = "{{.Label \"sternway.order\"}}";
+    let orders = said(
+        "docker",
+        &["ps", "-a", "--filter", &filter, "--format", format],
+    );
+    let tables = said("nft", &["list", "tables"]);
+    let order = |table: &str| Some(table.strip_prefix("table ip sternway_")?.trim().to_owned());
+    let mut tables: Vec<String> = tables.lines().filter_map(order).collect();
+    tables.retain(|order| orders.replace('-', "").contains(order.as_str()));
+    tables
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_in_the_middle_of_a_swap_leaves_no_redirect() {
+    let mut demo = Demo::start("mid");
+    let redirects = until("the redirect", ENDS, async || {
+        let found = redirects(&demo.name);
+        let up = !found.is_empty();
+        up.then_some(found).ok_or_else(|| demo.process.log())
+    })
+    .await;
+    demo.process.signal_group(Signal::INT);
+    let code = demo.exits().await;
+    assert_eq!(code, Some(130), "{}", demo.process.log());
+    assert_eq!(demo.left(), Vec::<String>::new());
+    let tables = said("nft", &["list", "tables"]);
+    for redirect in redirects {
+        assert!(!tables.contains(&redirect), "{tables}");
+    }
 }

@@ -166,7 +166,7 @@ impl Subject<'_> {
                 .await;
                 return Ok(done.then_some(standing));
             }
-            sleep(pause).await;
+            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -198,7 +198,7 @@ impl Subject<'_> {
                     .await;
                 return Ok(seen.good);
             }
-            sleep(pause).await;
+            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
