@@ -50,6 +50,18 @@ impl Dockerd {
     /// # Panics
     /// Not allowed to (root is needed), or it does not start.
     pub async fn start(name: &str) -> Self {
+        Self::start_with(name, None).await
+    }
+
+    /// As [`Dockerd::start`]; all that it keeps lies on a disk of so many MiB, of memory.
+    ///
+    /// # Panics
+    /// As [`Dockerd::start`].
+    pub async fn start_on_small_disk(name: &str, mib: u32) -> Self {
+        Self::start_with(name, Some(mib)).await
+    }
+
+    async fn start_with(name: &str, disk_mib: Option<u32>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix(&format!("{name}-engine-"))
             .tempdir()
@@ -62,8 +74,52 @@ impl Dockerd {
             namespaces,
             folder,
         };
+        if let Some(mib) = disk_mib {
+            let data = engine.data();
+            fs::create_dir(&data).expect("the folder is made");
+            let size = format!("size={mib}m,mode=710");
+            let data = data.to_string_lossy();
+            engine
+                .namespaces
+                .run(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", &data]);
+        }
         engine.up().await;
         engine
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What takes the room on its disk, as this process sees it: the disk is mounted for the engine alone.
+    fn filler(&self) -> PathBuf {
+        let root = format!("/proc/{}/root", self.namespaces.holder.id());
+        let data = self.data();
+        let inside = data.strip_prefix("/").expect("an absolute path");
+        Path::new(&root).join(inside).join("filler")
+    }
+
+    /// Takes all the room on its disk.
+    ///
+    /// # Panics
+    /// It has no small disk.
+    pub fn fill(&self) {
+        let path = self.filler();
+        let mounted = self.namespaces.mounted(&self.data());
+        assert!(mounted, "the engine has a disk of its own");
+        let mut file = fs::File::create(path).expect("the filler is made");
+        // In small pieces at last, so that not a page is left.
+        for size in [1024 * 1024, 64 * 1024, 4096, 1] {
+            while io::Write::write_all(&mut file, &vec![7; size]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Panics
+    /// It was not taken.
+    pub fn make_room(&self) {
+        fs::remove_file(self.filler()).expect("the filler is there");
     }
 
     /// Its socket.
@@ -86,7 +142,7 @@ impl Dockerd {
             .arg("--cgroup-parent")
             .arg(format!("/{}", self.name))
             .arg("--data-root")
-            .arg(at("data"))
+            .arg(self.data())
             .arg("--exec-root")
             .arg(at("exec"))
             .arg("--pidfile")
@@ -195,24 +251,33 @@ impl Namespaces {
             }
         })
         .await;
-        made.ip(&["link", "set", "lo", "up"]);
+        made.run(&["ip", "link", "set", "lo", "up"]);
         made
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    /// Runs a command in them.
+    fn run(&self, command: &[&str]) {
         let output = Command::new("nsenter")
             .arg(format!("--target={}", self.holder.id()))
-            .args(["--net", "--", "ip"])
-            .args(arguments)
+            .args(["--net", "--mount", "--"])
+            .args(command)
             .env("PATH", path())
             .output()
             .expect("nsenter is installed (util-linux)");
         assert!(
             output.status.success(),
-            "ip {}: {}",
-            arguments.join(" "),
+            "{}: {}",
+            command.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
+    }
+
+    /// Whether something is mounted there, in them.
+    fn mounted(&self, place: &Path) -> bool {
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", self.holder.id()));
+        let place = place.to_string_lossy();
+        let at = |line: &str| line.split(' ').nth(1) == Some(&place);
+        mounts.unwrap_or_default().lines().any(at)
     }
 
     fn enter(&self) {

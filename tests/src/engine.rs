@@ -62,6 +62,20 @@ impl Scope {
     pub async fn with_own_engine() -> Self {
         let name = new_name();
         let own = Dockerd::start(&name).await;
+        Self::on(name, own).await
+    }
+
+    /// As [`Scope::with_own_engine`]; its disk has so many MiB, and the test may fill it.
+    ///
+    /// # Panics
+    /// The engine does not start.
+    pub async fn with_own_engine_on_small_disk(mib: u32) -> Self {
+        let name = new_name();
+        let own = Dockerd::start_on_small_disk(&name, mib).await;
+        Self::on(name, own).await
+    }
+
+    async fn on(name: String, own: Dockerd) -> Self {
         let socket = own.socket();
         let docker = Docker::connect_with_unix(
             &socket.to_string_lossy(),

@@ -59,7 +59,10 @@ impl Day {
 
     /// With the agent behind the gate, or at the engine's own socket.
     async fn of(gated: bool) -> Self {
-        let scope = Scope::with_own_engine().await;
+        Self::on(Scope::with_own_engine().await, gated).await
+    }
+
+    async fn on(scope: Scope, gated: bool) -> Self {
         let gate = Gate::new(&scope.socket(), scope.folder());
         let socket = if gated {
             gate.socket().to_owned()
@@ -358,4 +361,64 @@ async fn a_host_whose_engine_is_stopped_says_so_refuses_and_recovers_by_itself()
 #[tokio::test]
 async fn a_host_whose_engine_hangs_says_so_refuses_and_recovers_by_itself() {
     without_its_engine(true).await;
+}
+
+/// What an engine and its images take, and some MiB for containers.
+const SMALL_MIB: u32 = 96;
+
+#[tokio::test]
+async fn a_full_disk_of_the_engine_refuses_a_restore_and_nothing_is_touched() {
+    let scope = Scope::with_own_engine_on_small_disk(SMALL_MIB).await;
+    let mut day = Day::on(scope, true).await;
+    let before = day.stage.scope.inspect("shop").await.expect("there").id;
+    day.stage.scope.own_engine().fill();
+    let id = day.rollback("cold").await;
+    let shown = day.over(&id).await;
+    let events = shown["events"].as_array().expect("events");
+    let end = events.iter().find(|event| event["event"] == "finished");
+    let problem = &end.expect("an end")["problem"];
+    assert_eq!(problem["code"], "no-disk-space", "{shown:#}");
+    let next = problem["next_step"].as_str().unwrap_or_default();
+    assert!(next.contains("free space"), "{problem:#}");
+    let after = day.stage.scope.inspect("shop").await.expect("there").id;
+    assert_eq!(after, before, "{shown:#}");
+    day.serves("v2", "what ran before").await;
+
+    day.stage.scope.own_engine().make_room();
+    day.ready().await;
+    let id = day.rollback("cold").await;
+    let shown = day.over(&id).await;
+    assert_eq!(shown["rollout"]["state"], "succeeded", "{shown:#}");
+    day.exactly_one(&shown, "with room again").await;
+}
+
+/// The disk is full from that call of the restore on, until it is over.
+async fn full_from(swap: &str, method: &'static str, part: &str) {
+    let scope = Scope::with_own_engine_on_small_disk(SMALL_MIB).await;
+    let mut day = Day::on(scope, true).await;
+    let held = day.gate.hold(method, part);
+    let id = day.rollback(swap).await;
+    held.reached().await;
+    day.stage.scope.own_engine().fill();
+    held.release();
+    let what = format!("{swap}, full from {method} …{part} on");
+    let shown = day.over(&id).await;
+    eprintln!("{what}: {shown:#}");
+    day.exactly_one(&shown, &what).await;
+    day.stage.scope.own_engine().make_room();
+}
+
+#[tokio::test]
+async fn an_engine_whose_disk_fills_up_in_a_cold_restore_leaves_one_revision() {
+    full_from("cold", "POST", "/stop").await;
+}
+
+#[tokio::test]
+async fn an_engine_whose_disk_fills_up_before_a_start_leaves_one_revision() {
+    full_from("cold", "POST", "/start").await;
+}
+
+#[tokio::test]
+async fn an_engine_whose_disk_fills_up_in_a_warm_restore_leaves_one_revision() {
+    full_from("warm", "POST", "/stop").await;
 }
