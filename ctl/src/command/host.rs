@@ -9,7 +9,7 @@ use super::{App, Ended, empty_answer, parse_duration, wire_ms};
 use crate::{
     error::{CtlError, Kind},
     exit_code::ExitCode,
-    json::{self, host as document},
+    json::{self, host as document, target::Target},
     render,
     text::{clean, until},
 };
@@ -95,7 +95,11 @@ async fn show(app: &mut App<'_>, host: String) -> Ended {
     let host = answer.host.ok_or_else(|| empty_answer(&doing))?;
     let document = document::HostDetail {
         host: (&host).into(),
-        targets: answer.targets.iter().map(Into::into).collect(),
+        targets: answer
+            .targets
+            .iter()
+            .map(|target| Target::new(&host, target))
+            .collect(),
     };
     let view = app.ui.view;
     let with_host = |target| v1::HostTarget {

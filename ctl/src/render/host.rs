@@ -20,6 +20,11 @@ pub(crate) fn state(state: v1::HostState) -> Sign {
     }
 }
 
+/// Whether what its agent told of it holds now: while it is connected it tells every change.
+pub(crate) fn is_seen(host: &v1::Host) -> bool {
+    host.state() == v1::HostState::Online
+}
+
 /// `env=production role=web`, sorted.
 pub(crate) fn labels(labels: &HashMap<String, String>) -> String {
     let mut pairs: Vec<String> = labels
@@ -61,6 +66,9 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
 
 /// How many targets could be rolled back now, in the words of `ctl readiness`.
 fn readiness(host: &v1::Host) -> (String, Tone) {
+    if !is_seen(host) && host.target_count > 0 {
+        return (format!("? {} unknown", host.target_count), Tone::Warn);
+    }
     let first = host.targets_without_predecessor;
     let known = host.targets_ready.saturating_add(first);
     let not_ready = host.target_count.saturating_sub(known);
@@ -183,6 +191,22 @@ mod tests {
         insta::assert_snapshot!(list(View::plain(0), &[]), @r"
         no hosts; `ctl host token` makes a token to join one
         ");
+    }
+
+    #[test]
+    fn of_a_host_that_is_away_no_target_counts_as_ready() {
+        let away = v1::Host {
+            state: v1::HostState::Offline.into(),
+            ..host("web-1")
+        };
+        assert_eq!(readiness(&away).0, "? 3 unknown");
+        let empty = v1::Host {
+            target_count: 0,
+            targets_ready: 0,
+            targets_without_predecessor: 0,
+            ..away
+        };
+        assert_eq!(readiness(&empty).0, "no targets");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Script {
     pub(crate) offline_until_ms: i64,
     /// The labels of the host.
     pub(crate) labels: &'static [(&'static str, &'static str)],
+    /// The state of the host.
+    pub(crate) host_state: v1::HostState,
     /// Whether the host's target could be rolled back.
     pub(crate) ready: v1::ReadinessVerdict,
     /// The first entry of the record that does not fit; zero: none.
@@ -54,6 +56,7 @@ impl Default for Script {
             blocker: false,
             offline_until_ms: 0,
             labels: &[],
+            host_state: v1::HostState::Online,
             ready: v1::ReadinessVerdict::Ready,
             broken_at: 0,
             marked: Mutex::default(),
@@ -73,6 +76,7 @@ impl Script {
         v1::Host {
             name: "web-1".into(),
             labels: self.labels.iter().map(label).collect(),
+            state: self.host_state.into(),
             ..Default::default()
         }
     }
@@ -194,11 +198,8 @@ macro_rules! unscripted {
                 &self,
                 _: Request<v1::ListHostsRequest>,
             ) -> Result<Response<v1::ListHostsResponse>, Status> {
-                let host = v1::Host {
-                    state: v1::HostState::Online.into(),
-                    ..self.host()
-                };
-                Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
+                let hosts = vec![self.host()];
+                Ok(Response::new(v1::ListHostsResponse { hosts }))
             }
 
             async fn list_targets(
