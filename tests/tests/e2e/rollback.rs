@@ -101,15 +101,56 @@ async fn a_dry_run_shows_the_plan_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_rollback_to_the_same_revision_changes_nothing() {
+async fn a_rollback_to_what_runs_changes_nothing_and_a_further_one_has_to_be_named() {
     let (stage, port) = bad_deployment("health").await;
     let rollback = ["rollback", "--host", HOST, "--to", "1", "--yes"];
     let _ = stage.ctl.run(&rollback).await.exits(0);
     serves(&port, "v1").await;
     let before = stage.scope.inspect("shop").await.expect("there").id;
-    let said = stage.ctl.run(&rollback).await.exits(4);
-    assert!(said.stderr.contains("#1 is what runs"), "{said:?}");
+    let dry = ["rollback", "--host", HOST, "--to", "1", "--dry-run"];
+    let planned = stage.ctl.run(&dry).await.exits(0).stdout;
+    assert!(planned.contains("nothing will be changed"), "{planned}");
+    let said = stage.ctl.run(&rollback).await.exits(0).stdout;
+    assert!(said.contains("✔ unchanged"), "{said}");
+    assert!(said.contains("✔ passed"), "with evidence: {said}");
     assert_eq!(stage.scope.inspect("shop").await.expect("there").id, before);
+    assert_eq!(
+        stage.ctl.json(&["rollout", "ls"]).await["rollouts"][0]["state"],
+        "succeeded"
+    );
+}
+
+#[tokio::test]
+async fn a_rollback_that_is_repeated_unasked_goes_no_further_back() {
+    let stage = Stage::new().await;
+    for (number, version) in (1..).zip(["v1", "v2", "v3"]) {
+        let image = Image::good(version).shared().await;
+        if number == 1 {
+            stage.scope.run("shop", &[], &image).await;
+        } else {
+            stage.scope.redeploy("shop", &[], &image).await;
+        }
+        stage.known_good("shop", number).await;
+    }
+    let rollback = ["rollback", "--host", HOST, "--yes"];
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    stage.current("shop", 2).await;
+    let rollouts = stage.ctl.json(&["rollout", "ls"]).await;
+    let first = rollouts["rollouts"][0]["id"].as_str().expect("an id");
+    let _ = stage
+        .ctl
+        .run(&rollback)
+        .await
+        .exits(4)
+        .complains(&format!(
+            "what runs, #2, was put there by rollout {first}, "
+        ))
+        .complains("this goes back one more, to #1")
+        .complains("name it: `--to 1`");
+    stage.unchanged("shop", 2).await;
+    let named = ["rollback", "--host", HOST, "--to", "1", "--yes"];
+    let _ = stage.ctl.run(&named).await.exits(0);
+    stage.current("shop", 1).await;
 }
 
 #[tokio::test]
