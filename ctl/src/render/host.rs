@@ -7,7 +7,7 @@ use sternway_proto::v1;
 use super::{Sign, pairs};
 use crate::{
     table::{Rows, plain},
-    text::{Tone, View, clean, relative, relative_and_absolute},
+    text::{Tone, View, clean, paint, relative, relative_and_absolute},
 };
 
 /// The sign of a host's state.
@@ -134,6 +134,25 @@ pub(crate) fn show(view: View, host: &v1::Host) -> String {
             ("rollback", readiness(host).0),
         ],
     )
+}
+
+/// What is about to be cut off, and what is being done there.
+pub(crate) fn before_revocation(
+    view: View,
+    controller: &str,
+    host: &v1::Host,
+    targets: &[v1::Target],
+) -> String {
+    let mut text = pairs(view, &[("controller", clean(controller))]) + &show(view, host);
+    for target in targets.iter().filter(|it| !it.active_rollout.is_empty()) {
+        let warning = format!(
+            "⚠ {} is being restored by rollout {}: the host carries it out to its end, and nobody hears how it ended",
+            clean(&target.name),
+            clean(&target.active_rollout)
+        );
+        text.push_str(&(paint(view, Tone::Warn, &warning) + "\n"));
+    }
+    text
 }
 
 /// Below a second nobody needs to know.

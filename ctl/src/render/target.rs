@@ -62,6 +62,16 @@ fn image_of(target: &v1::Target) -> String {
     revision(target, &target.current_revision).map_or_else(String::new, |it| it.image.clone())
 }
 
+/// What runs, and that it is marked bad: whoever deployed it again did not ask.
+fn runs(target: &v1::Target) -> (String, Tone) {
+    let name = name_of(target, &target.current_revision);
+    let mark = revision(target, &target.current_revision).map(v1::Revision::mark);
+    match mark {
+        Some(v1::Mark::Bad) => (format!("{name} ✖ bad"), Tone::Bad),
+        _ => plain(name),
+    }
+}
+
 /// `ctl target ls`.
 pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
@@ -76,7 +86,7 @@ pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
             plain(&target.name),
             now(target),
             health(target).cell(),
-            plain(name_of(target, &target.current_revision)),
+            runs(target),
             plain(image_of(target)),
             readiness_sign(host, target).cell(),
         ]);
@@ -541,7 +551,7 @@ mod tests {
         let view = View::plain(63_000);
         insta::assert_snapshot!(list(view, &[host_target()]), @r"
         HOST   TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
-        web-1  docker/shop  ✔ running  ✖ failed  #2        shop:2  ✖ not ready
+        web-1  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ✖ not ready
         ");
         insta::assert_snapshot!(readiness(view, &[host_target()]), @r"
         HOST   TARGET       ROLLBACK     WOULD GO  CHECKED   PROBLEMS
@@ -607,7 +617,7 @@ mod tests {
         );
         insta::assert_snapshot!(list(view, std::slice::from_ref(&away)), @r"
         HOST               TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
-        web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2        shop:2  ? unknown
+        web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ? unknown
         ");
         insta::assert_snapshot!(readiness(view, std::slice::from_ref(&away)), @r"
         HOST               TARGET       ROLLBACK   WOULD GO  CHECKED   PROBLEMS
@@ -628,7 +638,7 @@ mod tests {
         let view = View::plain(63_000);
         insta::assert_snapshot!(list(view, std::slice::from_ref(&busy)), @r"
         HOST   TARGET       STATE                                                      HEALTH           REVISION  IMAGE   ROLLBACK
-        web-1  docker/shop  ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001  ◌ not known yet  #2        shop:2  ✖ not ready
+        web-1  docker/shop  ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001  ◌ not known yet  #2 ✖ bad  shop:2  ✖ not ready
         ");
         let (host, target) = (busy.host.expect("set"), busy.target.expect("set"));
         insta::assert_snapshot!(show(view, &host, &target), @r"
