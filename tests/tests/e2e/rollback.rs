@@ -3,7 +3,9 @@
 use serde_json::Value;
 use sternway_tests::{
     http,
+    netns::Netns,
     port::Port,
+    prober::Prober,
     shop::Image,
     stage::{HOST, SETTLES, Stage},
     wait::until,
@@ -213,4 +215,104 @@ async fn one_half_of_a_revision_goes_back_and_the_other_stays() {
         // Neither of the two that were deployed: a third, which can be undone itself.
         stage.current(half, 3).await;
     }
+}
+
+#[tokio::test]
+async fn a_warm_rollback_by_ctl_loses_no_request_of_any_client() {
+    /// As for the steps alone: a packet that is sent again after a second, and a busy machine.
+    const LONGEST_GAP_MS: u64 = 2000;
+    let stage = Stage::new().await;
+    let port = Port::lease();
+    let publish = format!("{port}:8080");
+    let flags = [
+        "-p",
+        publish.as_str(),
+        "-l",
+        "sternway.soak=1s",
+        "-l",
+        "sternway.check.http=:8080/health",
+    ];
+    let plain = |version| Image {
+        version,
+        ..Image::default()
+    };
+    let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+    stage.scope.run("shop", &flags, &v1).await;
+    stage.known_good("shop", 1).await;
+    stage.scope.redeploy("shop", &flags, &v2).await;
+    stage.known_good("shop", 2).await;
+    serves(&port, "v2").await;
+    let netns = Netns::new(&stage.scope);
+    let folder = stage.scope.folder();
+    let near = format!("127.0.0.1:{port}");
+    let probers = [
+        Prober::start_patient("near", &near, 50, folder).await,
+        Prober::start_patient_in(&netns, port.number(), 50, folder).await,
+    ];
+    let rollback = ["rollback", "--host", HOST, "--yes", "-o", "json"];
+    let said = stage.ctl.run(&rollback).await.exits(0);
+    let lines = said.lines();
+    // Nobody asked for it: the plan finds by itself that it can.
+    assert_eq!(lines[0]["plan"]["swap"], "warm", "{:#}", lines[0]);
+    for prober in probers {
+        let seen = prober.stop().await;
+        assert_eq!(seen.lost, 0, "{seen:?}");
+        assert!(seen.longest_gap_ms < LONGEST_GAP_MS, "{seen:?}");
+        for version in ["v1", "v2"] {
+            assert!(seen.answers.contains_key(version), "{version}: {seen:?}");
+        }
+    }
+    stage.current("shop", 1).await;
+}
+
+#[tokio::test]
+async fn what_a_container_became_after_its_start_is_what_comes_back() {
+    let stage = Stage::new().await;
+    let plain = |version| Image {
+        version,
+        ..Image::default()
+    };
+    let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+    let quick = ["-l", "sternway.soak=0s"];
+    stage.scope.run("shop", &quick, &v2).await;
+    stage.current("shop", 1).await;
+    stage.scope.redeploy("shop", &quick, &v1).await;
+    stage.current("shop", 2).await;
+    // As runbooks go on: in the container that runs.
+    let scope = &stage.scope;
+    let (network, name) = (scope.network("back", &[]).await, scope.named("shop"));
+    scope
+        .cli(&["network", "connect", "--alias", "shop", &network, &name])
+        .await;
+    scope.cli(&["update", "--restart", "always", &name]).await;
+    let target = scope.target("shop");
+    let diff = ["diff", "--host", HOST, "--target", &target, "1", "current"];
+    until("both to be recorded", SETTLES, async || {
+        let changes = stage.ctl.json(&diff).await["changes"].to_string();
+        let both = changes.contains(&network) && changes.contains("always");
+        both.then_some(()).ok_or(changes)
+    })
+    .await;
+    let meant = stage.target("shop").await["current_revision"].clone();
+    stage.scope.redeploy("shop", &quick, &v2).await;
+    until("what was deployed over it", SETTLES, async || {
+        let now = stage.target("shop").await["current_revision"].clone();
+        (now != meant).then_some(()).ok_or(now)
+    })
+    .await;
+    let id = meant.as_str().expect("an id");
+    let rollback = ["rollback", "--host", HOST, "--to", id, "--yes"];
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    let found = stage.scope.inspect("shop").await.expect("it is there");
+    let settings = found.network_settings.and_then(|all| all.networks);
+    let networks = settings.unwrap_or_default();
+    let aliases = networks.get(&network).and_then(|it| it.aliases.clone());
+    let aliases = aliases.expect("it is on the network");
+    assert!(aliases.contains(&"shop".to_owned()), "{aliases:?}");
+    assert!(networks.contains_key("bridge"), "{networks:?}");
+    let policy = found.host_config.and_then(|host| host.restart_policy);
+    let policy = policy.and_then(|it| it.name).expect("a policy");
+    assert_eq!(policy.to_string(), "always");
+    assert_eq!(found.state.and_then(|state| state.running), Some(true));
+    assert_eq!(stage.target("shop").await["current_revision"], meant);
 }
