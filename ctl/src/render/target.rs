@@ -131,11 +131,9 @@ fn host_cell(host: &v1::Host) -> (String, Tone) {
 
 /// `ctl readiness`.
 pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
-    let mut rows = Rows::new(&[
-        "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "PROBLEMS",
-    ])
-    .spare(&["CHECKED", "WOULD GO"])
-    .sentence("PROBLEMS");
+    let mut rows = Rows::new(&["HOST", "TARGET", "ROLLBACK", "WOULD GO", "TOLD", "PROBLEMS"])
+        .spare(&["TOLD", "WOULD GO"])
+        .sentence("PROBLEMS");
     for (host, target) in parts(targets) {
         let readiness = target.readiness.clone().unwrap_or_default();
         let to = match readiness.revision.as_str() {
@@ -159,6 +157,7 @@ pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
             plain(&target.name),
             readiness_sign(host, target).cell(),
             plain(to),
+            // Looked at again and again since then: that nothing has changed is not told.
             plain(relative(view, readiness.checked_at_ms)),
             plain(why.join("; ")),
         ]);
@@ -554,7 +553,7 @@ mod tests {
         web-1  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ✖ not ready
         ");
         insta::assert_snapshot!(readiness(view, &[host_target()]), @r"
-        HOST   TARGET       ROLLBACK     WOULD GO  CHECKED   PROBLEMS
+        HOST   TARGET       ROLLBACK     WOULD GO  TOLD      PROBLEMS
         web-1  docker/shop  ✖ not ready  #2 → #1   60 s ago  the image is gone → push it
         ");
         assert!(!all_ready(&[host_target()]));
@@ -620,7 +619,7 @@ mod tests {
         web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ? unknown
         ");
         insta::assert_snapshot!(readiness(view, std::slice::from_ref(&away)), @r"
-        HOST               TARGET       ROLLBACK   WOULD GO  CHECKED   PROBLEMS
+        HOST               TARGET       ROLLBACK   WOULD GO  TOLD      PROBLEMS
         web-1 (✖ offline)  docker/shop  ? unknown  #2 → #1   60 s ago  web-1 was last seen 30 s ago; it said ready then → bring its agent back: `ctl host show web-1`
         ");
         let (host, target) = (away.host.expect("set"), away.target.expect("set"));

@@ -180,6 +180,9 @@ async fn an_order_for_a_host_that_stays_offline_expires_and_ctl_says_so() {
     let mut stage = two_revisions().await;
     stage.agent.kill();
     stage.host_is("offline").await;
+    // What it said last is no yes.
+    let said = stage.ctl.run(&["readiness"]).await.exits(13).stdout;
+    assert!(said.contains("it said ready then"), "{said}");
     let _ = stage
         .ctl
         .run(&[

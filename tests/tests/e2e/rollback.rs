@@ -1,5 +1,7 @@
 //! One host, one container, undone: what the project is for.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use sternway_tests::{
     http,
@@ -174,6 +176,18 @@ async fn a_rollback_to_a_broken_revision_undoes_itself_and_says_so() {
         format!("{}{}", said.stdout, said.stderr).contains("health"),
         "the failed check is named: {said:?}"
     );
+    let rollouts = stage.ctl.json(&["rollout", "ls"]).await;
+    let failed = rollouts["rollouts"][0]["id"].as_str().expect("an id");
+    let again = ["rollback", "--host", HOST, "--to", "2", "--dry-run"];
+    let planned = stage.ctl.run(&again).await.exits(20).stdout;
+    assert!(
+        planned.contains("a restore of #2 failed its checks ") && planned.contains(failed),
+        "{planned}"
+    );
+    assert!(
+        planned.contains("`--to 1` goes to the one before"),
+        "{planned}"
+    );
     assert_eq!(
         stage.target("shop").await["current_revision"],
         stage.revision("shop", 1).await["id"]
@@ -215,6 +229,64 @@ async fn one_half_of_a_revision_goes_back_and_the_other_stays() {
         // Neither of the two that were deployed: a third, which can be undone itself.
         stage.current(half, 3).await;
     }
+}
+
+/// The id of the plan that a dry run shows to programs.
+async fn reviewed(stage: &Stage, to: &str) -> String {
+    let dry = ["rollback", "--host", HOST, "--to", to, "--dry-run"];
+    let all = [&dry[..], &["-o", "json"]].concat();
+    let lines = stage.ctl.run(&all).await.exits(20).lines();
+    let id = lines[0]["plan_id"].as_str().expect("an id");
+    id.to_owned()
+}
+
+#[tokio::test]
+async fn a_plan_that_was_reviewed_is_carried_out_once_while_it_holds() {
+    let (mut stage, port) = bad_deployment("health").await;
+    let carry_out = async |stage: &Stage, plan: &str| {
+        let arguments = ["rollback", "--plan", plan, "--yes"];
+        stage.ctl.run(&arguments).await
+    };
+    let (outdated, good) = (reviewed(&stage, "1").await, reviewed(&stage, "1").await);
+    let said = carry_out(&stage, &good).await.exits(0);
+    assert!(said.stdout.contains("✔ restored"), "{said:?}");
+    serves(&port, "v1").await;
+    let rollouts = stage.ctl.json(&["rollout", "ls"]).await;
+    let first = rollouts["rollouts"][0]["id"].as_str().expect("an id");
+    let _ = carry_out(&stage, &good)
+        .await
+        .exits(4)
+        .complains(&format!("carried out already, by rollout {first}"))
+        .complains(&format!("next: `ctl rollout show {first}`"));
+    // Another runs than when it was made: its host does not do it.
+    let said = carry_out(&stage, &outdated).await.exits(4);
+    assert!(said.stdout.contains("nothing was changed"), "{said:?}");
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    let again = "next: plan the rollback again";
+    let _ = carry_out(&stage, unknown)
+        .await
+        .exits(4)
+        .complains("there is no such plan")
+        .complains(again);
+
+    stage.controller.kill();
+    let short = [("STERNWAY_CONTROLLER__PLAN_LIFETIME", "1s")];
+    stage.controller.spawn(&short);
+    until("the controller", SETTLES, async || {
+        let said = stage.ctl.run(&["status"]).await;
+        (said.code == 0).then_some(()).ok_or(said.stderr)
+    })
+    .await;
+    stage.online().await;
+    let late = reviewed(&stage, "2").await;
+    // There is nothing to wait for but its time.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let _ = carry_out(&stage, &late)
+        .await
+        .exits(4)
+        .complains("the plan has expired")
+        .complains(again);
+    serves(&port, "v1").await;
 }
 
 #[tokio::test]
