@@ -172,11 +172,12 @@ impl<'a> History<'a> {
         Problem::new(code, message, next_step)
     }
 
-    /// The revision to restore, if a restore to it may be asked for at all.
+    /// The revision to restore, if a restore to it may be asked for at all. One that runs already may: its checks are
+    /// run, and nothing is changed.
     ///
     /// # Errors
-    /// There is none of that name, it is marked bad, or it runs already and that is all that is asked.
-    pub fn restorable(self, word: &str, scope: v1::RestoreScope) -> Result<Chosen<'a>, Problem> {
+    /// There is none of that name, or it is marked bad.
+    pub fn restorable(self, word: &str) -> Result<Chosen<'a>, Problem> {
         let chosen = self.find(word)?;
         let revision = chosen.revision;
         let name = &self.target.name;
@@ -193,15 +194,6 @@ impl<'a> History<'a> {
                     }
                 ),
                 "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
-            ));
-        }
-        let running = self.target.state() == v1::TargetState::Running;
-        let whole = scope == v1::RestoreScope::Both;
-        if whole && running && revision.id == self.target.current_revision {
-            return Err(Problem::new(
-                "already-current",
-                format!("#{} is what runs as {name}", revision.number),
-                "choose another: `ctl history`",
             ));
         }
         Ok(chosen)
@@ -329,7 +321,7 @@ mod tests {
                 target: &self.target,
                 revisions: &self.revisions,
             }
-            .restorable(word, v1::RestoreScope::Both)
+            .restorable(word)
             .map(|chosen| chosen.revision.number)
             .map_err(|problem| problem.code)
         }
@@ -360,8 +352,8 @@ mod tests {
             ("20", not("revision-unknown")),
             ("20000000", Ok(2)),
             ("3", not("revision-bad")),
-            ("4", not("already-current")),
-            ("current", not("already-current")),
+            ("4", Ok(4)),
+            ("current", Ok(4)),
             ("#9", not("revision-unknown")),
             ("zz", not("revision-unknown")),
         ] {

@@ -67,8 +67,8 @@ struct Words {
     next: &'static str,
 }
 
-/// Makes a call that may be repeated, because all repetitions have one request id: again where the answer is lost, and
-/// where the controller says that it is busy. `note` hears of it.
+/// Makes a call that may be repeated, because all repetitions have one request id or lead to one state: again where the
+/// answer is lost, and where the controller says that it is busy. `note` hears of it.
 async fn repeat<T>(
     doing: &str,
     words: &Words,
@@ -130,11 +130,9 @@ impl Client {
     call!(list_hosts(ListHostsRequest) -> ListHostsResponse, CALL);
     call!(get_host(GetHostRequest) -> GetHostResponse, CALL);
     call!(create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse, CALL);
-    call!(revoke_host(RevokeHostRequest) -> RevokeHostResponse, CALL);
     call!(list_targets(ListTargetsRequest) -> ListTargetsResponse, CALL);
     call!(get_target(GetTargetRequest) -> GetTargetResponse, CALL);
     call!(diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse, CALL);
-    call!(mark_revision(MarkRevisionRequest) -> MarkRevisionResponse, CALL);
     call!(plan_rollback(PlanRollbackRequest) -> PlanRollbackResponse, CALL_WITH_AGENT);
     call!(list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse, CALL);
     call!(get_rollout(GetRolloutRequest) -> GetRolloutResponse, CALL);
@@ -180,6 +178,45 @@ impl Client {
                 service.record_deployment(request(message.clone(), CALL)),
             )
             .await
+        };
+        repeat(doing, &words, call, note).await
+    }
+
+    /// Cuts a host off, by its id; repeated as [`repeat`] says: a host that is revoked already stays so.
+    pub(crate) async fn revoke_host(
+        &self,
+        doing: &str,
+        message: v1::RevokeHostRequest,
+        note: impl FnMut(&str),
+    ) -> Result<v1::RevokeHostResponse, CtlError> {
+        let words = Words {
+            safe: "a host is revoked once, however often that is asked",
+            unknown: "the host may be revoked",
+            next: "see with `ctl host ls` whether it is",
+        };
+        let call = async || {
+            let mut service = self.service.clone();
+            within(CALL, service.revoke_host(request(message.clone(), CALL))).await
+        };
+        repeat(doing, &words, call, note).await
+    }
+
+    /// Marks a revision that is named by what it does not lose by the mark: its id or number; repeated as [`repeat`]
+    /// says: the same mark again is the same mark.
+    pub(crate) async fn mark_revision(
+        &self,
+        doing: &str,
+        message: v1::MarkRevisionRequest,
+        note: impl FnMut(&str),
+    ) -> Result<v1::MarkRevisionResponse, CtlError> {
+        let words = Words {
+            safe: "the same mark again changes nothing",
+            unknown: "the revision may be marked",
+            next: "see with `ctl history` whether it is",
+        };
+        let call = async || {
+            let mut service = self.service.clone();
+            within(CALL, service.mark_revision(request(message.clone(), CALL))).await
         };
         repeat(doing, &words, call, note).await
     }

@@ -64,7 +64,7 @@ impl ExitCode {
             }
             Self::Expired => "the order's deadline passed before its host took it; nothing changed",
             Self::AnswerIsNo => {
-                "the answer is no: a digest marked bad, a target not ready, a broken record"
+                "the answer is no: a digest marked bad, a target not ready or of a host that is away, a broken record"
             }
             Self::WouldChange => "rollback --dry-run: the rollback would change something",
             Self::Interrupted => "ended by Ctrl-C before there was an answer",

@@ -11,6 +11,7 @@ mod args;
 mod client;
 mod command;
 mod config;
+mod confirm;
 mod connect;
 mod error;
 mod exit_code;

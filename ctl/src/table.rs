@@ -2,9 +2,9 @@
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
-use crate::text::{Tone, View, clip, prose, shorten, wrap};
+use crate::text::{Tone, View, beginning, clip, columns, prose, shorten, wrap};
 
-/// The longest cell on a terminal, characters: one hostile label shall not fill a screen.
+/// The longest cell on a terminal, columns: one hostile label shall not fill a screen.
 const CELL: usize = 160;
 
 /// The gap between two columns.
@@ -143,11 +143,11 @@ impl Rows {
             .enumerate()
             .map(|(index, column)| {
                 let cells = rows.iter().filter_map(|row| row.get(index));
-                let longest = cells.map(|(text, _)| length(text)).max().unwrap_or(0);
+                let longest = cells.map(|(text, _)| columns(text)).max().unwrap_or(0);
                 Placed {
                     column: *column,
                     index,
-                    width: longest.max(length(column.heading)),
+                    width: longest.max(columns(column.heading)),
                 }
             })
             .collect();
@@ -192,13 +192,9 @@ impl Column {
         match self.kind {
             Kind::Name(_) => shorten(text, width),
             Kind::Sentence(_) => wrap(text, width),
-            Kind::Id(_) => text.chars().take(width).collect(),
+            Kind::Id(_) => beginning(text, width).to_owned(),
         }
     }
-}
-
-fn length(text: &str) -> usize {
-    text.chars().count()
 }
 
 fn with_gaps(widths: impl Iterator<Item = usize>) -> usize {
@@ -315,6 +311,24 @@ mod tests {
         for width in 20..130 {
             let text = at(width);
             let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(usize::from(width)), "{width}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_wide_letters_is_no_wider_than_its_terminal() {
+        let mut rows = Rows::new(&["HOST", "WHY"]).sentence("WHY");
+        rows.push([
+            plain("店".repeat(30)),
+            plain("この画像はもうありません".repeat(3)),
+        ]);
+        for width in 20..100 {
+            let view = View {
+                width: Some(width),
+                ..View::plain(0)
+            };
+            let text = rows.render(view, "none");
+            let widest = text.lines().map(columns).max();
             assert!(widest <= Some(usize::from(width)), "{width}:\n{text}");
         }
     }

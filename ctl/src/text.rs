@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 pub(crate) use sternway_proto::name::clean_text as clean;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// How text is shown: everything that rendering depends on apart from the message itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,28 +54,56 @@ pub(crate) fn paint(view: View, tone: Tone, text: &str) -> String {
     }
 }
 
-/// Cleaned, its ids short, and cut to so many characters.
-pub(crate) fn clip(text: &str, limit: usize) -> String {
-    let text = prose(text);
-    if text.chars().count() <= limit {
-        return text;
-    }
-    let mut short: String = text.chars().take(limit.saturating_sub(1)).collect();
-    short.push('…');
-    short
+/// How many columns of a terminal a text takes: an ideogram takes two, an accent of its own none.
+pub(crate) fn columns(text: &str) -> usize {
+    UnicodeWidthStr::width(text)
 }
 
-/// Cut to so many characters in the middle: names differ at their ends.
+fn columns_of(letter: char) -> usize {
+    UnicodeWidthChar::width(letter).unwrap_or(0)
+}
+
+/// As many of the first letters as fit in so many columns.
+pub(crate) fn beginning(text: &str, limit: usize) -> &str {
+    let mut taken = 0;
+    let fits = |(_, letter): &(usize, char)| {
+        taken += columns_of(*letter);
+        taken > limit
+    };
+    let end = text.char_indices().find(fits);
+    text.get(..end.map_or(text.len(), |(at, _)| at))
+        .unwrap_or(text)
+}
+
+/// As many of the last letters as fit in so many columns.
+fn ending(text: &str, limit: usize) -> &str {
+    let mut taken = 0;
+    let fits = |(_, letter): &(usize, char)| {
+        taken += columns_of(*letter);
+        taken <= limit
+    };
+    let begin = text.char_indices().rev().take_while(fits).last();
+    text.get(begin.map_or(text.len(), |(at, _)| at)..)
+        .unwrap_or_default()
+}
+
+/// Cleaned, its ids short, and cut to so many columns.
+pub(crate) fn clip(text: &str, limit: usize) -> String {
+    let text = prose(text);
+    if columns(&text) <= limit {
+        return text;
+    }
+    format!("{}…", beginning(&text, limit.saturating_sub(1)))
+}
+
+/// Cut to so many columns in the middle: names differ at their ends.
 pub(crate) fn shorten(text: &str, limit: usize) -> String {
-    let length = text.chars().count();
-    if length <= limit {
+    if columns(text) <= limit {
         return text.to_owned();
     }
     let kept = limit.saturating_sub(1);
     let tail = kept / 2;
-    let head: String = text.chars().take(kept - tail).collect();
-    let tail: String = text.chars().skip(length - tail).collect();
-    format!("{head}…{tail}")
+    format!("{}…{}", beginning(text, kept - tail), ending(text, tail))
 }
 
 /// `1 step`, `3 steps`.
@@ -83,7 +112,7 @@ pub(crate) fn counted<N: TryInto<u64>>(number: N, one: &str, several: &str) -> S
     format!("{number} {}", if number == 1 { one } else { several })
 }
 
-/// In lines of at most so many characters, broken between words where there are any. A sign stays with its word.
+/// In lines of at most so many columns, broken between words where there are any. A sign stays with its word.
 pub(crate) fn wrap(text: &str, limit: usize) -> String {
     let limit = limit.max(1);
     let mut lines: Vec<String> = Vec::new();
@@ -94,18 +123,24 @@ pub(crate) fn wrap(text: &str, limit: usize) -> String {
             continue;
         }
         let word = &(std::mem::take(&mut sign) + word);
-        let length = word.chars().count();
         if let Some(line) = lines.last_mut()
-            && line.chars().count() + 1 + length <= limit
+            && columns(line) + 1 + columns(word) <= limit
         {
             line.push(' ');
             line.push_str(word);
             continue;
         }
-        let letters: Vec<char> = word.chars().collect();
-        match letters.len() {
-            0 => lines.push(String::new()),
-            _ => lines.extend(letters.chunks(limit).map(String::from_iter)),
+        let mut rest = word.as_str();
+        loop {
+            // A letter that is wider than the line has to stand somewhere.
+            let first = rest.chars().next().map_or(0, char::len_utf8);
+            let piece = beginning(rest, limit).len().max(first);
+            let (line, more) = rest.split_at(piece);
+            lines.push(line.to_owned());
+            if more.is_empty() {
+                break;
+            }
+            rest = more;
         }
     }
     lines.extend((!sign.is_empty()).then(|| sign.trim_end().to_owned()));
@@ -127,14 +162,15 @@ pub(crate) fn one_line(view: View, text: &str) -> String {
         if letter == '\x1b' {
             in_colour = true;
         } else if !in_colour {
-            if shown + 1 == width && visible(rest.as_str()) > 0 {
+            let wide = columns_of(letter);
+            if shown + wide >= width && shown + wide + visible(rest.as_str()) > width {
                 cut.push('…');
                 if view.colour {
                     cut.push_str("\x1b[0m");
                 }
                 return cut;
             }
-            shown += 1;
+            shown += wide;
         }
         cut.push(letter);
         if in_colour && letter == 'm' {
@@ -144,7 +180,7 @@ pub(crate) fn one_line(view: View, text: &str) -> String {
     cut
 }
 
-/// Characters that are no part of a colour.
+/// The columns of what is no part of a colour.
 fn visible(text: &str) -> usize {
     let mut in_colour = false;
     let seen = text.chars().filter(|letter| {
@@ -153,7 +189,7 @@ fn visible(text: &str) -> usize {
         in_colour &= *letter != 'm';
         seen
     });
-    seen.count()
+    seen.map(columns_of).sum()
 }
 
 /// An id as people see it: its first twelve characters.
@@ -226,8 +262,13 @@ pub(crate) fn absolute(at_ms: i64) -> Option<String> {
     (at_ms != 0).then(|| format!("{at:.3}"))
 }
 
+/// The time of day in UTC, and that it is: `22:43:48Z`.
+pub(crate) fn moment(at_ms: i64) -> String {
+    format!("{}Z", time_of_day(at_ms))
+}
+
 /// The time of day in UTC, `22:43:48`.
-pub(crate) fn time_of_day(at_ms: i64) -> String {
+fn time_of_day(at_ms: i64) -> String {
     let second = at_ms.div_euclid(1000).rem_euclid(86_400);
     let (hour, minute) = (second / 3600, second / 60 % 60);
     format!("{hour:02}:{minute:02}:{:02}", second % 60)
@@ -278,7 +319,7 @@ mod tests {
             Some("2025-11-20T22:43:48.123Z")
         );
         assert_eq!(absolute(i64::MAX), None);
-        assert_eq!(time_of_day(view.now_ms), "22:43:48");
+        assert_eq!(moment(view.now_ms), "22:43:48Z");
         assert_eq!(
             until(view, view.now_ms + 600_000),
             "22:53:48 UTC (in 10 min)"
@@ -327,6 +368,24 @@ mod tests {
             "\x1b[31mabcde…\x1b[0m"
         );
         assert_eq!(one_line(View::plain(0), "abcdefg"), "abcdefg");
+    }
+
+    #[test]
+    fn what_takes_two_columns_counts_for_two() {
+        assert_eq!(columns("店-1"), 4);
+        assert_eq!(clip("店店店", 6), "店店店");
+        assert_eq!(clip("店店店", 5), "店店…");
+        assert_eq!(clip("店店店", 4), "店…");
+        assert_eq!(shorten("店店店店店", 7), "店…店");
+        assert_eq!(wrap("店店店 x", 4), "店店\n店 x");
+        assert_eq!(wrap("店", 1), "店");
+        let view = View {
+            width: Some(5),
+            ..View::plain(0)
+        };
+        assert_eq!(one_line(view, "店店x"), "店店x");
+        assert_eq!(one_line(view, "店店店"), "店店…");
+        assert_eq!(one_line(view, "x店店店"), "x店…");
     }
 
     #[test]

@@ -68,6 +68,14 @@ impl Ctl {
     /// # Errors
     /// As [`Ctl::client`].
     pub async fn channel(&self) -> anyhow::Result<Channel> {
+        self.channel_to(None).await
+    }
+
+    /// The same credentials on a connection to another listener of the controller.
+    ///
+    /// # Errors
+    /// As [`Ctl::client`].
+    pub async fn channel_to(&self, address: Option<&str>) -> anyhow::Result<Channel> {
         let table: toml::Table = std::fs::read_to_string(&self.config)?.parse()?;
         let text = |key: &str| {
             let value = table.get(key).and_then(toml::Value::as_str);
@@ -80,7 +88,11 @@ impl Ctl {
         )?;
         let trust = read_certificates(&folder.join(text("trust")?))?;
         let tls = ClientTls::new(credentials, &trust, text("cluster")?.parse()?)?;
-        Ok(channel::connect(text("controller")?, &tls).await?)
+        let address = match address {
+            Some(address) => address,
+            None => text("controller")?,
+        };
+        Ok(channel::connect(address, &tls).await?)
     }
 
     /// Runs it to its end.

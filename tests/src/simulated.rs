@@ -41,6 +41,8 @@ pub enum Event {
     Online(String),
     /// An order is on disk, and its acknowledgement on its way.
     Journaled { order: String, at: Instant },
+    /// The controller has said that it has stored the acknowledgement of an order, the first time or again.
+    Stored { order: String, at: Instant },
 }
 
 /// A joined host.
@@ -119,6 +121,10 @@ impl Host {
                             self.events.send(Event::Online(self.joined.host_id.to_string()))?;
                         }
                         Some(Down::Order(sealed)) => self.obey(&outbox, &sealed).await?,
+                        Some(Down::EventsStored(stored)) if stored.up_to > 0 => {
+                            let (order, at) = (stored.order_id, Instant::now());
+                            self.events.send(Event::Stored { order, at })?;
+                        }
                         Some(Down::Plan(request)) => send(&outbox, Up::PlanReply(plan(&request))).await?,
                         _ => {}
                     }

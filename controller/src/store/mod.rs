@@ -18,8 +18,8 @@ pub use self::{
 };
 use crate::{record::Entry, rollout::order::Lost};
 use types::{
-    Appended, Certified, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order,
-    Redeem, Rollout, SentOrder, StoredPlan, Verified,
+    Appended, Certified, Effects, EndedOrder, Host, NewMark, NewRollout, NewToken, Note,
+    Observation, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -145,6 +145,12 @@ pub trait RolloutStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::FailedRestore>, StoreError>;
+    /// The finished orders of a target among the newest 200 of its host, newest first.
+    async fn order_ended_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<EndedOrder>, StoreError>;
     /// Gives these orders up: finished with an unknown outcome, until their agents say more.
     async fn order_lost(&self, orders: &[(Uuid, Lost)], now_ms: i64)
     -> Result<Effects, StoreError>;

@@ -162,6 +162,19 @@ pub struct SentOrder {
     pub not_after_ms: i64,
 }
 
+/// How an order of a target ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedOrder {
+    pub rollout: Uuid,
+    pub outcome: v1::Outcome,
+    /// What its plan went away from.
+    pub from_revision: String,
+    /// What its agent said to run then. May be empty.
+    pub running_revision: String,
+    /// The controller's clock.
+    pub finished_ms: i64,
+}
+
 /// A rollout with its orders, by wave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {

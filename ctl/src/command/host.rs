@@ -7,9 +7,9 @@ use sternway_proto::{name::check_label, v1};
 
 use super::{App, Ended, empty_answer, parse_duration, wire_ms};
 use crate::{
-    error::{CtlError, Kind},
+    confirm::{self, Question},
     exit_code::ExitCode,
-    json::{self, host as document},
+    json::{self, host as document, target::Target},
     render,
     text::{clean, until},
 };
@@ -95,7 +95,11 @@ async fn show(app: &mut App<'_>, host: String) -> Ended {
     let host = answer.host.ok_or_else(|| empty_answer(&doing))?;
     let document = document::HostDetail {
         host: (&host).into(),
-        targets: answer.targets.iter().map(Into::into).collect(),
+        targets: answer
+            .targets
+            .iter()
+            .map(|target| Target::new(&host, target))
+            .collect(),
     };
     let view = app.ui.view;
     let with_host = |target| v1::HostTarget {
@@ -148,25 +152,33 @@ async fn token(
 
 async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> Ended {
     let doing = format!("revoke host {host}");
+    let question = Question {
+        doing: &doing,
+        ask: "Cut it off for good? It has to join again.",
+        by_name: "cut it off for good",
+        instead: "add --yes where that is meant",
+    };
     if !yes {
-        if !app.ui.interactive {
-            return Err(
-                CtlError::new(Kind::Refused, format!("cannot {doing} without a yes"))
-                    .because("stdin is no terminal, so nobody can be asked")
-                    .next("add --yes where that is meant"),
-            );
-        }
-        let question = format!(
-            "Cut {} off for good? It has to join again. [y/N] ",
-            clean(&host)
-        );
-        if !is_yes(app.ui.ask(&question).await.as_deref()) {
-            return Err(CtlError::declined());
-        }
+        confirm::somebody_there(app.ui, question)?;
     }
+    let controller = app.config()?.controller;
     let client = app.client().await?;
-    let message = v1::RevokeHostRequest { host, reason };
-    let answer = client.revoke_host(&doing, message).await?;
+    // By its id from here on: asked again after a lost answer, its name may already be another's.
+    let found = client.get_host(&doing, v1::GetHostRequest { host }).await?;
+    let host = found.host.ok_or_else(|| empty_answer(&doing))?;
+    if !yes {
+        let text =
+            render::host::before_revocation(app.ui.err_view, &controller, &host, &found.targets);
+        app.ui.note(&text);
+        confirm::agree(app.ui, question, Some(&host)).await?;
+    }
+    let message = v1::RevokeHostRequest {
+        host: host.id,
+        reason,
+    };
+    let answer = client
+        .revoke_host(&doing, message, |text| app.ui.note(text))
+        .await?;
     let host = answer.host.ok_or_else(|| empty_answer(&doing))?;
     let document = document::HostDetail {
         host: (&host).into(),
@@ -176,22 +188,9 @@ async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> E
     Ok(ExitCode::Done)
 }
 
-/// Whether an answer at a prompt means yes.
-pub(crate) fn is_yes(answer: Option<&str>) -> bool {
-    answer.is_some_and(|text| matches!(text.to_lowercase().as_str(), "y" | "yes"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_yes_is_a_yes() {
-        assert!(is_yes(Some("y")) && is_yes(Some("YES")));
-        for no in [None, Some(""), Some("n"), Some("yeah, no")] {
-            assert!(!is_yes(no), "{no:?}");
-        }
-    }
 
     #[test]
     fn labels_are_checked_before_they_are_sent() {

@@ -7,8 +7,8 @@ use crate::{exit_code::ExitCode, render};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The exit code is 13 where a target is not ready; one that has nothing to go back \
-                        to yet counts as ready.\n\nExamples:\n  ctl readiness\n  ctl readiness -o json"
+    after_help = "The exit code is 13 where a target is not ready, or its host is not online, so that nobody \
+                        knows; one that has nothing to go back to yet counts as ready.\n\nExamples:\n  ctl readiness\n  ctl readiness -o json"
 )]
 pub(crate) struct Args {
     /// Only the targets of this host

@@ -4,7 +4,10 @@ use clap::{Subcommand, ValueEnum};
 use sternway_proto::v1;
 
 use super::{App, Ended, Found, empty_answer, get_target};
-use crate::{args::TargetArgs, exit_code::ExitCode, json::target as document, render};
+use crate::{
+    args::TargetArgs, client::Client, error::CtlError, exit_code::ExitCode,
+    json::target as document, render,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -44,6 +47,7 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         "mark revision {revision} of {} on {}",
         target.name, host.name
     );
+    let revision = resolve(&client, &doing, &host, &target, revision).await?;
     let mark = match mark {
         Mark::Good => v1::Mark::Good,
         Mark::Bad => v1::Mark::Bad,
@@ -56,7 +60,9 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         mark: mark.into(),
         reason,
     };
-    let answer = client.mark_revision(&doing, message).await?;
+    let answer = client
+        .mark_revision(&doing, message, |text| app.ui.note(text))
+        .await?;
     let revision = answer.revision.ok_or_else(|| empty_answer(&doing))?;
     let text = render::target::marked(app.ui.view, &host.name, &target.name, &revision);
     let document = document::Marked {
@@ -66,4 +72,27 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
     };
     app.answer(&document, &text)?;
     Ok(ExitCode::Done)
+}
+
+/// The id behind a word that counts from what runs and leaves the bad ones out: after the mark it may mean another, and
+/// the mark may be asked for twice.
+async fn resolve(
+    client: &Client,
+    doing: &str,
+    host: &v1::Host,
+    target: &v1::Target,
+    word: String,
+) -> Result<String, CtlError> {
+    if !matches!(word.as_str(), "current" | "previous" | "known-good") {
+        return Ok(word);
+    }
+    let message = v1::DiffRevisionsRequest {
+        host: host.name.clone(),
+        target: target.name.clone(),
+        before: word.clone(),
+        after: word,
+    };
+    let answer = client.diff_revisions(doing, message).await?;
+    let revision = answer.after.ok_or_else(|| empty_answer(doing))?;
+    Ok(revision.id)
 }

@@ -6,17 +6,15 @@ use clap::ValueEnum;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{
-    App, Ended, empty_answer, host::is_yes, parse_duration, rollout::watch_to_end, wire_ms,
-};
+use super::{App, Ended, empty_answer, parse_duration, rollout::watch_to_end, wire_ms};
 use crate::{
-    args::TargetArgs,
     client::Client,
+    confirm::{self, Question},
     error::{CtlError, Kind},
     exit_code::ExitCode,
     json::{self, rollout as document},
     render::plan,
-    text::{clean, clip},
+    text::clean,
     watch::fold::Watch,
 };
 
@@ -29,8 +27,26 @@ ctl rollback --host web-1 --target docker/shop --to 12 --reason '500s on checkou
 ctl rollback --host web-1 --yes --no-wait -o json"
 )]
 pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
+    /// The host, by name or id
+    #[arg(long, value_name = "HOST", required_unless_present = "plan")]
+    host: Option<String>,
+    /// The target, for instance docker/web; not needed where the host has one
+    #[arg(
+        long,
+        value_name = "TARGET",
+        default_value = "",
+        hide_default_value = true
+    )]
+    target: String,
+    /// Carry out the plan that a dry run has shown, as it was shown; refused where the host has changed since, or
+    /// where it has expired
+    #[arg(
+        long,
+        value_name = "ID",
+        requires = "yes",
+        conflicts_with_all = ["host", "target", "to", "dry_run", "only", "swap"]
+    )]
+    plan: Option<String>,
     /// 12, '#12', previous, known-good, or the beginning of an id [default: the newest known-good
     /// revision before the one that runs]
     #[arg(
@@ -47,7 +63,8 @@ pub(crate) struct Args {
     /// Put back only the image, or only the configuration
     #[arg(long, value_enum)]
     only: Option<Only>,
-    /// Overrule how the container is exchanged
+    /// Overrule how the container is exchanged; warm is refused where two instances could harm, or where it is not
+    /// possible
     #[arg(long, value_enum)]
     swap: Option<Swap>,
     /// Why, for the record
@@ -82,6 +99,10 @@ pub(crate) enum Swap {
 }
 
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
+    if let Some(plan_id) = &args.plan {
+        let client = app.client().await?;
+        return start_and_follow(&args, app, &client, plan_id.clone()).await;
+    }
     let interrupt = app.interrupt.clone();
     let agreed = tokio::select! {
         biased;
@@ -90,16 +111,13 @@ pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     };
     match agreed {
         Agreed::Stop(code) => Ok(code),
-        Agreed::Go { client, planned } => start_and_follow(&args, app, &client, *planned).await,
+        Agreed::Go { client, plan_id } => start_and_follow(&args, app, &client, plan_id).await,
     }
 }
 
 enum Agreed {
     Stop(ExitCode),
-    Go {
-        client: Client,
-        planned: Box<v1::PlanRollbackResponse>,
-    },
+    Go { client: Client, plan_id: String },
 }
 
 async fn plan_and_agree(args: &Args, app: &mut App<'_>) -> Result<Agreed, CtlError> {
@@ -118,19 +136,31 @@ async fn plan_and_agree(args: &Args, app: &mut App<'_>) -> Result<Agreed, CtlErr
             ExitCode::WouldChange
         }));
     }
+    if args.yes && args.to.is_empty() {
+        not_once_more(args, &plan)?;
+    }
     if !args.yes {
-        agree(app, planned.host.as_ref()).await?;
+        confirm::agree(app.ui, QUESTION, planned.host.as_ref()).await?;
     }
     Ok(Agreed::Go {
         client,
-        planned: Box::new(planned),
+        plan_id: planned.plan_id,
     })
 }
 
+const QUESTION: Question<'static> = Question {
+    doing: "roll back",
+    ask: "Roll back?",
+    by_name: "roll it back",
+    instead: "add --yes where that is meant, or --dry-run to see the plan",
+};
+
 fn doing(verb: &str, args: &Args) -> String {
-    match args.target.target.as_str() {
-        "" => format!("{verb} {}", args.target.host),
-        target => format!("{verb} {target} on {}", args.target.host),
+    let host = args.host.as_deref().unwrap_or_default();
+    match (&args.plan, args.target.as_str()) {
+        (Some(plan), _) => format!("{verb} plan {plan}"),
+        (None, "") => format!("{verb} {host}"),
+        (None, target) => format!("{verb} {target} on {host}"),
     }
 }
 
@@ -146,8 +176,8 @@ fn plan_request(args: &Args) -> v1::PlanRollbackRequest {
         Some(Swap::Cold) => v1::Swap::Cold,
     };
     v1::PlanRollbackRequest {
-        host: args.target.host.clone(),
-        target: args.target.target.clone(),
+        host: args.host.clone().unwrap_or_default(),
+        target: args.target.clone(),
         to: args.to.clone(),
         scope: scope.into(),
         swap: swap.into(),
@@ -178,11 +208,19 @@ fn show_plan(
             return Ok(());
         }
     }
+    let controller = app.config()?.controller;
     if args.dry_run {
-        let text = plan::show(app.ui.view, planned);
-        return app.ui.data(&text);
+        let text = plan::show(app.ui.view, &controller, planned);
+        app.ui.data(&text)?;
+        if !planned.plan_id.is_empty() {
+            let id = clean(&planned.plan_id);
+            app.ui.note(&format!(
+                "\nFor some minutes this very plan can be carried out: ctl rollback --plan {id} --yes"
+            ));
+        }
+        return Ok(());
     }
-    let text = plan::show(app.ui.err_view, planned);
+    let text = plan::show(app.ui.err_view, &controller, planned);
     app.ui.note(&text);
     Ok(())
 }
@@ -201,46 +239,28 @@ fn blocked(args: &Args, plan: &v1::Plan) -> CtlError {
     })
 }
 
-/// Asks. Where the host is in production, for its name.
-async fn agree(app: &mut App<'_>, host: Option<&v1::Host>) -> Result<(), CtlError> {
-    if !app.ui.interactive {
-        return Err(
-            CtlError::new(Kind::Refused, "cannot roll back without a yes")
-                .because("stdin is no terminal, so nobody can be asked")
-                .next("add --yes where that is meant, or --dry-run to see the plan"),
-        );
-    }
-    let production = host.filter(|it| it.labels.get("env").is_some_and(|env| env == "production"));
-    let Some(host) = production else {
-        let answer = app.ui.ask("\nRoll back? [y/N] ").await;
-        return if is_yes(answer.as_deref()) {
-            Ok(())
-        } else {
-            Err(CtlError::declined())
-        };
+/// A program that repeats itself shall not go back one revision further each time: what a rollback has just put there is
+/// left only by somebody who says where to.
+fn not_once_more(args: &Args, plan: &v1::Plan) -> Result<(), CtlError> {
+    let just_now = |it: &&v1::Problem| it.code == "restored-just-now";
+    let Some(why) = plan.warnings.iter().find(just_now) else {
+        return Ok(());
     };
-    let question = format!(
-        "\n{} is labelled env=production. Type its name to roll it back: ",
-        clean(&host.name)
-    );
-    match app.ui.ask(&question).await.as_deref() {
-        Some(name) if name == host.name => Ok(()),
-        None | Some("") => Err(CtlError::declined().because("no name was typed")),
-        Some(other) => Err(CtlError::declined()
-            .because(format!("{} is not the name of the host", clip(other, 60)))
-            .next(format!("type {}, or give --yes", clean(&host.name)))),
-    }
+    let refused = format!("cannot {} unasked", doing("roll back", args));
+    Err(CtlError::new(Kind::Refused, refused)
+        .because(clean(&why.message))
+        .next(clean(&why.next_step)))
 }
 
 async fn start_and_follow(
     args: &Args,
     app: &mut App<'_>,
     client: &Client,
-    planned: v1::PlanRollbackResponse,
+    plan_id: String,
 ) -> Ended {
     let doing = doing("start the rollback of", args);
     let message = v1::StartRollbackRequest {
-        plan_id: planned.plan_id,
+        plan_id,
         reason: args.reason.clone(),
         deadline_ms: wire_ms(args.deadline),
         request_id: Uuid::new_v4().to_string(),
@@ -296,6 +316,35 @@ mod tests {
     use super::*;
     use crate::text::View;
 
+    fn args(more: &[&str]) -> Args {
+        let words = [&["ctl", "rollback", "--host", "web-1"], more].concat();
+        let cli = <crate::args::Cli as clap::Parser>::try_parse_from(words);
+        let crate::args::Command::Rollback(args) = cli.expect("parses").command else {
+            panic!("another command");
+        };
+        args
+    }
+
+    #[test]
+    fn what_was_restored_just_now_is_left_by_name_only() {
+        let plan = |code: &str| v1::Plan {
+            warnings: vec![v1::Problem::new(
+                code,
+                "what runs, #2, was put there by rollout r1, 40 s ago: this goes back one more, to #1",
+                "where that is meant, name it: `--to 1`",
+            )],
+            ..Default::default()
+        };
+        assert!(not_once_more(&args(&[]), &plan("restored-before")).is_ok());
+        let error = not_once_more(&args(&[]), &plan("restored-just-now")).expect_err("refused");
+        assert_eq!(error.exit_code(), ExitCode::Refused);
+        insta::assert_snapshot!(error.render(View::plain(0)), @r"
+        error: cannot roll back web-1 unasked
+          because: what runs, #2, was put there by rollout r1, 40 s ago: this goes back one more, to #1
+          next: where that is meant, name it: `--to 1`
+        ");
+    }
+
     #[test]
     fn every_blocker_is_a_reason() {
         let plan = v1::Plan {
@@ -305,13 +354,7 @@ mod tests {
             ],
             ..Default::default()
         };
-        let cli = <crate::args::Cli as clap::Parser>::try_parse_from([
-            "ctl", "rollback", "--host", "web-1",
-        ]);
-        let crate::args::Command::Rollback(args) = cli.expect("parses").command else {
-            panic!("another command");
-        };
-        let error = blocked(&args, &plan);
+        let error = blocked(&args(&[]), &plan);
         assert_eq!(error.exit_code(), ExitCode::Refused);
         insta::assert_snapshot!(error.render(View::plain(0)), @r"
         error: cannot roll back web-1

@@ -47,7 +47,10 @@ fn the_documents_have_the_fields_that_are_documented_and_no_others() {
         ("host", fields(&host::Host::from(&v1::Host::default()))),
         (
             "target",
-            fields(&target::Target::from(&v1::Target::default())),
+            fields(&target::Target::new(
+                &v1::Host::default(),
+                &v1::Target::default(),
+            )),
         ),
         (
             "revision",

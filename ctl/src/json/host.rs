@@ -6,6 +6,7 @@ use serde::Serialize;
 use sternway_proto::v1;
 
 use super::{target::Target, text, time};
+use crate::render::host::is_seen;
 
 /// `ctl host ls`.
 #[derive(Debug, Serialize)]
@@ -40,14 +41,19 @@ pub(crate) struct Host {
     pub(crate) clock_offset_ms: i64,
     pub(crate) certificate_not_after: Option<String>,
     pub(crate) target_count: u32,
+    /// None of a host that is not online: nobody knows.
     pub(crate) targets_ready: u32,
     /// They have nothing to go back to yet.
     pub(crate) targets_without_predecessor: u32,
+    /// Those of a host that is not online.
+    pub(crate) targets_unknown: u32,
 }
 
 impl From<&v1::Host> for Host {
     fn from(host: &v1::Host) -> Self {
         let facts = host.facts.clone().unwrap_or_default();
+        let seen = is_seen(host);
+        let known = |count: u32| if seen { count } else { 0 };
         Self {
             id: host.id.clone(),
             name: host.name.clone(),
@@ -65,8 +71,9 @@ impl From<&v1::Host> for Host {
             clock_offset_ms: host.clock_offset_ms,
             certificate_not_after: time(host.certificate_not_after_ms),
             target_count: host.target_count,
-            targets_ready: host.targets_ready,
-            targets_without_predecessor: host.targets_without_predecessor,
+            targets_ready: known(host.targets_ready),
+            targets_without_predecessor: known(host.targets_without_predecessor),
+            targets_unknown: host.target_count - known(host.target_count),
         }
     }
 }

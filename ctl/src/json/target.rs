@@ -4,6 +4,7 @@ use serde::Serialize;
 use sternway_proto::v1;
 
 use super::{host::host_state, rollout::outcome, text, time};
+use crate::render::host::is_seen;
 
 /// `ctl target ls` and `ctl readiness`.
 #[derive(Debug, Serialize)]
@@ -25,7 +26,7 @@ impl HostTarget {
         Self {
             host: host.name.clone(),
             host_state: host_state(host.state()),
-            target: target.into(),
+            target: Target::new(host, target),
         }
     }
 }
@@ -87,8 +88,9 @@ pub(crate) struct Target {
     pub(crate) health_evidence: Vec<Evidence>,
 }
 
-impl From<&v1::Target> for Target {
-    fn from(target: &v1::Target) -> Self {
+impl Target {
+    /// The target as it is known with its host in that state.
+    pub(crate) fn new(host: &v1::Host, target: &v1::Target) -> Self {
         Self {
             target: target.name.clone(),
             state: target_state(target.state()),
@@ -96,7 +98,7 @@ impl From<&v1::Target> for Target {
             current_revision: text(&target.current_revision),
             active_order: text(&target.active_order),
             active_rollout: text(&target.active_rollout),
-            readiness: target.readiness.as_ref().into(),
+            readiness: Readiness::new(is_seen(host), target.readiness.as_ref()),
             unsupported: target.unsupported.as_ref().map(Into::into),
             lineage: target.lineage.clone(),
             revisions: target.revisions.iter().map(Into::into).collect(),
@@ -107,18 +109,26 @@ impl From<&v1::Target> for Target {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Readiness {
-    /// `ready`, `not-ready`, `no-predecessor` or `unknown`.
+    /// `ready`, `not-ready`, `no-predecessor` or `unknown`: as long as the host is not online, nobody knows.
     pub(crate) verdict: &'static str,
+    /// What the host's agent said last, in the same words.
+    pub(crate) last_verdict: &'static str,
     pub(crate) revision: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) checked: Option<String>,
 }
 
-impl From<Option<&v1::Readiness>> for Readiness {
-    fn from(readiness: Option<&v1::Readiness>) -> Self {
+impl Readiness {
+    fn new(seen: bool, readiness: Option<&v1::Readiness>) -> Self {
         let readiness = readiness.cloned().unwrap_or_default();
+        let now = if seen {
+            readiness.verdict()
+        } else {
+            v1::ReadinessVerdict::Unspecified
+        };
         Self {
-            verdict: readiness_verdict(readiness.verdict()),
+            verdict: readiness_verdict(now),
+            last_verdict: readiness_verdict(readiness.verdict()),
             revision: text(&readiness.revision),
             problems: readiness.problems.iter().map(Into::into).collect(),
             checked: time(readiness.checked_at_ms),

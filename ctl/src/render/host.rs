@@ -7,7 +7,7 @@ use sternway_proto::v1;
 use super::{Sign, pairs};
 use crate::{
     table::{Rows, plain},
-    text::{Tone, View, clean, relative, relative_and_absolute},
+    text::{Tone, View, clean, paint, relative, relative_and_absolute},
 };
 
 /// The sign of a host's state.
@@ -18,6 +18,11 @@ pub(crate) fn state(state: v1::HostState) -> Sign {
         v1::HostState::Offline => Sign::new("✖", "offline", Tone::Bad),
         v1::HostState::Revoked => Sign::new("✖", "revoked", Tone::Dim),
     }
+}
+
+/// Whether what its agent told of it holds now: while it is connected it tells every change.
+pub(crate) fn is_seen(host: &v1::Host) -> bool {
+    host.state() == v1::HostState::Online
 }
 
 /// `env=production role=web`, sorted.
@@ -61,6 +66,9 @@ pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
 
 /// How many targets could be rolled back now, in the words of `ctl readiness`.
 fn readiness(host: &v1::Host) -> (String, Tone) {
+    if !is_seen(host) && host.target_count > 0 {
+        return (format!("? {} unknown", host.target_count), Tone::Warn);
+    }
     let first = host.targets_without_predecessor;
     let known = host.targets_ready.saturating_add(first);
     let not_ready = host.target_count.saturating_sub(known);
@@ -128,6 +136,25 @@ pub(crate) fn show(view: View, host: &v1::Host) -> String {
     )
 }
 
+/// What is about to be cut off, and what is being done there.
+pub(crate) fn before_revocation(
+    view: View,
+    controller: &str,
+    host: &v1::Host,
+    targets: &[v1::Target],
+) -> String {
+    let mut text = pairs(view, &[("controller", clean(controller))]) + &show(view, host);
+    for target in targets.iter().filter(|it| !it.active_rollout.is_empty()) {
+        let warning = format!(
+            "⚠ {} is being restored by rollout {}: the host carries it out to its end, and nobody hears how it ended",
+            clean(&target.name),
+            clean(&target.active_rollout)
+        );
+        text.push_str(&(paint(view, Tone::Warn, &warning) + "\n"));
+    }
+    text
+}
+
 /// Below a second nobody needs to know.
 fn clock(offset_ms: i64) -> String {
     match offset_ms {
@@ -183,6 +210,22 @@ mod tests {
         insta::assert_snapshot!(list(View::plain(0), &[]), @r"
         no hosts; `ctl host token` makes a token to join one
         ");
+    }
+
+    #[test]
+    fn of_a_host_that_is_away_no_target_counts_as_ready() {
+        let away = v1::Host {
+            state: v1::HostState::Offline.into(),
+            ..host("web-1")
+        };
+        assert_eq!(readiness(&away).0, "? 3 unknown");
+        let empty = v1::Host {
+            target_count: 0,
+            targets_ready: 0,
+            targets_without_predecessor: 0,
+            ..away
+        };
+        assert_eq!(readiness(&empty).0, "no targets");
     }
 
     #[test]

@@ -12,19 +12,24 @@ pub(crate) fn nothing_to_do(plan: &v1::Plan) -> bool {
         && plan.changes.is_empty()
 }
 
-/// The whole plan.
-pub(crate) fn show(view: View, response: &v1::PlanRollbackResponse) -> String {
+/// The whole plan, and whose it is.
+pub(crate) fn show(view: View, controller: &str, response: &v1::PlanRollbackResponse) -> String {
     let host = response.host.clone().unwrap_or_default();
     let plan = response.plan.clone().unwrap_or_default();
     let mut text = head(view, &host, &plan);
-    text.push_str(&super::pairs(view, &facts(&plan, &response.chosen_because)));
+    let mut pairs = vec![("controller", clean(controller))];
+    pairs.extend(facts(&plan, &response.chosen_because));
+    text.push_str(&super::pairs(view, &pairs));
     let mut section = |title: &str, body: String| {
         if !body.is_empty() {
             text.push_str(&format!("\n{}\n{body}", paint(view, Tone::Strong, title)));
         }
     };
     section("Changes", target::changes(view, &plan.changes));
-    section("Steps", steps(&plan.steps));
+    // What runs already is left as it is: no step is taken, whatever an exchange would need.
+    if !nothing_to_do(&plan) {
+        section("Steps", steps(&plan.steps));
+    }
     section("Checks that decide", checks(&plan));
     section(
         "Warnings",
@@ -55,7 +60,9 @@ fn facts(plan: &v1::Plan, chosen_because: &str) -> Vec<(&'static str, String)> {
         v1::RestoreScope::Config => "configuration only; the image stays",
         v1::RestoreScope::Both | v1::RestoreScope::Unspecified => "",
     };
+    let idle = nothing_to_do(plan);
     let swap = match (plan.swap(), clean(&plan.swap_reason)) {
+        _ if idle => String::new(),
         (v1::Swap::Unspecified, _) => String::new(),
         (swap, why) if why.is_empty() => crate::json::rollout::swap(swap).to_owned(),
         (swap, why) => format!("{}, because {why}", crate::json::rollout::swap(swap)),
@@ -72,7 +79,14 @@ fn facts(plan: &v1::Plan, chosen_because: &str) -> Vec<(&'static str, String)> {
         ("chosen", clean(chosen_because)),
         ("part", part.to_owned()),
         ("swap", swap),
-        ("expected outage", clean(&plan.expected_outage)),
+        (
+            "expected outage",
+            if idle {
+                "none: nothing is changed".to_owned()
+            } else {
+                clean(&plan.expected_outage)
+            },
+        ),
         ("data", data(plan).to_owned()),
     ]
 }
@@ -183,11 +197,14 @@ pub(crate) mod tests {
         }
     }
 
+    const CONTROLLER: &str = "controller.example:7443";
+
     #[test]
     fn a_plan_says_everything_before_the_question() {
-        insta::assert_snapshot!(show(View::plain(0), &planned()), @r"
+        insta::assert_snapshot!(show(View::plain(0), CONTROLLER, &planned()), @r"
         Rollback of docker/shop on web-1: #2 → #1 [env=production]
 
+        controller       controller.example:7443
         to               #1 (aaaaaaaaaaaa)
         chosen           newest known-good before #2
         swap             warm, because two instances may overlap
@@ -225,9 +242,10 @@ pub(crate) mod tests {
         plan.checks.clear();
         plan.soak_ms = 0;
         plan.swap = v1::Swap::Unspecified.into();
-        insta::assert_snapshot!(show(View::plain(0), &planned), @r"
+        insta::assert_snapshot!(show(View::plain(0), CONTROLLER, &planned), @r"
         Rollback of docker/shop on web-1: #2 → #1 [env=production]
 
+        controller       controller.example:7443
         to               #1 (aaaaaaaaaaaa)
         chosen           newest known-good before #2
         expected outage  none
@@ -247,7 +265,29 @@ pub(crate) mod tests {
         let mut plan = planned().plan.expect("set");
         assert!(!nothing_to_do(&plan));
         plan.from_revision = plan.to_revision.clone();
+        plan.from_number = plan.to_number;
         plan.changes.clear();
         assert!(nothing_to_do(&plan));
+        let response = v1::PlanRollbackResponse {
+            plan: Some(plan),
+            chosen_because: "named by its number".into(),
+            ..planned()
+        };
+        insta::assert_snapshot!(show(View::plain(0), CONTROLLER, &response), @r"
+        Rollback of docker/shop on web-1: #1 → #1 [env=production]
+
+        controller       controller.example:7443
+        to               #1 (aaaaaaaaaaaa)
+        chosen           named by its number
+        expected outage  none: nothing is changed
+
+        Checks that decide
+          • running: stays up
+          • all of them through a soak of 10.0 s
+
+        Warnings
+          ⚠ it starts slowly
+          ⚠ the revision runs already: nothing will be changed, its checks are run
+        ");
     }
 }

@@ -9,8 +9,8 @@ use super::{Sign, pairs, problem, target, verdict};
 use crate::{
     table::{Rows, plain},
     text::{
-        Tone, View, clean, clip, counted, duration, paint, prose, relative, relative_and_absolute,
-        revision_name, time_of_day, until,
+        Tone, View, clean, clip, counted, duration, moment, paint, prose, relative,
+        relative_and_absolute, revision_name, until,
     },
     watch::fold::{News, OrderWatch, Watch, What},
 };
@@ -121,7 +121,7 @@ pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
         if several {
             text.push_str(&line(view, watch, item));
         } else {
-            let time = paint(view, Tone::Dim, &time_of_day(item.at_ms));
+            let time = paint(view, Tone::Dim, &moment(item.at_ms));
             text.push_str(&format!("{time} {}", happened(view, order, &item.what)));
         }
         text.push('\n');
@@ -131,7 +131,7 @@ pub(crate) fn show(view: View, watch: &Watch, news: &[News]) -> String {
 
 /// A line of progress, with its time, without its line end.
 pub(crate) fn line(view: View, watch: &Watch, news: &News) -> String {
-    let time = paint(view, Tone::Dim, &time_of_day(news.at_ms));
+    let time = paint(view, Tone::Dim, &moment(news.at_ms));
     let Some(order) = watch.order(&news.order_id) else {
         return format!("{time} {}", clean(&news.order_id));
     };
@@ -424,12 +424,12 @@ mod tests {
     #[test]
     fn progress_is_one_line_an_event() {
         insta::assert_snapshot!(lines(success()), @r"
-        00:00:00 web-1 docker/shop  ◌ the order is stored and goes to the host
-        00:00:01 web-1 docker/shop  ✔ accepted by the host
-        00:00:02 web-1 docker/shop  ◌ started step 2/2, stop shop\u{1b}[1A (revision #2)
-        00:00:02 web-1 docker/shop  ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
-        00:00:03 web-1 docker/shop  ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
-        00:00:03 web-1 docker/shop  ✔ finished, restored
+        00:00:00Z web-1 docker/shop  ◌ the order is stored and goes to the host
+        00:00:01Z web-1 docker/shop  ✔ accepted by the host
+        00:00:02Z web-1 docker/shop  ◌ started step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:02Z web-1 docker/shop  ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
+        00:00:03Z web-1 docker/shop  ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03Z web-1 docker/shop  ✔ finished, restored
         ");
     }
 
@@ -465,10 +465,10 @@ mod tests {
         started   60 s ago (1970-01-01T00:00:01.000Z)
         finished  57 s ago (1970-01-01T00:00:04.000Z)
 
-        00:00:01 ✔ accepted by the host
-        00:00:02 ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
-        00:00:03 ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
-        00:00:03 ✔ finished, restored
+        00:00:01Z ✔ accepted by the host
+        00:00:02Z ✔ done step 2/2, stop shop\u{1b}[1A (revision #2): stopped in 0.2 s
+        00:00:03Z ✔ passed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03Z ✔ finished, restored
 
         ✔ restored: docker/shop on web-1 went from #2 to #1 in 2.0 s, verified
           runs now: #1
@@ -499,12 +499,12 @@ mod tests {
         ];
         let watch = watched(events.clone());
         insta::assert_snapshot!(lines(events) + "---\n" + &summary(View::plain(0), &watch), @r"
-        00:00:00 web-1 docker/shop  ◌ the order is sent
-        00:00:01 web-1 docker/shop  ✖ failed step 2/2, stop shop\u{1b}[1A (revision #2): no such container
-        00:00:02 web-1 docker/shop  ◌ undoing step 2/2, stop shop\u{1b}[1A (revision #2)
-        00:00:02 web-1 docker/shop  ✔ undone step 2/2, stop shop\u{1b}[1A (revision #2)
-        00:00:03 web-1 docker/shop  ✖ failed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
-        00:00:03 web-1 docker/shop  ✖ finished, undone: http said 500 → look at the kept container
+        00:00:00Z web-1 docker/shop  ◌ the order is sent
+        00:00:01Z web-1 docker/shop  ✖ failed step 2/2, stop shop\u{1b}[1A (revision #2): no such container
+        00:00:02Z web-1 docker/shop  ◌ undoing step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:02Z web-1 docker/shop  ✔ undone step 2/2, stop shop\u{1b}[1A (revision #2)
+        00:00:03Z web-1 docker/shop  ✖ failed check http of the replacement: http://172.17.0.3:8080/health (expected 200, observed 200 \u{1b}[2J, took 350 ms)
+        00:00:03Z web-1 docker/shop  ✖ finished, undone: http said 500 → look at the kept container
         ---
         ✖ undone: docker/shop on web-1 could not go from #2 to #1, and was put back after 2.0 s
           runs now: #2

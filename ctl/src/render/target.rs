@@ -2,7 +2,7 @@
 
 use sternway_proto::v1;
 
-use super::{Sign, pairs, problem, verdict};
+use super::{Sign, host::is_seen, pairs, problem, verdict};
 use crate::{
     table::{Rows, plain},
     text::{
@@ -22,8 +22,20 @@ pub(crate) fn state(state: v1::TargetState) -> Sign {
     }
 }
 
-/// The sign of a readiness.
-pub(crate) fn readiness_sign(target: &v1::Target) -> Sign {
+/// What a rollback can be said to do while nobody sees the host. What was found before says nothing of now.
+const UNSEEN: Sign = Sign::new("?", "unknown", Tone::Warn);
+
+/// The sign of a readiness: as the host's agent tells it, for as long as it can.
+pub(crate) fn readiness_sign(host: &v1::Host, target: &v1::Target) -> Sign {
+    if is_seen(host) {
+        told_sign(target)
+    } else {
+        UNSEEN
+    }
+}
+
+/// The sign of the readiness that the agent told last.
+fn told_sign(target: &v1::Target) -> Sign {
     if target.unsupported.is_some() {
         return Sign::new("✖", "unsupported", Tone::Bad);
     }
@@ -50,6 +62,16 @@ fn image_of(target: &v1::Target) -> String {
     revision(target, &target.current_revision).map_or_else(String::new, |it| it.image.clone())
 }
 
+/// What runs, and that it is marked bad: whoever deployed it again did not ask.
+fn runs(target: &v1::Target) -> (String, Tone) {
+    let name = name_of(target, &target.current_revision);
+    let mark = revision(target, &target.current_revision).map(v1::Revision::mark);
+    match mark {
+        Some(v1::Mark::Bad) => (format!("{name} ✖ bad"), Tone::Bad),
+        _ => plain(name),
+    }
+}
+
 /// `ctl target ls`.
 pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
     let mut rows = Rows::new(&[
@@ -64,9 +86,9 @@ pub(crate) fn list(view: View, targets: &[v1::HostTarget]) -> String {
             plain(&target.name),
             now(target),
             health(target).cell(),
-            plain(name_of(target, &target.current_revision)),
+            runs(target),
             plain(image_of(target)),
-            readiness_sign(target).cell(),
+            readiness_sign(host, target).cell(),
         ]);
     }
     rows.render(view, "no targets")
@@ -109,11 +131,9 @@ fn host_cell(host: &v1::Host) -> (String, Tone) {
 
 /// `ctl readiness`.
 pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
-    let mut rows = Rows::new(&[
-        "HOST", "TARGET", "ROLLBACK", "WOULD GO", "CHECKED", "PROBLEMS",
-    ])
-    .spare(&["CHECKED", "WOULD GO"])
-    .sentence("PROBLEMS");
+    let mut rows = Rows::new(&["HOST", "TARGET", "ROLLBACK", "WOULD GO", "TOLD", "PROBLEMS"])
+        .spare(&["TOLD", "WOULD GO"])
+        .sentence("PROBLEMS");
     for (host, target) in parts(targets) {
         let readiness = target.readiness.clone().unwrap_or_default();
         let to = match readiness.revision.as_str() {
@@ -124,17 +144,20 @@ pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
                 name_of(target, id)
             ),
         };
+        let unseen = unseen(view, host, target);
         let why: Vec<String> = target
             .unsupported
             .iter()
             .chain(&readiness.problems)
+            .chain(&unseen)
             .map(problem)
             .collect();
         rows.push([
             host_cell(host),
             plain(&target.name),
-            readiness_sign(target).cell(),
+            readiness_sign(host, target).cell(),
             plain(to),
+            // Looked at again and again since then: that nothing has changed is not told.
             plain(relative(view, readiness.checked_at_ms)),
             plain(why.join("; ")),
         ]);
@@ -144,8 +167,35 @@ pub(crate) fn readiness(view: View, targets: &[v1::HostTarget]) -> String {
 
 /// Whether `ctl readiness` has nothing to complain about.
 pub(crate) fn all_ready(targets: &[v1::HostTarget]) -> bool {
-    parts(targets)
-        .all(|(_, target)| matches!(readiness_sign(target).word, "ready" | "no predecessor"))
+    parts(targets).all(|(host, target)| {
+        matches!(
+            readiness_sign(host, target).word,
+            "ready" | "no predecessor"
+        )
+    })
+}
+
+/// Why nothing can be said of a rollback on a host that nobody sees, and since when; none where it is seen.
+fn unseen(view: View, host: &v1::Host, target: &v1::Target) -> Option<v1::Problem> {
+    if is_seen(host) {
+        return None;
+    }
+    let (name, last) = (&host.name, told_sign(target).word);
+    let (message, next) = match host.state() {
+        v1::HostState::Revoked => (
+            format!("{name} is revoked: no rollback reaches it"),
+            String::new(),
+        ),
+        // The clocks of two machines differ by a little.
+        _ => (
+            format!(
+                "{name} was last seen {}; it said {last} then",
+                relative(view, host.last_seen_ms.min(view.now_ms))
+            ),
+            format!("bring its agent back: `ctl host show {name}`"),
+        ),
+    };
+    Some(v1::Problem::new("host-offline", message, next))
 }
 
 /// `ctl target show`.
@@ -171,7 +221,7 @@ pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
                     .to_owned(),
             ),
             ("health", health(target).painted(view)),
-            ("rollback", readiness_sign(target).painted(view)),
+            ("rollback", readiness_sign(host, target).painted(view)),
             ("follow it with", follow(target)),
         ],
     );
@@ -181,10 +231,13 @@ pub(crate) fn show(view: View, host: &v1::Host, target: &v1::Target) -> String {
         .map(|it| it.problems.as_slice())
         .unwrap_or_default();
     // What is no obstacle to a rollback is worth knowing.
-    let icon = match readiness_sign(target).tone {
+    let icon = match told_sign(target).tone {
         Tone::Bad => "✖",
         _ => "⚠",
     };
+    if let Some(why) = unseen(view, host, target) {
+        text.push_str(&format!("  ⚠ {}\n", problem(&why)));
+    }
     for why in target.unsupported.iter().chain(readiness) {
         text.push_str(&format!("  {icon} {}\n", problem(why)));
     }
@@ -484,7 +537,8 @@ mod tests {
         v1::HostTarget {
             host: Some(v1::Host {
                 name: "web-1".into(),
-                state: v1::HostState::Offline.into(),
+                state: v1::HostState::Online.into(),
+                last_seen_ms: 33_000,
                 ..Default::default()
             }),
             target: Some(target()),
@@ -495,12 +549,12 @@ mod tests {
     fn targets_readiness_and_history_read_well() {
         let view = View::plain(63_000);
         insta::assert_snapshot!(list(view, &[host_target()]), @r"
-        HOST               TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
-        web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2        shop:2  ✖ not ready
+        HOST   TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
+        web-1  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ✖ not ready
         ");
         insta::assert_snapshot!(readiness(view, &[host_target()]), @r"
-        HOST               TARGET       ROLLBACK     WOULD GO  CHECKED   PROBLEMS
-        web-1 (✖ offline)  docker/shop  ✖ not ready  #2 → #1   60 s ago  the image is gone → push it
+        HOST   TARGET       ROLLBACK     WOULD GO  TOLD      PROBLEMS
+        web-1  docker/shop  ✖ not ready  #2 → #1   60 s ago  the image is gone → push it
         ");
         assert!(!all_ready(&[host_target()]));
         let deployments = [v1::Deployment {
@@ -528,6 +582,53 @@ mod tests {
     }
 
     #[test]
+    fn of_a_host_that_nobody_sees_no_rollback_is_called_ready() {
+        let view = View::plain(63_000);
+        let mut away = host_target();
+        let set = |away: &mut v1::HostTarget, state: v1::HostState, verdict| {
+            away.host.as_mut().expect("set").state = state.into();
+            away.target.as_mut().expect("set").readiness = Some(v1::Readiness {
+                verdict,
+                revision: "a".repeat(64),
+                checked_at_ms: 3000,
+                ..Default::default()
+            });
+        };
+        for verdict in [
+            v1::ReadinessVerdict::Ready,
+            v1::ReadinessVerdict::NoPredecessor,
+        ] {
+            set(&mut away, v1::HostState::Online, verdict.into());
+            assert!(all_ready(std::slice::from_ref(&away)), "{verdict:?}");
+            for state in [
+                v1::HostState::Offline,
+                v1::HostState::Revoked,
+                v1::HostState::Unspecified,
+            ] {
+                set(&mut away, state, verdict.into());
+                assert!(!all_ready(std::slice::from_ref(&away)), "{state:?}");
+            }
+        }
+        set(
+            &mut away,
+            v1::HostState::Offline,
+            v1::ReadinessVerdict::Ready.into(),
+        );
+        insta::assert_snapshot!(list(view, std::slice::from_ref(&away)), @r"
+        HOST               TARGET       STATE      HEALTH    REVISION  IMAGE   ROLLBACK
+        web-1 (✖ offline)  docker/shop  ✔ running  ✖ failed  #2 ✖ bad  shop:2  ? unknown
+        ");
+        insta::assert_snapshot!(readiness(view, std::slice::from_ref(&away)), @r"
+        HOST               TARGET       ROLLBACK   WOULD GO  TOLD      PROBLEMS
+        web-1 (✖ offline)  docker/shop  ? unknown  #2 → #1   60 s ago  web-1 was last seen 30 s ago; it said ready then → bring its agent back: `ctl host show web-1`
+        ");
+        let (host, target) = (away.host.expect("set"), away.target.expect("set"));
+        let text = show(view, &host, &target);
+        assert!(text.contains("rollback  ? unknown"), "{text}");
+        assert!(text.contains("⚠ web-1 was last seen 30 s ago"), "{text}");
+    }
+
+    #[test]
     fn a_target_that_is_being_restored_says_so_with_its_rollout() {
         let mut busy = host_target();
         let target = busy.target.as_mut().expect("set");
@@ -535,13 +636,13 @@ mod tests {
         target.active_rollout = "0198a1b2-0000-7000-8000-000000000001".into();
         let view = View::plain(63_000);
         insta::assert_snapshot!(list(view, std::slice::from_ref(&busy)), @r"
-        HOST               TARGET       STATE                                                      HEALTH           REVISION  IMAGE   ROLLBACK
-        web-1 (✖ offline)  docker/shop  ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001  ◌ not known yet  #2        shop:2  ✖ not ready
+        HOST   TARGET       STATE                                                      HEALTH           REVISION  IMAGE   ROLLBACK
+        web-1  docker/shop  ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001  ◌ not known yet  #2 ✖ bad  shop:2  ✖ not ready
         ");
         let (host, target) = (busy.host.expect("set"), busy.target.expect("set"));
         insta::assert_snapshot!(show(view, &host, &target), @r"
         target          docker/shop
-        host            web-1 (✖ offline)
+        host            web-1 (✔ online)
         state           ◌ restoring, rollout 0198a1b2-0000-7000-8000-000000000001
         revision        #2 shop:2
         health          ◌ not known yet

@@ -1,4 +1,4 @@
-//! What is shown while a rollout runs: JSON lines for programs, a spinner under lines of progress on a
+//! What is shown while a rollout runs: JSON lines for programs, a bar over the steps under lines of progress on a
 //! terminal, plain lines off it.
 
 use std::time::Duration;
@@ -15,8 +15,11 @@ use crate::{
     ui::Ui,
 };
 
-/// What stands around a message in the spinner's line: the spinner, and a time like `(12m)`.
-const AROUND: u16 = 10;
+/// What stands around a message in the bar's line beside the bar itself: the spinner, `12/34`, and a time like `(12m)`.
+const AROUND: u16 = 17;
+
+/// The signs of a bar: done, being done, to do.
+const BAR: &str = "━╾─";
 
 /// Where progress goes.
 pub(crate) enum Display {
@@ -35,10 +38,7 @@ impl Display {
             return Self::Lines;
         }
         let bar = ProgressBar::new_spinner();
-        // The template is a constant; should it ever be wrong, the default one serves.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-            bar.set_style(style.tick_chars("◐◓◑◒◌"));
-        }
+        advance(&bar, ui.progress_view(), (0, 0));
         bar.enable_steady_tick(Duration::from_millis(120));
         Self::Live(bar)
     }
@@ -59,11 +59,14 @@ impl Display {
             let line = one_line(view, &rollout::line(view, watch, item));
             match self {
                 Self::Live(bar) if is_beginning(item) => {
-                    bar.set_message(spinning(view, &active(watch, item)));
+                    bar.set_message(beside(view, &active(watch, item)));
                 }
                 Self::Live(bar) => bar.suspend(|| ui.note(&line)),
                 _ => ui.note(&line),
             }
+        }
+        if let Self::Live(bar) = self {
+            advance(bar, ui.progress_view(), watch.progress());
         }
         Ok(())
     }
@@ -84,13 +87,41 @@ impl Display {
     }
 }
 
-/// A message for the spinner, which has its line for itself.
-fn spinning(view: View, message: &str) -> String {
-    let width = view.width.map(|width| width.saturating_sub(AROUND).max(1));
+/// Moves the bar to where the steps are, forwards or, in an undo, back. Before there is a plan it only turns.
+fn advance(bar: &ProgressBar, view: View, (done, all): (u64, u64)) {
+    // The template is made of constants; should it ever be wrong, the one from before serves.
+    if let Ok(style) = ProgressStyle::with_template(&template(view, all)) {
+        bar.set_style(style.tick_chars("◐◓◑◒◌").progress_chars(BAR));
+    }
+    bar.set_length(all);
+    bar.set_position(done);
+}
+
+fn template(view: View, all: u64) -> String {
+    match (all, bar_width(view)) {
+        (0, _) => "{spinner} {msg} ({elapsed})".to_owned(),
+        (_, 0) => "{spinner} {pos}/{len} {msg} ({elapsed})".to_owned(),
+        (_, width) => format!("{{spinner}} {{bar:{width}}} {{pos}}/{{len}} {{msg}} ({{elapsed}})"),
+    }
+}
+
+/// How wide the bar is: what is being done matters more where there is little room.
+fn bar_width(view: View) -> u16 {
+    match view.width {
+        Some(0..=49) => 0,
+        Some(50..=79) => 10,
+        _ => 20,
+    }
+}
+
+/// A message for the bar's line, cut to what is left of it.
+fn beside(view: View, message: &str) -> String {
+    let around = AROUND + bar_width(view);
+    let width = view.width.map(|width| width.saturating_sub(around).max(1));
     one_line(View { width, ..view }, message)
 }
 
-/// A step that begins lives in the spinner; its end is a line.
+/// A step that begins lives beside the bar; its end is a line.
 fn is_beginning(news: &News) -> bool {
     let What::Event(Event::Step(step)) = &news.what else {
         return false;
@@ -128,7 +159,30 @@ fn json_line(event: &v1::RolloutEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::columns;
     use crate::watch::fold::tests::success;
+
+    #[test]
+    fn the_line_of_the_bar_fits_every_terminal() {
+        let message = "started: step 12/34, stop shop (container 3f2a9c1e6a0b, revision #2)";
+        for width in 20..200 {
+            let view = View {
+                width: Some(width),
+                ..View::plain(0)
+            };
+            let text = beside(view, message);
+            let line = template(view, 34)
+                .replace("{spinner}", "◐")
+                .replace(
+                    &format!("{{bar:{}}}", bar_width(view)),
+                    &"━".repeat(bar_width(view).into()),
+                )
+                .replace("{pos}/{len}", "12/34")
+                .replace("{msg}", &text)
+                .replace("{elapsed}", "12m");
+            assert!(columns(&line) <= usize::from(width), "{width}: {line}");
+        }
+    }
 
     #[test]
     fn every_event_is_one_json_line_with_a_type_and_a_version() {

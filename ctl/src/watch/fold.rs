@@ -109,6 +109,13 @@ impl Watch {
         self.orders.get(order_id)
     }
 
+    /// How many steps stand done at this moment, and of how many: an undo takes the first back, step by step. Zero of
+    /// zero before there is a plan.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let orders = self.orders().map(OrderWatch::progress);
+        orders.fold((0, 0), |(done, all), (it, of)| (done + it, all + of))
+    }
+
     fn rollout_stored(&mut self, rollout: v1::Rollout, now_ms: i64) -> Applied {
         let mut news = Vec::new();
         for order in rollout.waves.iter().flat_map(|wave| &wave.orders) {
@@ -179,6 +186,15 @@ impl OrderWatch {
             Event::Evidence(evidence) => self.evidence.push(evidence.clone()),
             Event::Finished(finished) => self.finished = Some(finished.clone()),
         }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        // One that is in motion, forwards or backwards, is not.
+        let stands = |step: &&v1::StepChanged| step.state() == v1::StepState::Succeeded;
+        let done = self.steps.values().filter(stands).count();
+        let all = self.plan.steps.len().max(done);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        (count(done), count(all))
     }
 
     /// Whether a step has gone beyond that event: its end was told.
@@ -345,6 +361,32 @@ pub(crate) mod tests {
                 v1::OrderState::Finished,
             )),
         ]
+    }
+
+    #[test]
+    fn progress_counts_the_steps_that_stand_and_goes_back_in_an_undo() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.progress(), (0, 0));
+        watch.apply(success().remove(0), 0);
+        let seen: Vec<(u64, u64)> = [
+            (0, v1::StepState::Started),
+            (0, v1::StepState::Succeeded),
+            (1, v1::StepState::Started),
+            (1, v1::StepState::Failed),
+            (1, v1::StepState::UndoStarted),
+            (1, v1::StepState::Undone),
+            (0, v1::StepState::UndoStarted),
+            (0, v1::StepState::Undone),
+        ]
+        .into_iter()
+        .zip(1..)
+        .map(|((index, state), number)| {
+            watch.apply(happened(number, step(index, state, "")), 0);
+            watch.progress()
+        })
+        .collect();
+        let wanted = [0, 1, 1, 1, 1, 1, 0, 0];
+        assert_eq!(seen, wanted.map(|done| (done, 2)));
     }
 
     #[test]

@@ -29,6 +29,30 @@ async fn readiness_says_no_where_a_target_is_not_ready_and_why() {
 }
 
 #[tokio::test]
+async fn readiness_of_a_host_that_is_away_is_unknown_and_no_yes() {
+    let stage = Stage::new(Script {
+        host_state: v1::HostState::Offline,
+        ready: v1::ReadinessVerdict::Ready,
+        ..Script::default()
+    })
+    .await;
+    let said = stage.run(&["readiness"]).await;
+    assert_eq!(said.code, NO, "{}{}", said.stdout, said.stderr);
+    assert!(said.stdout.contains("? unknown"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("it said ready then"),
+        "{}",
+        said.stdout
+    );
+    let said = stage.run(&["readiness", "-o", "json"]).await;
+    assert_eq!(said.code, NO, "{}", said.stderr);
+    let document: serde_json::Value = serde_json::from_str(&said.stdout).expect("JSON");
+    let readiness = &document["targets"][0]["readiness"];
+    assert_eq!(readiness["verdict"], "unknown", "{document}");
+    assert_eq!(readiness["last_verdict"], "ready", "{document}");
+}
+
+#[tokio::test]
 async fn a_broken_record_is_a_no_and_told_with_its_place() {
     let whole = Stage::new(Script::default()).await;
     let said = whole.run(&["record", "verify"]).await;

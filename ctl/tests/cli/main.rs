@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    script::{ROLLOUT, Script},
+    script::{HOST_ID, ROLLOUT, Script},
     stage::{Stage, said},
 };
 
@@ -84,6 +84,80 @@ async fn a_deployment_whose_answer_is_lost_is_recorded_again_under_the_same_id()
     assert_eq!(ids.len(), 3, "{ids:?}");
     assert!(!ids[0].is_empty(), "{ids:?}");
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_revocation_and_a_mark_whose_answer_is_lost_are_asked_for_again() {
+    let lost = |lose_starts| Script {
+        lose_starts,
+        ..Script::default()
+    };
+    let revoke = ["host", "revoke", "web-1", "--yes"];
+    let stage = Stage::new(lost(2)).await;
+    let said = stage.run(&revoke).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let again = "a host is revoked once, however often that is asked";
+    assert_eq!(said.stderr.matches(again).count(), 2, "{}", said.stderr);
+    let revoked = stage.script.revoked.lock().expect("whole").clone();
+    assert_eq!(revoked, [HOST_ID; 3]);
+    let said = Stage::new(lost(99)).await.run(&revoke).await;
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("the host may be revoked"),
+        "{}",
+        said.stderr
+    );
+
+    // After the mark the word would mean another revision.
+    let mark = ["revision", "mark", "bad", "previous", "--host", "web-1"];
+    let stage = Stage::new(lost(2)).await;
+    let said = stage.run(&mark).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let marked = stage.script.marked.lock().expect("whole").clone();
+    let marked: Vec<&str> = marked.iter().map(|it| it.revision.as_str()).collect();
+    assert_eq!(marked, vec!["a".repeat(64); 3]);
+    let said = Stage::new(lost(99)).await.run(&mark).await;
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("the revision may be marked"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_plan_that_was_reviewed_is_the_one_that_is_carried_out() {
+    let stage = Stage::new(Script::default()).await;
+    let said = stage
+        .run(&["rollback", "--host", "web-1", "--dry-run"])
+        .await;
+    assert_eq!(said.code, Some(20), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("ctl rollback --plan plan --yes"),
+        "{}",
+        said.stderr
+    );
+    let said = stage
+        .run(&["rollback", "--plan", "plan", "--yes", "-o", "json"])
+        .await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stdout
+            .starts_with("{\"version\":1,\"type\":\"rollout\""),
+        "{}",
+        said.stdout
+    );
+    let plans = stage.script.plans.lock().expect("whole").clone();
+    assert_eq!(plans, ["plan"]);
+    // It says all there is to say, and nobody can be shown it again.
+    for wrong in [
+        &["rollback", "--plan", "plan"][..],
+        &["rollback", "--plan", "plan", "--yes", "--host", "web-1"],
+        &["rollback", "--plan", "plan", "--yes", "--to", "1"],
+        &["rollback", "--yes"],
+    ] {
+        assert_eq!(stage.run(wrong).await.code, Some(2), "{wrong:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! What a person sees: questions and their answers, progress, Ctrl-C. Each in a real terminal.
 
-use std::{process::Stdio, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use sternway_proto::v1;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    script::{ROLLOUT, Script},
+    script::{HOST_ID, ROLLOUT, Script},
     stage::Stage,
     terminal::{CTRL_C, CTRL_D, DEADLINE, Terminal, without_sequences},
 };
@@ -84,20 +84,72 @@ async fn production_wants_the_name_of_the_host() {
     }
 }
 
+const REVOKE: [&str; 3] = ["host", "revoke", "web-1"];
+const CUT: &str = "Cut it off for good? It has to join again. [y/N] ";
+const CUT_BY_NAME: &str = "Type its name to cut it off for good: ";
+
+/// What an answer at the question of `host revoke` leads to, and who was revoked.
+async fn revoked(script: Script, question: &str, keys: &str) -> (Option<i32>, String, Vec<String>) {
+    let stage = Stage::new(script).await;
+    let mut terminal = Terminal::start(&stage, 100, &REVOKE);
+    terminal.shows(question).await;
+    terminal.types(keys);
+    let (code, shown) = terminal.ends().await;
+    let revoked = stage.script.revoked.lock().expect("whole").clone();
+    (code, shown, revoked)
+}
+
 #[tokio::test]
-async fn a_revocation_asks_too() {
+async fn a_revocation_shows_the_host_and_what_is_done_there_and_asks() {
+    let busy = || Script {
+        restoring: ROLLOUT,
+        ..Script::default()
+    };
+    let (code, shown, revoked_hosts) = revoked(busy(), CUT, "y\n").await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(
+        revoked_hosts,
+        [HOST_ID],
+        "by its id: a name may be another's"
+    );
+    let (above, _) = shown.split_once(CUT).expect("asked");
+    for part in [
+        "controller",
+        HOST_ID,
+        "docker/shop is being restored by rollout",
+        ROLLOUT,
+    ] {
+        assert!(above.contains(part), "{part:?}: {shown}");
+    }
+    for keys in ["n\n", CTRL_C] {
+        let (code, shown, revoked_hosts) = revoked(busy(), CUT, keys).await;
+        assert_eq!(
+            (code, revoked_hosts.len()),
+            (Some(5), 0),
+            "{keys:?}: {shown}"
+        );
+        assert!(shown.contains("declined; nothing was changed"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_in_production_wants_the_name_and_an_unknown_host_is_never_asked_about() {
+    let production = || Script {
+        labels: PRODUCTION,
+        ..Script::default()
+    };
+    let (code, shown, revoked_hosts) = revoked(production(), CUT_BY_NAME, "web-1\n").await;
+    assert_eq!((code, revoked_hosts.len()), (Some(0), 1), "{shown}");
+    let (code, shown, revoked_hosts) = revoked(production(), CUT_BY_NAME, "y\n").await;
+    assert_eq!((code, revoked_hosts.len()), (Some(5), 0), "{shown}");
+
     let stage = Stage::new(Script::default()).await;
-    let mut terminal = Terminal::start(&stage, 100, &["host", "revoke", "web-1"]);
-    terminal.shows("Cut web-1 off for good?").await;
-    terminal.types("n\n");
-    let (code, shown) = terminal.ends().await;
-    assert_eq!(code, Some(5), "{shown}");
-    let mut terminal = Terminal::start(&stage, 100, &["host", "revoke", "web-1"]);
-    terminal.shows("[y/N] ").await;
-    terminal.types(CTRL_C);
-    let (code, shown) = terminal.ends().await;
-    assert_eq!(code, Some(5), "{shown}");
-    assert!(shown.contains("declined; nothing was changed"), "{shown}");
+    let (code, shown) = Terminal::start(&stage, 100, &["host", "revoke", "wbe-1"])
+        .ends()
+        .await;
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("did you mean web-1?"), "{shown}");
+    assert!(!shown.contains("Cut it off"), "{shown}");
 }
 
 #[tokio::test]
@@ -117,7 +169,7 @@ async fn ctrl_c_detaches_and_says_how_to_come_back() {
     assert_eq!(code, Some(6), "{shown}");
     assert!(
         shown.contains("\x1b[2K"),
-        "the spinner is taken away: {shown:?}"
+        "the bar is taken away: {shown:?}"
     );
 
     let mut terminal = Terminal::start(&stage, 100, &["rollout", "watch", ROLLOUT]);
@@ -155,6 +207,50 @@ async fn asked_to_start(stage: &Stage) {
         }
     };
     timeout(DEADLINE, asked).await.expect("asked in time");
+}
+
+#[tokio::test]
+async fn a_bar_goes_forward_over_the_steps_and_back_in_an_undo() {
+    // A narrow terminal has no room for the bar itself, and keeps the numbers.
+    for (columns, full, empty) in [(100, "━━━━", "────"), (60, "━━━━", "────"), (40, "", "")]
+    {
+        let pace = Arc::new(Semaphore::new(0));
+        let stage = Stage::new(Script {
+            undoes: true,
+            pace: Some(pace.clone()),
+            ends: v1::RolloutState::Undone,
+            outcome: v1::Outcome::Undone,
+            ..Script::default()
+        })
+        .await;
+        let watch = ["rollout", "watch", ROLLOUT];
+        let mut terminal = Terminal::start(&stage, columns, &watch);
+        for (events, position, bar) in [
+            // The plan and the first step begun; the first done and the second begun; the undo of the first begun.
+            (2, "0/2 started: step 1", empty),
+            (2, "1/2 started: step 2", full),
+            (4, "0/2 undoing: step 1", empty),
+        ] {
+            pace.add_permits(events);
+            if !bar.is_empty() {
+                terminal.shows(bar).await;
+            }
+            terminal.shows(position).await;
+        }
+        pace.add_permits(3);
+        let (code, shown) = terminal.ends().await;
+        assert_eq!(code, Some(10), "{shown}");
+        let widest = shown
+            .split(['\r', '\n'])
+            .map(without_sequences)
+            .filter(|line| line.trim_end().ends_with("s)"))
+            .map(|line| line.chars().count())
+            .max();
+        assert!(
+            widest.is_some() && widest <= Some(columns.into()),
+            "{columns}, {widest:?}: {shown:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -257,7 +353,7 @@ async fn a_line_of_progress_is_cut_at_the_edge_of_its_terminal_and_nowhere_else(
     let cut: Vec<&str> = plain.lines().filter(|line| line.ends_with('…')).collect();
     assert!(!cut.is_empty(), "{plain}");
     for line in cut {
-        // The spinner was there before, and is painted over.
+        // The bar was there before, and is painted over.
         let length = line.chars().count();
         let seen: String = line.chars().skip(length.saturating_sub(40)).collect();
         let time = seen

@@ -1,18 +1,23 @@
 //! An operator service that answers from a script.
 
-use std::{pin::Pin, sync::Mutex};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use sternway_proto::{
     fault::to_status,
     v1::{self, operator_service_server::OperatorService, order_event::Event, rollout_event},
 };
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
+#[expect(clippy::struct_excessive_bools, reason = "each may come with each")]
 pub(crate) struct Script {
     pub(crate) ends: v1::RolloutState,
     pub(crate) outcome: v1::Outcome,
-    /// The first answers to StartRollback and RecordDeployment that are lost after it was done.
+    /// The first answers to StartRollback, RecordDeployment, RevokeHost and MarkRevision that are lost after it was done.
     pub(crate) lose_starts: usize,
     /// The first answers to StartRollback that say no, each time with this code.
     pub(crate) refuse_starts: (usize, &'static str),
@@ -22,6 +27,10 @@ pub(crate) struct Script {
     pub(crate) cut_watches: usize,
     /// The rollout never ends.
     pub(crate) hangs: bool,
+    /// The plan has two steps; the second fails, and the first is undone.
+    pub(crate) undoes: bool,
+    /// Each event of a rollout waits for a permit. None: they come as fast as they can.
+    pub(crate) pace: Option<Arc<Semaphore>>,
     /// The answer to StartRollback never comes.
     pub(crate) start_hangs: bool,
     pub(crate) blocker: bool,
@@ -29,10 +38,18 @@ pub(crate) struct Script {
     pub(crate) offline_until_ms: i64,
     /// The labels of the host.
     pub(crate) labels: &'static [(&'static str, &'static str)],
+    /// The state of the host.
+    pub(crate) host_state: v1::HostState,
     /// Whether the host's target could be rolled back.
     pub(crate) ready: v1::ReadinessVerdict,
     /// The first entry of the record that does not fit; zero: none.
     pub(crate) broken_at: u64,
+    /// The rollout that is at the host's target; empty: none.
+    pub(crate) restoring: &'static str,
+    /// The hosts that RevokeHost was asked to cut off.
+    pub(crate) revoked: Mutex<Vec<String>>,
+    /// The plans that StartRollback was asked to carry out.
+    pub(crate) plans: Mutex<Vec<String>>,
     /// What MarkRevision was asked for.
     pub(crate) marked: Mutex<Vec<v1::MarkRevisionRequest>>,
     /// The request ids of StartRollback and of RecordDeployment.
@@ -50,12 +67,18 @@ impl Default for Script {
             agent_late: "",
             cut_watches: 0,
             hangs: false,
+            undoes: false,
+            pace: None,
             start_hangs: false,
             blocker: false,
             offline_until_ms: 0,
             labels: &[],
+            host_state: v1::HostState::Online,
             ready: v1::ReadinessVerdict::Ready,
             broken_at: 0,
+            restoring: "",
+            revoked: Mutex::default(),
+            plans: Mutex::default(),
             marked: Mutex::default(),
             started: Mutex::default(),
             watched: Mutex::default(),
@@ -65,14 +88,19 @@ impl Default for Script {
 
 pub(crate) const ROLLOUT: &str = "0198a1b2-0000-7000-8000-000000000001";
 
+/// The id of the only host, web-1.
+pub(crate) const HOST_ID: &str = "0198a1b2-0000-7000-8000-00000000000a";
+
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Script {
     fn host(&self) -> v1::Host {
         let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         v1::Host {
+            id: HOST_ID.into(),
             name: "web-1".into(),
             labels: self.labels.iter().map(label).collect(),
+            state: self.host_state.into(),
             ..Default::default()
         }
     }
@@ -92,6 +120,7 @@ impl Script {
             name: "docker/shop".into(),
             state: v1::TargetState::Running.into(),
             readiness: Some(readiness),
+            active_rollout: self.restoring.into(),
             ..Default::default()
         };
         v1::HostTarget {
@@ -110,10 +139,17 @@ impl Script {
             to_number: 1,
             swap: v1::Swap::Cold.into(),
             swap_reason: "a volume is writable".into(),
-            steps: vec![v1::StepInfo {
-                step: "docker.stop-old".into(),
-                description: "stop shop".into(),
-            }],
+            steps: [
+                ("docker.stop-old", "stop shop"),
+                ("docker.start-new", "start shop"),
+            ]
+            .into_iter()
+            .take(if self.undoes { 2 } else { 1 })
+            .map(|(step, description)| v1::StepInfo {
+                step: step.into(),
+                description: description.into(),
+            })
+            .collect(),
             blockers: if self.blocker { vec![blocker] } else { vec![] },
             ..Default::default()
         }
@@ -155,10 +191,10 @@ impl Script {
                 event: Some(event),
             })),
         };
-        let step = |state: v1::StepState| {
+        let step_at = |index, state: v1::StepState| {
             Event::Step(v1::StepChanged {
-                index: 0,
-                step: "docker.stop-old".into(),
+                index,
+                step: "docker.step".into(),
                 state: state.into(),
                 message: String::new(),
             })
@@ -167,6 +203,26 @@ impl Script {
             outcome: self.outcome.into(),
             ..Default::default()
         };
+        let step = |state| step_at(0, state);
+        if self.undoes {
+            let steps = [
+                (0, v1::StepState::Started),
+                (0, v1::StepState::Succeeded),
+                (1, v1::StepState::Started),
+                (1, v1::StepState::Failed),
+                (1, v1::StepState::UndoStarted),
+                (1, v1::StepState::Undone),
+                (0, v1::StepState::UndoStarted),
+                (0, v1::StepState::Undone),
+            ];
+            let steps = (1..).zip(steps);
+            let mut events = vec![stored(self.rollout(v1::RolloutState::Running))];
+            events
+                .extend(steps.map(|(number, (index, state))| order(number, step_at(index, state))));
+            events.push(order(9, Event::Finished(finished)));
+            events.push(stored(self.rollout(self.ends)));
+            return events;
+        }
         vec![
             stored(self.rollout(v1::RolloutState::Running)),
             order(1, step(v1::StepState::Started)),
@@ -194,11 +250,8 @@ macro_rules! unscripted {
                 &self,
                 _: Request<v1::ListHostsRequest>,
             ) -> Result<Response<v1::ListHostsResponse>, Status> {
-                let host = v1::Host {
-                    state: v1::HostState::Online.into(),
-                    ..self.host()
-                };
-                Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
+                let hosts = vec![self.host()];
+                Ok(Response::new(v1::ListHostsResponse { hosts }))
             }
 
             async fn list_targets(
@@ -230,9 +283,68 @@ macro_rules! unscripted {
                     mark: asked.mark,
                     ..Default::default()
                 };
-                self.marked.lock().expect("whole").push(asked);
+                let marked = {
+                    let mut marked = self.marked.lock().expect("whole");
+                    marked.push(asked);
+                    marked.len()
+                };
+                if marked <= self.lose_starts {
+                    return Err(Status::unavailable("connection reset"));
+                }
                 let revision = Some(revision);
                 Ok(Response::new(v1::MarkRevisionResponse { revision }))
+            }
+
+            async fn get_host(
+                &self,
+                request: Request<v1::GetHostRequest>,
+            ) -> Result<Response<v1::GetHostResponse>, Status> {
+                if request.get_ref().host != "web-1" {
+                    let problem =
+                        v1::Problem::new("host-unknown", "no host is named wbe-1", "did you mean web-1?");
+                    return Err(to_status(Code::NotFound, problem));
+                }
+                Ok(Response::new(v1::GetHostResponse {
+                    host: Some(self.host()),
+                    targets: self.target().target.into_iter().collect(),
+                }))
+            }
+
+            async fn revoke_host(
+                &self,
+                request: Request<v1::RevokeHostRequest>,
+            ) -> Result<Response<v1::RevokeHostResponse>, Status> {
+                let revoked = {
+                    let mut revoked = self.revoked.lock().expect("whole");
+                    revoked.push(request.into_inner().host);
+                    revoked.len()
+                };
+                if revoked <= self.lose_starts {
+                    return Err(Status::unavailable("connection reset"));
+                }
+                let host = Some(v1::Host {
+                    state: v1::HostState::Revoked.into(),
+                    ..self.host()
+                });
+                Ok(Response::new(v1::RevokeHostResponse { host }))
+            }
+
+            async fn diff_revisions(
+                &self,
+                request: Request<v1::DiffRevisionsRequest>,
+            ) -> Result<Response<v1::DiffRevisionsResponse>, Status> {
+                // What `previous` means moves on once that revision is marked.
+                let marked = self.marked.lock().expect("whole").len();
+                let id = if marked == 0 { "a" } else { "9" };
+                let revision = (request.get_ref().after == "previous").then(|| v1::Revision {
+                    id: id.repeat(64),
+                    number: 1,
+                    ..Default::default()
+                });
+                Ok(Response::new(v1::DiffRevisionsResponse {
+                    after: revision,
+                    ..Default::default()
+                }))
             }
 
             async fn verify_record(
@@ -286,7 +398,9 @@ macro_rules! unscripted {
             ) -> Result<Response<v1::StartRollbackResponse>, Status> {
                 let started = {
                     let mut started = self.started.lock().expect("whole");
-                    started.push(request.into_inner().request_id);
+                    let asked = request.into_inner();
+                    self.plans.lock().expect("whole").push(asked.plan_id);
+                    started.push(asked.request_id);
                     started.len()
                 };
                 if self.start_hangs {
@@ -328,6 +442,16 @@ macro_rules! unscripted {
                 // Nothing happens on a host that is away.
                 let told = if self.offline_until_ms == 0 { usize::MAX } else { 1 };
                 let events = stream::iter(self.events().into_iter().take(told).map(Ok));
+                let pace = self.pace.clone();
+                let events = events.then(move |event| {
+                    let pace = pace.clone();
+                    async move {
+                        if let Some(pace) = pace {
+                            pace.acquire().await.expect("open").forget();
+                        }
+                        event
+                    }
+                });
                 Ok(Response::new(if self.hangs {
                     Box::pin(events.take(2).chain(stream::pending()))
                 } else if *watched <= self.cut_watches {
@@ -353,9 +477,6 @@ macro_rules! unscripted {
 
 unscripted! {
     get_status(GetStatusRequest) -> GetStatusResponse;
-    get_host(GetHostRequest) -> GetHostResponse;
-    revoke_host(RevokeHostRequest) -> RevokeHostResponse;
-    diff_revisions(DiffRevisionsRequest) -> DiffRevisionsResponse;
     list_rollouts(ListRolloutsRequest) -> ListRolloutsResponse;
     get_rollout(GetRolloutRequest) -> GetRolloutResponse;
     check_deployment(CheckDeploymentRequest) -> CheckDeploymentResponse;

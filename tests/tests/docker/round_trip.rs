@@ -238,6 +238,8 @@ async fn all_flags_at_once_survive() {
         "100",
         "--mount",
         "type=tmpfs,dst=/more,tmpfs-size=1048576",
+        "--shm-size",
+        "32m",
         "--init",
         "-t",
         "--read-only",
@@ -263,11 +265,26 @@ async fn all_flags_at_once_survive() {
     places.scope.run("web", &flags, &image).await;
     let scope = &places.scope;
     let (back, web) = (scope.named("back"), scope.named("web"));
-    scope
-        .cli(&["network", "connect", "--alias", "b", &back, &web])
-        .await;
+    let address = format!("{}.78", places.back);
+    let connect = ["network", "connect", "--ip", &address, "--alias", "b"];
+    scope.cli(&[&connect[..], &[&back, &web]].concat()).await;
+    // Newer tools than the engine refuse a MAC address: what they made is made again with one.
+    let kind = kind(scope);
+    let mut made = kind.inspected(&web).await.expect("recorded");
+    places.leftovers.note(&made.inspect);
+    made.record.config.insert("MacAddress".into(), json!(MAC));
+    scope.cli(&["rm", "-f", &web]).await;
+    recreate(&kind, &made, &web).await;
     places.goes_round().await;
+    let again = kind.inspected(&scope.named("again")).await;
+    let again = again.expect("it is there").inspect;
+    let networks = &again["NetworkSettings"]["Networks"];
+    assert_eq!(networks[&scope.named("front")]["MacAddress"], MAC);
+    assert_eq!(networks[&back]["IPAddress"], address.as_str());
+    assert_eq!(again["HostConfig"]["ShmSize"], 32 * 1024 * 1024);
 }
+
+const MAC: &str = "02:42:ac:11:be:ef";
 
 #[rstest]
 #[case::bridge(false)]
@@ -280,7 +297,7 @@ async fn a_mac_address_survives(#[case] own_network: bool) {
     // Newer tools than the engine refuse the flag, so it is asked for as they did.
     let mut body = json!({
         "Image": image,
-        "MacAddress": "02:42:ac:11:be:ef",
+        "MacAddress": MAC,
         "Labels": places.scope.labels(),
     });
     if own_network {
@@ -299,8 +316,18 @@ async fn a_mac_address_survives(#[case] own_network: bool) {
         .expect("created");
     kind.engine().start_container(&id).await.expect("started");
     let inspected = kind.inspected(&id).await.expect("recorded");
-    assert_eq!(inspected.record.config["MacAddress"], "02:42:ac:11:be:ef");
+    assert_eq!(inspected.record.config["MacAddress"], MAC);
     places.goes_round().await;
+    // Not only asked for: its interface has it, on the network that it was started on.
+    let again = kind.inspected(&places.scope.named("again")).await;
+    let again = again.expect("it is there").inspect;
+    let network = if own_network {
+        places.scope.named("front")
+    } else {
+        "bridge".to_owned()
+    };
+    let endpoint = &again["NetworkSettings"]["Networks"][&network];
+    assert_eq!(endpoint["MacAddress"], MAC, "{again:#}");
 }
 
 #[tokio::test]

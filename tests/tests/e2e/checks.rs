@@ -32,12 +32,19 @@ async fn rollback(stage: &Stage, local: &str, code: i32) -> Vec<Value> {
     events.filter(|event| !event.is_null()).collect()
 }
 
-fn verdicts(events: &[Value], check: &str) -> Vec<String> {
+/// What a check saw of what was put there.
+fn evidence(events: &[Value], check: &str) -> Vec<Value> {
     let evidence = events.iter().map(|event| &event["evidence"]);
     evidence
         .filter(|one| one["check"] == check && one["instance"] == "replacement")
-        .filter_map(|one| one["verdict"].as_str().map(str::to_owned))
+        .cloned()
         .collect()
+}
+
+fn verdicts(events: &[Value], check: &str) -> Vec<String> {
+    let seen = evidence(events, check);
+    let verdict = |one: &Value| one["verdict"].as_str().map(str::to_owned);
+    seen.iter().filter_map(verdict).collect()
 }
 
 #[tokio::test]
@@ -67,36 +74,124 @@ async fn every_declared_check_of_what_is_restored_passes_with_evidence() {
 async fn a_restore_that_fails_a_declared_check_is_undone() {
     let stage = Stage::new().await;
     let image = plain().await;
-    let cases = [
-        ("tcp", "none", "sternway.check.tcp=:9", "sternway.soak=0s"),
-        ("command", "health", COMMAND, "sternway.soak=0s"),
+    let cases: [(&str, &str, &[&str]); 5] = [
+        ("tcp", "none", &["-l", "sternway.check.tcp=:9"]),
+        ("command", "health", &["-l", COMMAND]),
         (
             "log",
             "errors",
-            "sternway.check.log=ERROR",
-            "sternway.soak=3s",
+            &["-l", "sternway.check.log=ERROR", "-l", "sternway.soak=3s"],
+        ),
+        // Four a second: some are tolerated, not so many.
+        (
+            "log",
+            "errors",
+            &[
+                "-l",
+                "sternway.check.log=ERROR",
+                "-l",
+                "sternway.check.log.max=2",
+                "-l",
+                "sternway.soak=4s",
+            ],
+        ),
+        // It runs when it is looked at first, and dies a second later; the engine starts it again.
+        (
+            "restarts",
+            "crash",
+            &["--restart", "always", "-l", "sternway.soak=6s"],
         ),
     ];
-    for (check, fault, label, soak) in cases {
+    let named = |index: usize, check: &str| format!("{check}-{index}");
+    for (index, (check, fault, flags)) in cases.iter().enumerate() {
         let fault = format!("SHOP_FAIL={fault}");
-        let bad = ["-l", label, "-l", soak, "-e", &fault];
-        let bad = [&QUICK[..], &bad].concat();
-        stage.scope.run(check, &bad, &image).await;
+        let bad = [&QUICK[..], &["-e", &fault], flags].concat();
+        stage.scope.run(&named(index, check), &bad, &image).await;
     }
-    join_all(cases.map(|(check, ..)| is_undone(&stage, check, &image))).await;
+    let stage = &stage;
+    let image = image.as_str();
+    join_all(
+        cases
+            .iter()
+            .enumerate()
+            .map(|(index, (check, ..))| async move {
+                is_undone(stage, &named(index, check), check, image).await;
+            }),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn so_many_lines_of_the_log_as_are_tolerated_pass() {
+    let stage = Stage::new().await;
+    let image = plain().await;
+    // It says this once, when it listens.
+    let once = [
+        "-l",
+        "sternway.check.log=listens",
+        "-l",
+        "sternway.check.log.max=1",
+    ];
+    let once = [&QUICK[..], &once].concat();
+    stage.scope.run("shop", &once, &image).await;
+    stage.current("shop", 1).await;
+    stage.scope.redeploy("shop", &QUICK, &image).await;
+    stage.current("shop", 2).await;
+    let events = rollback(&stage, "shop", 0).await;
+    let seen = evidence(&events, "log");
+    assert_eq!(seen.len(), 1, "{events:#?}");
+    assert_eq!(
+        (&seen[0]["verdict"], &seen[0]["observed"]),
+        (&"passed".into(), &"1 lines".into()),
+        "{events:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_healthcheck_that_is_looked_at_seldom_has_its_time_and_no_more() {
+    let stage = Stage::new().await;
+    let image = Image::good("v1").shared().await;
+    // The engine looks for the first time when the time for the checks alone would be up.
+    let seldom = ["--health-interval", "4s", "-l", "sternway.check.timeout=3s"];
+    let seldom = [&["-l", "sternway.soak=0s"], &seldom[..]].concat();
+    // Never one nor the other, as it takes more looks to call it unhealthy than there is time.
+    let never = ["--health-retries", "20", "-e", "SHOP_FAIL=health"];
+    let never = [&seldom[..], &never].concat();
+    for (local, flags) in [("good", &seldom), ("never", &never)] {
+        stage.scope.run(local, flags, &image).await;
+        stage.current(local, 1).await;
+        stage.scope.redeploy(local, &QUICK, &image).await;
+        stage.current(local, 2).await;
+    }
+    let events = rollback(&stage, "good", 0).await;
+    let seen = evidence(&events, "health");
+    assert_eq!(seen[0]["verdict"], "passed", "{events:#?}");
+    let took = |seen: &Value| seen["duration_ms"].as_i64().expect("a number");
+    assert!(took(&seen[0]) > 3000, "longer than the timeout: {seen:#?}");
+
+    let events = rollback(&stage, "never", UNDONE).await;
+    let seen = evidence(&events, "health");
+    assert_eq!(seen[0]["verdict"], "failed", "{events:#?}");
+    let observed = seen[0]["observed"].as_str().expect("a text");
+    assert!(observed.contains("starting"), "{events:#?}");
+    // Its interval and the timeout, and what a busy machine takes to look.
+    assert!(
+        (7000..20_000).contains(&took(&seen[0])),
+        "within its bound: {seen:#?}"
+    );
 }
 
 /// A good deployment over what fails that check, and its rollback.
-async fn is_undone(stage: &Stage, check: &str, image: &str) {
-    stage.current(check, 1).await;
-    let before = stage.scope.redeploy(check, &QUICK, image).await;
-    stage.current(check, 2).await;
-    let events = rollback(stage, check, UNDONE).await;
-    assert_eq!(verdicts(&events, check), ["failed"], "{check}: {events:#?}");
-    let now = stage.scope.inspect(check).await.expect("it is there");
+async fn is_undone(stage: &Stage, local: &str, check: &str, image: &str) {
+    stage.current(local, 1).await;
+    let before = stage.scope.redeploy(local, &QUICK, image).await;
+    stage.current(local, 2).await;
+    let events = rollback(stage, local, UNDONE).await;
+    assert_eq!(verdicts(&events, check), ["failed"], "{local}: {events:#?}");
+    let now = stage.scope.inspect(local).await.expect("it is there");
     assert_eq!(now.id, Some(before), "what ran before runs again");
     assert_eq!(now.state.and_then(|state| state.running), Some(true));
-    is_told(stage, check).await;
+    is_told(stage, local).await;
 }
 
 /// That #1 failed its checks stands in its history, with the rollout, which also goes by the order's id.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sternway_proto::{enrol, token::JoinToken};
 use sternway_tests::{
-    agent::Agent, controller::Controller, engine::Scope, stage::SETTLES, wait::until,
+    agent::Agent, controller::Controller, engine::Scope, scripted::problem, stage::SETTLES,
+    wait::until,
 };
 use tokio::task::JoinSet;
 
@@ -14,6 +15,32 @@ async fn token(controller: &Controller, arguments: &[&str]) -> JoinToken {
     let token = said["token"].as_str().expect("a token");
     token.parse().expect("whole")
 }
+
+/// Holds a refusal against its code, its reason, and what to do next; nothing of the token is in it.
+fn refused(
+    outcome: &Result<enrol::Joined, enrol::JoinError>,
+    code: &str,
+    message: &str,
+    next: &str,
+) {
+    let Err(enrol::JoinError::Refused(status)) = outcome else {
+        panic!("not refused: {outcome:?}");
+    };
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
+    let problem = problem(status).expect("a problem");
+    assert_eq!(
+        (problem.code.as_str(), problem.message.as_str()),
+        (code, message)
+    );
+    assert!(problem.next_step.starts_with(next), "{problem:?}");
+    assert!(!format!("{status:?}").contains("swj1_"), "{status:?}");
+}
+
+const USED: (&str, &str, &str) = (
+    "token-used",
+    "the join token was used already",
+    "each token is for one host.",
+);
 
 #[tokio::test]
 async fn of_a_hundred_that_use_a_token_at_once_one_joins() {
@@ -29,12 +56,14 @@ async fn of_a_hundred_that_use_a_token_at_once_one_joins() {
     while let Some(outcome) = joining.join_next().await {
         match outcome.expect("no panic") {
             Ok(_) => joined += 1,
-            Err(error) => assert!(!error.to_string().contains("swj1_"), "{error}"),
+            lost => refused(&lost, USED.0, USED.1, USED.2),
         }
     }
     assert_eq!(joined, 1);
     let later = enrol::join(&token, None, "web-2", "0.0.0").await;
-    assert!(later.is_err(), "used up");
+    refused(&later, USED.0, USED.1, USED.2);
+    let hosts = controller.ctl().json(&["host", "ls"]).await;
+    assert_eq!(hosts["hosts"].as_array().map(Vec::len), Some(1), "{hosts}");
 }
 
 #[tokio::test]
@@ -43,10 +72,29 @@ async fn an_expired_token_joins_nobody() {
     let controller = Controller::new(&scope).await;
     let token = token(&controller, &["--name", "web-2", "--valid-for", "1s"]).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let refused = enrol::join(&token, None, "web-2", "0.0.0").await;
-    assert!(
-        matches!(refused, Err(enrol::JoinError::Refused(_))),
-        "{refused:?}"
+    let late = enrol::join(&token, None, "web-2", "0.0.0").await;
+    refused(
+        &late,
+        "token-expired",
+        "the join token has expired",
+        "make a new one with `ctl host token`",
+    );
+    let hosts = controller.ctl().json(&["host", "ls"]).await;
+    assert_eq!(hosts["hosts"].as_array().map(Vec::len), Some(0), "{hosts}");
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_made_joins_nobody() {
+    let scope = Scope::new().await;
+    let controller = Controller::new(&scope).await;
+    let mut token = token(&controller, &["--name", "web-2"]).await;
+    token.secret = [7; 32];
+    let invented = enrol::join(&token, None, "web-2", "0.0.0").await;
+    refused(
+        &invented,
+        "token-unknown",
+        "the join token is not known",
+        "make a new one with `ctl host token`",
     );
 }
 

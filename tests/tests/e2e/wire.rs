@@ -3,8 +3,16 @@
 
 use std::{collections::HashMap, fmt::Debug, time::Duration};
 
-use prost::bytes::{Buf as _, BufMut as _};
-use sternway_proto::{enrol, limits, v1};
+use prost::{
+    Message as _,
+    bytes::{Buf as _, BufMut as _},
+};
+use prost_types::FileDescriptorSet;
+use sternway_proto::{
+    DESCRIPTORS, enrol, limits,
+    token::JoinToken,
+    v1::{self, enrolment_service_client::EnrolmentServiceClient},
+};
 use sternway_tests::{
     controller::Controller,
     engine::Scope,
@@ -25,28 +33,24 @@ use tonic::{
 
 const WAIT: Duration = Duration::from_mins(1);
 
-/// Every call of the operators' service that takes one message.
-const CALLS: [&str; 19] = [
-    "GetStatus",
-    "ListHosts",
-    "GetHost",
-    "CreateJoinToken",
-    "RevokeHost",
-    "ListTargets",
-    "GetTarget",
-    "DiffRevisions",
-    "MarkRevision",
-    "PlanRollback",
-    "StartRollback",
-    "ListRollouts",
-    "GetRollout",
-    "WatchRollout",
-    "RecordDeployment",
-    "CheckDeployment",
-    "ListRecord",
-    "VerifyRecord",
-    "ExportRecord",
-];
+const OPERATORS: &str = "sternway.v1.OperatorService";
+const ENROLMENT: &str = "sternway.v1.EnrolmentService";
+
+/// Every call of a service that takes one message, as the contract has them: a new one is tested without a word here.
+fn calls(service: &str) -> Vec<String> {
+    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("descriptors");
+    let mut calls = Vec::new();
+    for file in &set.file {
+        for one in &file.service {
+            if format!("{}.{}", file.package(), one.name()) == service {
+                let unary = one.method.iter().filter(|it| !it.client_streaming());
+                calls.extend(unary.map(|it| format!("/{service}/{}", it.name())));
+            }
+        }
+    }
+    assert!(!calls.is_empty(), "no calls of {service}");
+    calls
+}
 
 /// Bytes as they are, in both directions.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,16 +92,11 @@ impl Decoder for Raw {
     }
 }
 
-fn path(call: &str) -> PathAndQuery {
-    format!("/sternway.v1.OperatorService/{call}")
-        .parse()
-        .expect("a path")
-}
-
 async fn raw(channel: &Channel, call: &str, bytes: Vec<u8>) -> Result<Response<Vec<u8>>, Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.expect("connected");
-    timeout(WAIT, client.unary(Request::new(bytes), path(call), Raw))
+    let path: PathAndQuery = call.parse().expect("a path");
+    timeout(WAIT, client.unary(Request::new(bytes), path, Raw))
         .await
         .expect("answered in time")
 }
@@ -150,20 +149,83 @@ impl Ground {
     }
 }
 
+/// Garbage is refused by that call, and so is a message of one byte more than it takes.
+async fn is_refused_unread(channel: &Channel, call: &str, limit: usize) {
+    let broken = raw(channel, call, vec![0xff; 40]).await;
+    let status = broken.expect_err("no message");
+    assert!(status.message().contains("decode"), "{call}: {status:?}");
+    let large = raw(channel, call, vec![0; limit + 1]).await;
+    let status = large.expect_err("too large");
+    assert_eq!(status.code(), Code::OutOfRange, "{call}: {status:?}");
+    assert!(status.message().contains("too large"), "{call}: {status:?}");
+}
+
+#[tokio::test]
+async fn the_enrolment_refuses_what_no_machine_says_and_its_token_stays_good() {
+    /// A token, a signing request and two names fit into this.
+    const REQUEST_BYTES: usize = 16 * 1024;
+    let mut ground = Ground::new().await;
+    let made = ground
+        .controller
+        .ctl()
+        .json(&["host", "token", "--name", "web-2"])
+        .await;
+    let token: JoinToken = made["token"]
+        .as_str()
+        .expect("a token")
+        .parse()
+        .expect("whole");
+    let address = ground.controller.enrolment();
+    let channel = ground.controller.ctl().channel_to(Some(&address)).await;
+    let channel = channel.expect("reached");
+    for call in calls(ENROLMENT) {
+        is_refused_unread(&channel, &call, REQUEST_BYTES).await;
+    }
+    let mut client = EnrolmentServiceClient::new(channel.clone());
+    // Nothing of it, and the right token with half of the rest.
+    for asked in [
+        v1::JoinRequest::default(),
+        v1::JoinRequest {
+            token_secret: token.secret.to_vec(),
+            csr_der: vec![0x30; 200],
+            hostname: "web-2".to_owned(),
+            agent_version: "0.0.0".to_owned(),
+        },
+    ] {
+        let refused = timeout(WAIT, client.join(asked)).await;
+        let status = refused.expect("answered in time").expect_err("refused");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(
+            problem(&status).expect("a problem").code,
+            "request-invalid",
+            "{status:?}"
+        );
+    }
+    // The operators' calls are not there.
+    let other = raw(&channel, &format!("/{OPERATORS}/ListHosts"), Vec::new()).await;
+    let status = other.expect_err("not here");
+    assert!(
+        matches!(status.code(), Code::Unimplemented | Code::PermissionDenied),
+        "{status:?}"
+    );
+    let filled = full_of_headers(v1::JoinRequest::default());
+    let refused = timeout(WAIT, client.join(filled)).await;
+    assert!(refused.expect("answered in time").is_err());
+    // On a connection of its own: the one with too many headers may be gone.
+    let joined = enrol::join(&token, None, "web-2", "0.0.0").await;
+    assert!(joined.is_ok(), "{joined:?}");
+    ground.serves().await;
+}
+
 #[tokio::test]
 async fn what_is_too_large_or_no_message_is_refused_by_every_call() {
     let mut ground = Ground::new().await;
     let channel = ground.controller.ctl().channel().await.expect("reached");
-    for call in CALLS {
-        let broken = raw(&channel, call, vec![0xff; 40]).await;
-        let status = broken.expect_err("no message");
-        assert!(status.message().contains("decode"), "{call}: {status:?}");
-        let large = raw(&channel, call, vec![0; limits::MESSAGE_BYTES + 1]).await;
-        let status = large.expect_err("too large");
-        assert_eq!(status.code(), Code::OutOfRange, "{call}: {status:?}");
-        assert!(status.message().contains("too large"), "{call}: {status:?}");
+    for call in calls(OPERATORS) {
+        is_refused_unread(&channel, &call, limits::MESSAGE_BYTES).await;
     }
-    let unknown = raw(&channel, "DropTables", Vec::new()).await;
+    let unknown = format!("/{OPERATORS}/DropTables");
+    let unknown = raw(&channel, &unknown, Vec::new()).await;
     let status = unknown.expect_err("no such call");
     assert_eq!(problem(&status).expect("a problem").code, "not-allowed");
     ground.serves().await;
@@ -200,17 +262,23 @@ async fn what_is_no_grpc_gets_an_error_and_no_answer() {
     ground.serves().await;
 }
 
-#[tokio::test]
-async fn headers_without_end_are_refused() {
-    let mut ground = Ground::new().await;
-    let mut client = ground.controller.ctl().client().await.expect("reached");
-    let mut request = Request::new(v1::GetStatusRequest {});
+/// 40 kB of headers around a message.
+fn full_of_headers<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     for number in 0..40 {
         let key: tonic::metadata::MetadataKey<_> =
             format!("x-filling-{number}").parse().expect("a key");
         let value = "x".repeat(1024).parse().expect("a value");
         request.metadata_mut().insert(key, value);
     }
+    request
+}
+
+#[tokio::test]
+async fn headers_without_end_are_refused() {
+    let mut ground = Ground::new().await;
+    let mut client = ground.controller.ctl().client().await.expect("reached");
+    let request = full_of_headers(v1::GetStatusRequest {});
     let refused = timeout(WAIT, client.get_status(request)).await;
     assert!(refused.expect("answered in time").is_err());
     ground.serves().await;

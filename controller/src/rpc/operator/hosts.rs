@@ -7,9 +7,12 @@ use sternway_proto::{
     v1,
 };
 use tonic::{Code, Status};
-use uuid::Uuid;
 
-use super::{Operators, fit, targets::Restoring, text};
+use super::{
+    Operators, fit,
+    targets::{Restoring, note_bad},
+    text,
+};
 use crate::{
     clock::{millis, now_ms},
     fleet::session::End,
@@ -55,7 +58,8 @@ pub(super) async fn living(service: &Operators, name_or_id: &str) -> Result<Host
 }
 
 /// The host's targets, each with its whole history and marks.
-pub(super) async fn targets(service: &Operators, host: Uuid) -> Result<Vec<v1::Target>, Status> {
+pub(super) async fn targets(service: &Operators, host: &Host) -> Result<Vec<v1::Target>, Status> {
+    let (name, host) = (&host.name, host.id);
     let listed = service.store.target_list(Some(host)).await;
     let restoring = Restoring::now(service).await?;
     let mut targets = Vec::new();
@@ -66,6 +70,7 @@ pub(super) async fn targets(service: &Operators, host: Uuid) -> Result<Vec<v1::T
             .revision_list(host, &target.name)
             .await
             .map_err(fault::store)?;
+        note_bad(service, host, name, &mut target).await?;
         targets.push(target);
     }
     Ok(targets)
@@ -100,7 +105,7 @@ pub(super) async fn get(
 ) -> Result<v1::GetHostResponse, Status> {
     let host = find(service, &request.host).await?;
     let answer = v1::GetHostResponse {
-        targets: targets(service, host.id).await?,
+        targets: targets(service, &host).await?,
         host: Some(convert::host(&host, &service.fleet)),
     };
     let reliefs: &[fn(&mut v1::GetHostResponse)] = &[

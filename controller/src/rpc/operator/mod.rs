@@ -1,6 +1,7 @@
 //! The operators' service, one file a noun.
 
 mod deployments;
+mod earlier;
 mod fit;
 mod hosts;
 mod migrations;

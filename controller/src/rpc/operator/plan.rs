@@ -8,14 +8,17 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{
-    Operators, hosts, migrations,
+    Operators,
+    earlier::{self, Earlier},
+    hosts, migrations,
     targets::{self, Found},
 };
 use crate::{
     clock::{millis, now_ms},
     fleet::PlanError,
     rpc::{caller::Caller, convert, fault},
-    store::types::StoredPlan,
+    select::Chosen,
+    store::{StoreError, types::StoredPlan},
 };
 
 pub(super) async fn plan(
@@ -40,7 +43,7 @@ pub(super) async fn plan(
     let found = targets::find(service, &request.host, &request.target).await?;
     let chosen = found
         .history()
-        .restorable(&request.to, scope)
+        .restorable(&request.to)
         .map_err(fault::refused)?;
     let asked = v1::PlanRequest {
         request_id: 0,
@@ -80,6 +83,12 @@ pub(super) async fn plan(
         ));
     }
     let now = now_ms();
+    let host = convert::host(&found.host, &service.fleet);
+    plan.warnings.extend(
+        earlier(service, &found, &request.to, &chosen, &host, now)
+            .await
+            .map_err(fault::store)?,
+    );
     let keep = StoredPlan {
         id: Uuid::new_v4(),
         host_id: found.host.id,
@@ -102,11 +111,32 @@ pub(super) async fn plan(
     }
     Ok(v1::PlanRollbackResponse {
         plan_id,
-        host: Some(convert::host(&found.host, &service.fleet)),
+        host: Some(host),
         plan: Some(keep.plan),
         chosen_because: chosen.because,
         host_offline,
     })
+}
+
+/// What earlier rollbacks of the target say of this one.
+async fn earlier(
+    service: &Operators,
+    found: &Found,
+    asked: &str,
+    chosen: &Chosen<'_>,
+    host: &v1::Host,
+    now_ms: i64,
+) -> Result<Vec<Problem>, StoreError> {
+    let (id, target) = (found.host.id, &found.target.name);
+    let ended = service.store.order_ended_list(id, target).await?;
+    let failed = service.store.order_failed_list(id, target).await?;
+    let earlier = Earlier {
+        ended: &ended,
+        failed: &failed,
+        clock_offset_ms: host.clock_offset_ms,
+        now_ms,
+    };
+    Ok(earlier::warnings(found.history(), asked, chosen, earlier))
 }
 
 fn late(found: &Found) -> Status {
@@ -148,7 +178,9 @@ fn stored(found: &Found, to: &v1::Revision, scope: RestoreScope, swap: Swap) -> 
     if let Some(readiness) = &found.target.readiness
         && readiness.revision == to.id
     {
-        warnings.extend(readiness.problems.iter().cloned());
+        // That what runs is bad is no warning of leaving it.
+        let of_the_goal = |it: &&Problem| it.code != "runs-marked-bad";
+        warnings.extend(readiness.problems.iter().filter(of_the_goal).cloned());
     }
     v1::Plan {
         target: found.target.name.clone(),

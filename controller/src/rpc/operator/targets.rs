@@ -6,7 +6,7 @@ use sternway_proto::{field, v1};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Operators, fit, hosts, text};
+use super::{Operators, earlier, fit, hosts, text};
 use crate::{
     clock::now_ms,
     rpc::{caller::Caller, convert, fault},
@@ -50,6 +50,28 @@ impl Restoring {
     }
 }
 
+/// Says in a target, whose revisions are set, where what runs is marked bad. Beside the problems of its readiness: it is
+/// no obstacle to a rollback, and the reason for one.
+pub(super) async fn note_bad(
+    service: &Operators,
+    host: Uuid,
+    host_name: &str,
+    target: &mut v1::Target,
+) -> Result<(), Status> {
+    let bad = |it: &v1::Revision| it.id == target.current_revision && it.mark() == v1::Mark::Bad;
+    // Seldom, so that the rest costs nothing where all is well.
+    if !target.revisions.iter().any(bad) {
+        return Ok(());
+    }
+    let ended = service.store.order_ended_list(host, &target.name).await;
+    let ended = ended.map_err(fault::store)?;
+    if let Some(problem) = earlier::runs_bad(host_name, target, &ended, now_ms()) {
+        let readiness = target.readiness.get_or_insert_default();
+        readiness.problems.push(problem);
+    }
+    Ok(())
+}
+
 /// The target that is meant on that host.
 pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
     let host = hosts::find(service, host).await?;
@@ -68,6 +90,7 @@ pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Resul
         .revision_list(host.id, &target.name)
         .await
         .map_err(fault::store)?;
+    note_bad(service, host.id, &host.name, &mut target).await?;
     Ok(Found { host, target })
 }
 
@@ -111,6 +134,7 @@ pub(super) async fn list(
                     || Some(&revision.id) == wanted.as_ref()
             })
             .collect();
+        note_bad(service, id, &host.name, &mut target).await?;
         targets.push(v1::HostTarget {
             host: Some(host.clone()),
             target: Some(target),

@@ -16,7 +16,9 @@ use crate::{
     rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, apply},
     store::{
         RolloutStore, StartError, StoreError,
-        types::{Appended, Effects, Host, NewRollout, Order, Rollout, SentOrder, StoredPlan},
+        types::{
+            Appended, Effects, EndedOrder, Host, NewRollout, Order, Rollout, SentOrder, StoredPlan,
+        },
     },
 };
 
@@ -66,6 +68,13 @@ pub(super) const ORDERS_FAILED: &str =
     "SELECT rollout_id, outcome, problem, finished_ms, plan FROM orders
      WHERE host_id = $1 AND target = $2 AND state = 4 AND outcome IN (3, 6)
      ORDER BY sequence DESC LIMIT 100";
+
+/// The finished orders of a target among the newest of its host, newest first. Bounded, however long the past of a host.
+pub(super) const ORDERS_ENDED: &str =
+    "SELECT rollout_id, outcome, running_revision, finished_ms, plan FROM orders
+     WHERE host_id = $1 AND sequence > (SELECT MAX(sequence) FROM orders WHERE host_id = $1) - 200
+         AND target = $2 AND state = 4
+     ORDER BY sequence DESC";
 
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
@@ -546,6 +555,30 @@ impl RolloutStore for Sqlite {
             });
         }
         Ok(failed)
+    }
+
+    async fn order_ended_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<Vec<EndedOrder>, StoreError> {
+        let rows: Vec<(String, i64, String, i64, Vec<u8>)> = sqlx::query_as(ORDERS_ENDED)
+            .bind(host.to_string())
+            .bind(target)
+            .fetch_all(&self.reader)
+            .await?;
+        rows.into_iter()
+            .map(|(rollout, number, running_revision, finished_ms, plan)| {
+                let plan: v1::Plan = decode(&plan, "a plan")?;
+                Ok(EndedOrder {
+                    from_revision: plan.from_revision,
+                    rollout: uuid(&rollout, "a rollout's id")?,
+                    outcome: outcome(number),
+                    running_revision,
+                    finished_ms,
+                })
+            })
+            .collect()
     }
 
     async fn order_lost(
