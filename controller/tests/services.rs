@@ -206,6 +206,11 @@ impl Agent {
 
     /// Two revisions of one target, the second current.
     async fn inventory(&self) {
+        self.tells(&["a", "b"]).await;
+    }
+
+    /// Two revisions of one target, which became current in that order.
+    async fn tells(&self, lineage: &[&str]) {
         let revision = |letter: &str, number| v1::Revision {
             id: id(letter),
             number,
@@ -215,9 +220,9 @@ impl Agent {
         let target = v1::Target {
             name: "docker/shop".into(),
             state: v1::TargetState::Running.into(),
-            current_revision: id("b"),
+            current_revision: lineage.last().map(|letter| id(letter)).unwrap_or_default(),
             revisions: vec![revision("b", 2), revision("a", 1)],
-            lineage: vec![id("a"), id("b")],
+            lineage: lineage.iter().map(|letter| id(letter)).collect(),
             ..v1::Target::default()
         };
         self.say(Up::Inventory(v1::Inventory {
@@ -569,6 +574,41 @@ async fn a_plan_warns_of_a_destructive_migration_that_it_goes_back_over() {
             "{plan:?}"
         );
     }
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_right_after_an_order_counts_from_what_the_order_left() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    offline(&mut operator, "web-1").await;
+    start(&mut operator, "web-1", 0).await;
+    let mut agent = stage.agent(&joined).await;
+    let order = agent.order().await;
+    agent
+        .report(&order, 1, Event::Accepted(v1::OrderAccepted {}))
+        .await;
+    agent.report(&order, 2, passed()).await;
+    agent.report(&order, 3, restored()).await;
+    // What runs since is told behind the end.
+    let planned = tokio::spawn(async move {
+        let asked = v1::PlanRollbackRequest {
+            host: "web-1".into(),
+            to: "previous".into(),
+            ..v1::PlanRollbackRequest::default()
+        };
+        operator.plan_rollback(asked).await
+    });
+    let early = tokio::time::timeout(Duration::from_millis(300), agent.next()).await;
+    assert!(early.is_err(), "asked before it could tell: {early:?}");
+    agent.tells(&["a", "b", "a"]).await;
+    let Down::Plan(asked) = agent.hear().await else {
+        panic!("no plan");
+    };
+    assert_eq!(asked.revision, id("b"));
+    planned.abort();
     stage.stop().await;
 }
 

@@ -1,9 +1,12 @@
 //! What a rollback would do: asked of the agent, or, where its host is offline, made from what is stored.
 
+use std::time::{Duration, Instant};
+
 use sternway_proto::{
     field,
     v1::{self, Problem, RestoreScope, Swap},
 };
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -18,8 +21,16 @@ use crate::{
     fleet::PlanError,
     rpc::{caller::Caller, convert, fault},
     select::Chosen,
-    store::{StoreError, types::StoredPlan},
+    store::{
+        StoreError,
+        types::{EndedOrder, StoredPlan},
+    },
 };
+
+/// How long after an order's end a host may take to tell what runs since. Some tenths of a second, where it is well.
+const TOLD: Duration = Duration::from_secs(5);
+/// Between looks at whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) async fn plan(
     service: &Operators,
@@ -40,7 +51,7 @@ pub(super) async fn plan(
     let swap = Swap::try_from(request.swap)
         .map_err(|_| fault::invalid("swap-not-valid", "there is no such swap", ""))?;
     hosts::living(service, &request.host).await?;
-    let found = targets::find(service, &request.host, &request.target).await?;
+    let found = told(service, &request.host, &request.target).await?;
     let chosen = found
         .history()
         .restorable(&request.to)
@@ -115,6 +126,32 @@ pub(super) async fn plan(
         plan: Some(keep.plan),
         chosen_because: chosen.because,
         host_offline,
+    })
+}
+
+/// The target as its host tells it since its last order has ended. An end is told before what runs since then is, and
+/// who plans in between would count from what was replaced.
+async fn told(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
+    let begun = Instant::now();
+    loop {
+        let found = targets::find(service, host, target).await?;
+        let (id, name) = (found.host.id, &found.target.name);
+        let ended = service.store.order_ended_list(id, name).await;
+        let ended = ended.map_err(fault::store)?;
+        if begun.elapsed() >= TOLD || !is_untold(&found.target, ended.first(), now_ms()) {
+            return Ok(found);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Whether a host is about to tell what runs: its last order has just ended with something else than it told before.
+fn is_untold(target: &v1::Target, last: Option<&EndedOrder>, now_ms: i64) -> bool {
+    last.is_some_and(|last| {
+        let age_ms = now_ms.saturating_sub(last.finished_ms);
+        !last.running_revision.is_empty()
+            && last.running_revision != target.current_revision
+            && age_ms < millis(TOLD)
     })
 }
 
