@@ -16,7 +16,10 @@ pub use self::{
     error::{RedeemError, StartError, StoreError, Trouble},
     sqlite::Sqlite,
 };
-use crate::{record::Entry, rollout::order::Lost};
+use crate::{
+    record::Entry,
+    rollout::order::{Lost, Unsent},
+};
 use types::{
     Appended, Certified, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order,
     Redeem, Rollout, SentOrder, StoredPlan, Verified,
@@ -132,8 +135,16 @@ pub trait RolloutStore: Send + Sync {
         events: &[v1::OrderEvent],
         now_ms: i64,
     ) -> Result<Appended, StoreError>;
-    /// Ends the orders that were never sent and whose deadline has passed.
-    async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError>;
+    /// Orders that were never sent and whose deadline has passed, and their hosts; at most 500.
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Ends those of these orders that were still not sent.
+    async fn order_expired(
+        &self,
+        orders: &[(Uuid, Unsent)],
+        now_ms: i64,
+    ) -> Result<Effects, StoreError>;
+    /// Orders whose wave has begun and of which their agents have said nothing, sent or not, and their hosts.
+    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
     /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
     /// than that; at most 500.
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
