@@ -181,19 +181,7 @@ impl<'a> History<'a> {
         let revision = chosen.revision;
         let name = &self.target.name;
         if revision.mark() == Mark::Bad {
-            return Err(Problem::new(
-                "revision-bad",
-                format!(
-                    "#{} of {name} is marked bad: {}",
-                    revision.number,
-                    if revision.mark_reason.is_empty() {
-                        "no reason was given"
-                    } else {
-                        &revision.mark_reason
-                    }
-                ),
-                "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
-            ));
+            return Err(revision_bad(revision.number, name, &revision.mark_reason));
         }
         let running = self.target.state() == v1::TargetState::Running;
         let whole = scope == v1::RestoreScope::Both;
@@ -268,6 +256,21 @@ fn short<'a>(targets: &'a [v1::Target], named: &str) -> Option<&'a v1::Target> {
         (Some(one), None) => Some(one),
         _ => None,
     }
+}
+
+/// The refusal of a revision that is marked DO_NOT_DEPLOY.
+#[must_use]
+pub fn revision_bad(number: u32, target: &str, reason: &str) -> Problem {
+    let reason = if reason.is_empty() {
+        "no reason was given"
+    } else {
+        reason
+    };
+    Problem::new(
+        "revision-bad",
+        format!("#{number} of {target} is marked bad: {reason}"),
+        "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
+    )
 }
 
 /// The refusal of a host that is not known.

@@ -230,13 +230,56 @@ impl Fleet {
     /// Tells a host all marks of its revisions, if it is there.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed: they are told at the next look.
     pub async fn push_marks(&self, host: Uuid) -> Result<(), StoreError> {
-        if let Some(session) = self.session(host) {
-            let marks = self.store.mark_list(host).await?;
-            session.send(Message::Marks(v1::Marks { marks })).await;
+        match self.session(host) {
+            Some(session) => self.tell_marks(&session).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Read and sent by one at a time: of two that read one after the other the older could be sent last, and stand.
+    async fn tell_marks(&self, session: &Session) -> Result<(), StoreError> {
+        session.marks_due.store(true, Ordering::Release);
+        let _turn = session.marks.lock().await;
+        // Whoever had the turn before has read what is due here.
+        if !session.marks_due.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        match self.store.mark_list(session.host_id).await {
+            Ok(marks) => {
+                session.send(Message::Marks(v1::Marks { marks })).await;
+                Ok(())
+            }
+            Err(error) => {
+                session.marks_due.store(true, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the marks that a store that failed kept from being told.
+    fn tell_marks_due(self: &Arc<Self>) {
+        let due: Vec<Arc<Session>> = self
+            .locked()
+            .values()
+            .filter(|session| {
+                session.marks_due.load(Ordering::Acquire) && session.marks.try_lock().is_ok()
+            })
+            .cloned()
+            .collect();
+        for session in due {
+            let fleet = Arc::clone(self);
+            self.tasks.spawn(async move {
+                if let Err(error) = fleet.tell_marks(&session).await {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to tell {} its marks",
+                        session.host_name
+                    );
+                }
+            });
+        }
     }
 
     /// Sends a host the orders that are stored for it and of which its agent has said nothing, by sequence: at
@@ -324,6 +367,7 @@ impl Fleet {
         self.committed("give up orders that nobody is at", unclaimed);
         let late = self.unanswered().await;
         self.committed("look for orders that are to be sent", late);
+        self.tell_marks_due();
     }
 
     fn committed(self: &Arc<Self>, doing: &str, done: Result<Effects, StoreError>) {

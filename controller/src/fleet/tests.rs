@@ -8,8 +8,8 @@ use tonic::Status;
 
 use super::*;
 use crate::store::{
-    HostStore as _, RolloutStore as _, Sqlite,
-    types::{NewRollout, NewToken, Redeem, Rollout, StoredPlan},
+    HostStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -98,6 +98,11 @@ impl Stage {
     }
 
     async fn order(&self, deadline_ms: i64) -> Rollout {
+        let new = self.planned(deadline_ms).await;
+        self.store.rollout_start(&new).await.expect("started")
+    }
+
+    async fn planned(&self, deadline_ms: i64) -> NewRollout {
         let plan = StoredPlan {
             id: Uuid::new_v4(),
             host_id: self.host.id,
@@ -108,11 +113,13 @@ impl Stage {
             expires_ms: now_ms() + 1_000_000,
             plan: v1::Plan {
                 target: TARGET.into(),
+                to_revision: "a".repeat(64),
+                to_number: 3,
                 ..v1::Plan::default()
             },
         };
         self.store.plan_insert(&plan).await.expect("a plan");
-        let new = NewRollout {
+        NewRollout {
             id: Uuid::now_v7(),
             order_id: Uuid::now_v7(),
             request_id: Uuid::new_v4(),
@@ -122,8 +129,21 @@ impl Stage {
             epoch: 1,
             now_ms: now_ms(),
             not_after_ms: now_ms() + deadline_ms,
+        }
+    }
+
+    async fn mark(&self, mark: v1::Mark, reason: &str) {
+        let new = NewMark {
+            host_id: self.host.id,
+            host_name: self.host.name.clone(),
+            target: TARGET.into(),
+            revision: "a".repeat(64),
+            mark,
+            reason: reason.into(),
+            operator: "alice".into(),
+            at_ms: now_ms(),
         };
-        self.store.rollout_start(&new).await.expect("started")
+        self.store.mark_set(&new).await.expect("marked");
     }
 }
 
@@ -172,4 +192,66 @@ async fn an_order_that_was_never_sent_says_whether_its_host_was_there() {
         assert!(problem.message.contains(said), "{problem:?}");
         drop(session);
     }
+}
+
+#[tokio::test]
+async fn marks_that_could_not_be_read_are_told_while_their_host_stays() {
+    let mut stage = Stage::new().await;
+    let (_session, mut outgoing) = stage.session();
+    stage.mark(v1::Mark::Bad, "500s").await;
+    stage.does("ALTER TABLE marks RENAME TO away").await;
+    let failed = stage.fleet.push_marks(stage.host.id).await;
+    assert!(failed.is_err(), "{failed:?}");
+    stage.does("ALTER TABLE away RENAME TO marks").await;
+    stage.fleet.look(now_ms()).await;
+    let sent = next(&mut outgoing).await;
+    let Message::Marks(told) = sent else {
+        panic!("no marks: {sent:?}");
+    };
+    let reasons: Vec<&str> = told.marks.iter().map(|mark| mark.reason.as_str()).collect();
+    assert_eq!(reasons, ["500s"]);
+    // Told once.
+    stage.fleet.look(now_ms()).await;
+    stage.fleet.tasks.close();
+    stage.fleet.tasks.wait().await;
+    assert!(outgoing.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_its_turn_to_tell_the_marks_reads_them_when_it_comes() {
+    let stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session();
+    let turn = session.marks.lock().await;
+    let tells = (
+        stage.fleet.push_marks(stage.host.id),
+        stage.fleet.push_marks(stage.host.id),
+    );
+    let goes_on = async {
+        stage.mark(v1::Mark::Bad, "500s").await;
+        drop(turn);
+    };
+    let (one, other, ()) = tokio::join!(tells.0, tells.1, goes_on);
+    one.and(other).expect("told");
+    let Message::Marks(told) = next(&mut outgoing).await else {
+        panic!("no marks");
+    };
+    assert_eq!(told.marks.len(), 1, "what stood when it was its turn");
+    assert!(
+        outgoing.try_recv().is_err(),
+        "the second had nothing to add"
+    );
+}
+
+#[tokio::test]
+async fn a_plan_to_a_revision_that_was_marked_bad_meanwhile_is_not_started() {
+    let stage = Stage::new().await;
+    let new = stage.planned(1_000_000).await;
+    stage.mark(v1::Mark::Bad, "500s").await;
+    let refused = stage.store.rollout_start(&new).await;
+    assert!(
+        matches!(&refused, Err(StartError::RevisionBad { number: 3, reason, .. }) if reason == "500s"),
+        "{refused:?}"
+    );
+    stage.mark(v1::Mark::Unspecified, "").await;
+    stage.store.rollout_start(&new).await.expect("started");
 }

@@ -172,6 +172,13 @@ pub enum StartError {
     RequestIdUsed { rollout: Uuid },
     #[error("the host was revoked")]
     HostRevoked,
+    #[error("revision #{number} was marked bad since the plan was made")]
+    RevisionBad {
+        number: u32,
+        target: String,
+        /// May be empty.
+        reason: String,
+    },
     #[error("rollout {rollout} is restoring the target")]
     TargetBusy { rollout: Uuid },
     #[error(transparent)]

@@ -228,7 +228,7 @@ pub(super) async fn mark(
         at_ms: now_ms(),
     };
     service.store.mark_set(&new).await.map_err(fault::store)?;
-    // A mark that does not reach the agent now is told when it connects again.
+    // A mark that does not reach the agent now is told at the next look, or when it connects again.
     if let Err(error) = service.fleet.push_marks(found.host.id).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,

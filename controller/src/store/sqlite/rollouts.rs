@@ -423,6 +423,22 @@ async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, Stri
         return Err(StartError::HostRevoked);
     }
     let plan: v1::Plan = decode(&row.body, "a plan")?;
+    // Marked between the plan and now: nobody else would see it.
+    let bad: Option<String> = sqlx::query_scalar(
+        "SELECT reason FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3 AND mark = 2",
+    )
+    .bind(&row.host_id)
+    .bind(&plan.target)
+    .bind(&plan.to_revision)
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some(reason) = bad {
+        return Err(StartError::RevisionBad {
+            number: plan.to_number,
+            target: plan.target,
+            reason,
+        });
+    }
     let busy: Option<String> = sqlx::query_scalar(
         "SELECT rollout_id FROM orders WHERE host_id = $1 AND target = $2 AND state <> 4",
     )
