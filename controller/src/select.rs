@@ -100,10 +100,20 @@ impl<'a> History<'a> {
             })
         };
         let digits = word.strip_prefix('#').unwrap_or(word);
-        if let Ok(number) = digits.parse::<u32>()
-            && let Some(revision) = self.revisions.iter().find(|r| r.number == number)
-        {
-            return found(revision, "named by its number");
+        if let Ok(number) = digits.parse::<u32>() {
+            let mut numbered = self.revisions.iter().filter(|r| r.number == number);
+            match (numbered.next(), numbered.next()) {
+                (Some(one), None) => return found(one, "named by its number"),
+                // A name that came back, and began to count anew.
+                (Some(_), Some(_)) => {
+                    return Err(Problem::new(
+                        "revision-ambiguous",
+                        format!("{} has had several revisions #{number}", self.target.name),
+                        "name one by its id; `ctl record ls` has them",
+                    ));
+                }
+                (None, _) => {}
+            }
         }
         // A number that is not there (any more) must not mean a revision whose id happens to begin with it.
         let number_like = digits.bytes().all(|byte| byte.is_ascii_digit());

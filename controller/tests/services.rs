@@ -210,6 +210,7 @@ impl Agent {
             id: id(letter),
             number,
             known_good: number == 1,
+            image_digest: format!("shop@sha256:{}", id(letter)),
             ..v1::Revision::default()
         };
         let target = v1::Target {
@@ -627,6 +628,123 @@ async fn the_session_of_a_revoked_host_ends_and_its_name_is_free_for_another() {
     );
     let other = stage.join("web-1").await;
     assert_ne!(other.host_id, joined.host_id);
+}
+
+/// How a mark of the one target's revision is set, and how it may be refused.
+async fn mark(
+    operator: &mut OperatorServiceClient<Channel>,
+    revision: &str,
+    mark: v1::Mark,
+) -> Result<v1::Revision, String> {
+    let asked = v1::MarkRevisionRequest {
+        host: "web-1".into(),
+        target: "docker/shop".into(),
+        revision: revision.into(),
+        mark: mark.into(),
+        reason: "500s".into(),
+    };
+    let marked = operator.mark_revision(asked).await;
+    marked
+        .map(|answer| answer.into_inner().revision.expect("a revision"))
+        .map_err(|status| fault::from_status(&status).expect("a problem").code)
+}
+
+/// Whether somewhere a revision with that digest is marked bad, and which.
+async fn bad(operator: &mut OperatorServiceClient<Channel>, letter: &str) -> Vec<String> {
+    let asked = v1::CheckDeploymentRequest {
+        digest: format!("sha256:{}", id(letter)),
+    };
+    let checked = operator.check_deployment(asked).await.expect("an answer");
+    checked.into_inner().reasons
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_host_holds_when_its_machine_joins_again() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    mark(&mut operator, "1", v1::Mark::Bad)
+        .await
+        .expect("marked");
+    let recorded = v1::RecordDeploymentRequest {
+        deployment: Some(v1::Deployment {
+            host: "web-1".into(),
+            digest: format!("sha256:{}", id("b")),
+            version: "2.0".into(),
+            ..v1::Deployment::default()
+        }),
+        ..v1::RecordDeploymentRequest::default()
+    };
+    operator
+        .record_deployment(recorded)
+        .await
+        .expect("recorded");
+    revoke(&mut operator).await;
+    let again = stage.join("web-1").await;
+    // Before the new host has said anything.
+    let said = ["web-1 docker/shop #1: DO_NOT_DEPLOY, 500s"];
+    assert_eq!(bad(&mut operator, "a").await, said);
+    let _agent = known(&stage, &again).await;
+    let asked = v1::GetTargetRequest {
+        host: "web-1".into(),
+        target: String::new(),
+    };
+    let target = operator.get_target(asked).await.expect("there");
+    let target = target.into_inner();
+    let versions: Vec<&str> = target.deployments.iter().map(|d| &*d.version).collect();
+    assert_eq!(versions, ["2.0"]);
+    let revisions = target.target.and_then(|one| one.target).expect("a target");
+    let marks: Vec<v1::Mark> = revisions.revisions.iter().map(v1::Revision::mark).collect();
+    assert_eq!(marks, [v1::Mark::Unspecified, v1::Mark::Bad]);
+    let asked = v1::PlanRollbackRequest {
+        host: "web-1".into(),
+        ..v1::PlanRollbackRequest::default()
+    };
+    let refused = operator.plan_rollback(asked).await.expect_err("refused");
+    let problem = fault::from_status(&refused).expect("a problem");
+    assert_eq!(problem.code, "nothing-to-go-back-to");
+    // One mark, in one place: taken away, it is away.
+    assert_eq!(bad(&mut operator, "a").await, said);
+    mark(&mut operator, "1", v1::Mark::Unspecified)
+        .await
+        .expect("taken away");
+    assert!(bad(&mut operator, "a").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_mark_of_a_target_that_is_forgotten_can_be_taken_away() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator().await;
+    let joined = stage.join("web-1").await;
+    let agent = known(&stage, &joined).await;
+    mark(&mut operator, "1", v1::Mark::Bad)
+        .await
+        .expect("marked");
+    agent.say(Up::TargetRemoved("docker/shop".into())).await;
+    within("the target to be forgotten", async {
+        loop {
+            let all = operator
+                .list_targets(v1::ListTargetsRequest::default())
+                .await;
+            if all.expect("a list").into_inner().targets.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let said = ["web-1 docker/shop #1: DO_NOT_DEPLOY, 500s"];
+    assert_eq!(bad(&mut operator, "a").await, said);
+    // Only taken away: nobody can see what it is any more.
+    let unknown = "no-targets".to_owned();
+    let good = mark(&mut operator, "1", v1::Mark::Good).await;
+    assert_eq!(good.map(|it| it.number), Err(unknown.clone()));
+    let other = mark(&mut operator, "2", v1::Mark::Unspecified).await;
+    assert_eq!(other.map(|it| it.number), Err(unknown));
+    let taken = mark(&mut operator, "1", v1::Mark::Unspecified).await;
+    assert_eq!(taken.map(|it| it.number), Ok(1));
+    assert!(bad(&mut operator, "a").await.is_empty());
 }
 
 async fn revoke(operator: &mut OperatorServiceClient<Channel>) {

@@ -71,7 +71,8 @@ pub trait HostStore: Send + Sync {
         now_ms: i64,
     ) -> Result<bool, StoreError>;
     async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError>;
-    /// Exchanges a token for a host with its first certificate, exactly once however many try at the same time.
+    /// Exchanges a token for a host with its first certificate, exactly once however many try at the same time. The
+    /// host takes over the marks and deployments of the revoked ones of its name.
     async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError>;
     async fn observations_store(&self, observations: &[Observation]) -> Result<(), StoreError>;
 }
@@ -88,6 +89,8 @@ pub trait TargetStore: Send + Sync {
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
+    /// Every marked revision of a host with its target, newest first, also those that its history does not list.
+    async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError>;
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError>;
     /// Revisions with this digest that are marked bad, as `(host name, target, revision)`.
     async fn digest_bad_list(

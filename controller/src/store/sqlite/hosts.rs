@@ -253,6 +253,7 @@ impl HostStore for Sqlite {
             .bind(redeem.host_id.to_string())
             .execute(&mut *tx)
             .await?;
+        let inherited = targets::inherit(&mut tx, redeem.host_id, &name).await?;
         let host = fetch(&mut *tx, redeem.host_id)
             .await?
             .ok_or(StoreError::Corrupt { what: "a new host" })?;
@@ -261,7 +262,12 @@ impl HostStore for Sqlite {
             actor: Actor::Agent(name.clone()),
             action: "host.joined",
             subject: format!("host:{name}"),
-            body: json!({ "host_id": host.id, "labels": host.labels }),
+            body: json!({
+                "host_id": host.id,
+                "labels": host.labels,
+                "marks_taken_over": inherited.marks,
+                "deployments_taken_over": inherited.deployments,
+            }),
         };
         append(&mut tx, &draft).await?;
         certified(&mut tx, redeem.host_id, &redeem.certificate, redeem.now_ms).await?;

@@ -291,6 +291,50 @@ pub(super) async fn remove(tx: &mut Tx<'_>, host: Uuid, name: &str) -> Result<()
     Ok(())
 }
 
+/// How much a host took over from those before it of its name.
+pub(super) struct Inherited {
+    pub(super) marks: u64,
+    pub(super) deployments: u64,
+}
+
+/// Gives a new host what people said of the revoked ones of its name: a machine that joins again is a new host, and
+/// what must not be deployed on it still must not. Their marks move, so that taking one away takes it away.
+pub(super) async fn inherit(
+    tx: &mut Tx<'_>,
+    host: Uuid,
+    name: &str,
+) -> Result<Inherited, sqlx::Error> {
+    let mut changed = [0; 4];
+    for (changed, statement) in changed.iter_mut().zip([
+        // What is marked is asked for by its digest, also before the new host has told what it has.
+        "INSERT INTO revisions
+             (host_id, target, id, number, image_id, image_digest, stored_ms, body, listed)
+         SELECT $1, r.target, r.id, r.number, r.image_id, r.image_digest, r.stored_ms, r.body, 0
+         FROM hosts h JOIN revisions r ON r.host_id = h.id
+         JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
+         WHERE h.name = $2 AND h.revoked_ms IS NOT NULL ORDER BY h.revoked_ms DESC
+         ON CONFLICT DO NOTHING",
+        "INSERT INTO marks (host_id, target, revision, mark, reason, marked_by, marked_ms)
+         SELECT $1, m.target, m.revision, m.mark, m.reason, m.marked_by, m.marked_ms
+         FROM hosts h JOIN marks m ON m.host_id = h.id
+         WHERE h.name = $2 AND h.revoked_ms IS NOT NULL ORDER BY h.revoked_ms DESC
+         ON CONFLICT DO NOTHING",
+        "DELETE FROM marks WHERE host_id <> $1 AND host_id IN (
+             SELECT id FROM hosts WHERE name = $2 AND revoked_ms IS NOT NULL)",
+        "UPDATE deployments SET host_id = $1 WHERE host_id IN (
+             SELECT id FROM hosts WHERE name = $2 AND revoked_ms IS NOT NULL)",
+    ]) {
+        *changed = sqlx::query(statement)
+            .bind(host.to_string())
+            .bind(name)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
+    }
+    let [_, marks, _, deployments] = changed;
+    Ok(Inherited { marks, deployments })
+}
+
 type Marked = (Vec<u8>, Option<i64>, Option<String>);
 
 fn marked((body, mark, reason): Marked) -> Result<v1::Revision, StoreError> {
@@ -380,6 +424,21 @@ impl TargetStore for Sqlite {
         };
         append(&mut tx, &draft).await?;
         Ok(super::commit(tx).await?)
+    }
+
+    async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>, Option<i64>, Option<String>)> = sqlx::query_as(
+            "SELECT m.target, r.body, m.mark, m.reason FROM marks m
+             JOIN revisions r ON r.host_id = m.host_id AND r.target = m.target
+                 AND r.id = m.revision
+             WHERE m.host_id = $1 ORDER BY m.target, r.number DESC",
+        )
+        .bind(host.to_string())
+        .fetch_all(&self.reader)
+        .await?;
+        rows.into_iter()
+            .map(|(target, body, mark, reason)| Ok((target, marked((body, mark, reason))?)))
+            .collect()
     }
 
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError> {
