@@ -255,3 +255,19 @@ async fn a_plan_to_a_revision_that_was_marked_bad_meanwhile_is_not_started() {
     stage.mark(v1::Mark::Unspecified, "").await;
     stage.store.rollout_start(&new).await.expect("started");
 }
+
+#[tokio::test]
+async fn a_plan_is_started_by_whom_it_was_made_for_and_by_nobody_else() {
+    let stage = Stage::new().await;
+    let new = stage.planned(1_000_000).await;
+    let mallory = NewRollout {
+        operator: "mallory".into(),
+        ..new.clone()
+    };
+    let refused = stage.store.rollout_start(&mallory).await;
+    assert!(
+        matches!(&refused, Err(StartError::PlanNotYours { operator }) if operator == "alice"),
+        "{refused:?}"
+    );
+    stage.store.rollout_start(&new).await.expect("started");
+}

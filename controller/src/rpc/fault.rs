@@ -64,6 +64,11 @@ pub(super) fn start(error: StartError) -> Status {
             "the plan has expired: things may have changed since it was made",
             "plan the rollback again",
         ),
+        StartError::PlanNotYours { operator } => Problem::new(
+            "plan-not-yours",
+            format!("the plan was made for {operator}: who starts it has not seen it"),
+            "plan the rollback yourself, and look at the plan",
+        ),
         StartError::PlanUsed { rollout } => Problem::new(
             "plan-used",
             format!("the plan was carried out already, by rollout {rollout}"),

@@ -166,6 +166,8 @@ pub enum StartError {
     PlanUnknown,
     #[error("the plan has expired")]
     PlanExpired,
+    #[error("the plan was made for {operator}")]
+    PlanNotYours { operator: String },
     #[error("the plan was carried out already, by rollout {rollout}")]
     PlanUsed { rollout: Uuid },
     #[error("the request's id was used already, for rollout {rollout}")]

@@ -419,6 +419,12 @@ async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, Stri
     if new.now_ms >= row.expires_ms {
         return Err(StartError::PlanExpired);
     }
+    // Whoever says yes has been shown what to: an id that was overheard starts nothing.
+    if row.made_for != new.operator {
+        return Err(StartError::PlanNotYours {
+            operator: row.made_for,
+        });
+    }
     if row.revoked_ms.is_some() {
         return Err(StartError::HostRevoked);
     }
