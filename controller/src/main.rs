@@ -57,6 +57,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &settings.controller_address()?,
                 &operator.operator,
                 &operator.operator_dir,
+                settings.lifetimes(),
                 SystemTime::now(),
             )?;
             say(&format!(
@@ -72,11 +73,8 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
             ))
         }
         Command::Operator(OperatorCommand::Issue { operator, role }) => {
-            let lifetimes = pki::Lifetimes {
-                operator: settings.operator_certificate_lifetime,
-                ..pki::Lifetimes::default()
-            };
-            let authority = pki::Authority::open(&settings.data_dir.join("pki"), lifetimes)
+            let pki = settings.data_dir.join("pki");
+            let authority = pki::Authority::open(&pki, settings.lifetimes())
                 .context("the certificate authority cannot be used")?;
             let made = pki::issue_operator(
                 &authority,

@@ -58,6 +58,7 @@ impl Stage {
             "127.0.0.1:1",
             "alice",
             &path.join("op"),
+            pki::Lifetimes::default(),
             now,
         )
         .expect("a cluster");

@@ -86,6 +86,7 @@ pub fn init(
     controller_address: &str,
     operator: &str,
     out: &Path,
+    lifetimes: Lifetimes,
     now: SystemTime,
 ) -> Result<Initialised, InitError> {
     let dir = data.join(PKI);
@@ -100,7 +101,7 @@ pub fn init(
     check_usable(out)?;
     let cluster = Uuid::new_v4();
     Authority::create(&dir, cluster, now)?;
-    let authority = Authority::open(&dir, Lifetimes::default())?;
+    let authority = Authority::open(&dir, lifetimes)?;
     let made = issue_operator(
         &authority,
         operator,
@@ -190,14 +191,47 @@ mod toml {
 mod tests {
     use super::*;
 
+    fn made(
+        data: &Path,
+        operator: &str,
+        out: &Path,
+        lifetimes: Lifetimes,
+    ) -> Result<Initialised, InitError> {
+        init(
+            data,
+            "127.0.0.1:1",
+            operator,
+            out,
+            lifetimes,
+            SystemTime::now(),
+        )
+    }
+
+    #[test]
+    fn the_first_operators_certificate_is_valid_for_as_long_as_the_settings_say() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        let lifetimes = Lifetimes {
+            operator: std::time::Duration::from_hours(3),
+            ..Lifetimes::default()
+        };
+        let before = crate::clock::now_ms();
+        made(&data, "alice", &out, lifetimes).expect("a cluster");
+        let peer = Credentials::load(&out)
+            .expect("credentials")
+            .peer()
+            .expect("a leaf");
+        let hours = (peer.not_after_ms - before).div_euclid(3_600_000);
+        assert!((2..=3).contains(&hours), "{hours} h");
+    }
+
     #[test]
     fn what_is_refused_leaves_nothing_that_is_in_the_way_of_the_next_attempt() {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, out) = (folder.path().join("data"), folder.path().join("op"));
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("written");
-        let init =
-            |operator, out: &Path| init(&data, "127.0.0.1:1", operator, out, SystemTime::now());
+        let init = |operator, out: &Path| made(&data, operator, out, Lifetimes::default());
         let refused = init("Alice", &out);
         assert!(
             matches!(refused, Err(InitError::NotMade(PkiError::Name { .. }))),
@@ -229,7 +263,7 @@ mod tests {
         // Nothing is written over a folder.
         let in_the_way = out.join("trust.pem");
         std::fs::create_dir_all(in_the_way.join("x")).expect("made");
-        let failed = init(&data, "127.0.0.1:1", "alice", &out, SystemTime::now());
+        let failed = made(&data, "alice", &out, Lifetimes::default());
         let failed = failed.expect_err("not written");
         assert!(matches!(failed, InitError::NoOperator { .. }), "{failed:?}");
         let said = failed.to_string();

@@ -7,14 +7,16 @@ use std::{
 
 use async_trait::async_trait;
 use rand::TryRngCore as _;
-use sternway_proto::{tls::ServerTls, token::JoinToken, v1};
+use sternway_proto::{address, tls::ServerTls, token::JoinToken, v1};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::RunError;
 use crate::{
+    clock::now_ms,
     fleet::Renew,
     listen::Peers,
+    metrics::CERTIFICATE_END,
     pki::Authority,
     rpc::{enrolment::certified, operator},
     store::types::{Certified, Host},
@@ -74,6 +76,14 @@ impl Renew for Running {
 
 impl operator::Authority for Running {
     fn mint_token(&self) -> Result<(String, [u8; 32]), v1::Problem> {
+        // Of a machine whose own name is none, for instance: nobody could dial what the token says.
+        address::check(&self.enrolment).map_err(|why| {
+            v1::Problem::new(
+                "address-not-valid",
+                format!("machines cannot join at {:?}: {why}", self.enrolment),
+                "set advertise_enrolment (or advertise) to HOST:PORT in the controller's settings",
+            )
+        })?;
         let mut secret = [0; 32];
         rand::rngs::OsRng.try_fill_bytes(&mut secret).map_err(|_| {
             v1::Problem::new("no-randomness", "the system gave no random bytes", "")
@@ -110,9 +120,12 @@ pub(super) async fn refresh(
     authority: Arc<Authority>,
     listeners: [ServerTls; 2],
     mut issued: SystemTime,
+    end_ms: i64,
     shutdown: CancellationToken,
 ) {
     let lifetime = authority.lifetimes().controller;
+    let mut end = OfAuthority::new(end_ms);
+    tell_own_end(issued + lifetime);
     let pause = (lifetime / 8).clamp(Duration::from_millis(100), LOOK);
     loop {
         tokio::select! {
@@ -121,11 +134,15 @@ pub(super) async fn refresh(
             () = tokio::time::sleep(pause) => {}
         }
         let now = SystemTime::now();
+        end.look(now_ms());
         if !is_due(issued, lifetime, now) {
             continue;
         }
         match replace(&authority, &listeners, now) {
-            Ok(()) => issued = now,
+            Ok(()) => {
+                issued = now;
+                tell_own_end(issued + lifetime);
+            }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the controller's own certificate was not renewed; this is tried again"
@@ -134,8 +151,45 @@ pub(super) async fn refresh(
     }
 }
 
+fn tell_own_end(end: SystemTime) {
+    let end = end.duration_since(SystemTime::UNIX_EPOCH);
+    metrics::gauge!(CERTIFICATE_END, "of" => "controller")
+        .set(end.unwrap_or_default().as_secs_f64());
+}
+
+/// The end of the issuing authorities, told at the start and, in their last year, once a day.
+struct OfAuthority {
+    not_after_ms: i64,
+    told_ms: i64,
+}
+
+impl OfAuthority {
+    fn new(not_after_ms: i64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a time")]
+        metrics::gauge!(CERTIFICATE_END, "of" => "authority").set(not_after_ms as f64 / 1000.0);
+        let now_ms = now_ms();
+        warn_of_its_end(not_after_ms, now_ms);
+        Self {
+            not_after_ms,
+            told_ms: now_ms,
+        }
+    }
+
+    /// By the wall clock; one that was set back begins the day anew.
+    fn look(&mut self, now_ms: i64) -> bool {
+        let due = !(0..DAY_MS).contains(&now_ms.saturating_sub(self.told_ms));
+        if due {
+            self.told_ms = now_ms;
+            warn_of_its_end(self.not_after_ms, now_ms);
+        }
+        due
+    }
+}
+
+const DAY_MS: i64 = 24 * 3_600_000;
+
 /// Says in the log that the issuing authorities end within a year: what follows takes a while to prepare.
-pub(super) fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
+fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
     if let Some(days) = last_days(not_after_ms, now_ms) {
         tracing::warn!(
             "the cluster's certificate authority ends in {days} days, and with it every connection of agents and \
@@ -146,7 +200,6 @@ pub(super) fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
 
 /// The whole days that are left, in the last year.
 fn last_days(not_after_ms: i64, now_ms: i64) -> Option<i64> {
-    const DAY_MS: i64 = 24 * 3_600_000;
     let days = not_after_ms.saturating_sub(now_ms).max(0) / DAY_MS;
     (days < 365).then_some(days)
 }
@@ -175,8 +228,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_authority_is_told_in_its_last_year() {
-        const DAY: i64 = 24 * 3_600_000;
-        let end = 5 * 365 * DAY;
+        let end = 5 * 365 * DAY_MS;
         for (day, left) in [
             (0, None),
             (4 * 365, None),
@@ -184,7 +236,26 @@ mod tests {
             (5 * 365, Some(0)),
             (6 * 365, Some(0)),
         ] {
-            assert_eq!(last_days(end, day * DAY), left, "{day}");
+            assert_eq!(last_days(end, day * DAY_MS), left, "{day}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_authority_is_told_again_after_a_day() {
+        let mut end = OfAuthority {
+            not_after_ms: 5 * 365 * DAY_MS,
+            told_ms: 10 * DAY_MS,
+        };
+        for (now_ms, told) in [
+            (10 * DAY_MS, false),
+            (11 * DAY_MS - 1, false),
+            (11 * DAY_MS, true),
+            (11 * DAY_MS + 1, false),
+            (13 * DAY_MS, true),
+            (12 * DAY_MS, true),
+            (13 * DAY_MS - 1, false),
+        ] {
+            assert_eq!(end.look(now_ms), told, "{now_ms}");
         }
     }
 

@@ -52,6 +52,10 @@ pub trait MetaStore: Send + Sync {
 pub trait HostStore: Send + Sync {
     /// By name; tombstones last.
     async fn host_list(&self) -> Result<Vec<Host>, StoreError>;
+    /// How many there are: living and revoked.
+    async fn host_count(&self) -> Result<(u64, u64), StoreError>;
+    /// The revoked ones.
+    async fn host_revoked_list(&self) -> Result<Vec<Uuid>, StoreError>;
     async fn host_fetch(&self, id: Uuid) -> Result<Option<Host>, StoreError>;
     /// By name or id; of several with one name the living one, else the one revoked last.
     async fn host_find(&self, name_or_id: &str) -> Result<Option<Host>, StoreError>;
@@ -82,7 +86,8 @@ pub trait HostStore: Send + Sync {
 pub trait TargetStore: Send + Sync {
     /// Targets with their host's id, by name; all hosts' where none is given.
     async fn target_list(&self, host: Option<Uuid>) -> Result<Vec<(Uuid, v1::Target)>, StoreError>;
-    /// The whole history, newest first, marks included; also of a target that is gone, until its agent forgets it.
+    /// The whole history, newest first, marks included; also of a target that is gone, until its agent forgets it. What
+    /// its host does not have any more is `gone`: all that is marked, and the newest hundred of the others.
     async fn revision_list(
         &self,
         host: Uuid,
