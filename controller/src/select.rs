@@ -54,7 +54,7 @@ impl<'a> History<'a> {
         lineage::before(&self.target.lineage, Some(&self.target.current_revision))
             .filter(move |id| **id != self.target.current_revision)
             .filter_map(move |id| self.by_id(id))
-            .filter(|revision| !standing(revision).is_bad())
+            .filter(|revision| !standing(revision).is_bad() && !revision.gone)
     }
 
     fn known_good(self) -> Option<&'a v1::Revision> {
@@ -192,6 +192,16 @@ impl<'a> History<'a> {
         let name = &self.target.name;
         if revision.mark() == Mark::Bad {
             return Err(revision_bad(revision.number, name, &revision.mark_reason));
+        }
+        if revision.gone {
+            return Err(Problem::new(
+                "revision-gone",
+                format!(
+                    "#{} of {name} is no longer on its host, which keeps a bounded number of revisions",
+                    revision.number
+                ),
+                "choose one that it has: `ctl history` says which it has not; or deploy that one anew",
+            ));
         }
         let running = self.target.state() == v1::TargetState::Running;
         let whole = scope == v1::RestoreScope::Both;
@@ -394,6 +404,15 @@ mod tests {
         );
         assert_eq!(marked.to(""), Ok(1));
         assert_eq!(marked.to("previous"), Ok(2));
+    }
+
+    #[test]
+    fn what_its_host_does_not_have_any_more_is_not_chosen_and_refused_by_name() {
+        let mut shop = shop();
+        shop.revisions[3].gone = true;
+        assert_eq!(shop.to(""), Ok(2));
+        assert_eq!(shop.to("known-good"), Err("no-known-good".into()));
+        assert_eq!(shop.to("1"), Err("revision-gone".into()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use sternway_proto::{
 };
 use tonic::{Code, Request, Response, Status};
 
+#[expect(clippy::struct_excessive_bools, reason = "each is one way to answer")]
 pub(crate) struct Script {
     pub(crate) ends: v1::RolloutState,
     pub(crate) outcome: v1::Outcome,
@@ -35,6 +36,8 @@ pub(crate) struct Script {
     pub(crate) broken_at: u64,
     /// What MarkRevision was asked for.
     pub(crate) marked: Mutex<Vec<v1::MarkRevisionRequest>>,
+    /// Answers say that parts of them are left out.
+    pub(crate) thinned: bool,
     /// The request ids of StartRollback and of RecordDeployment.
     pub(crate) started: Mutex<Vec<String>>,
     pub(crate) watched: Mutex<usize>,
@@ -57,6 +60,7 @@ impl Default for Script {
             ready: v1::ReadinessVerdict::Ready,
             broken_at: 0,
             marked: Mutex::default(),
+            thinned: false,
             started: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -198,7 +202,10 @@ macro_rules! unscripted {
                     state: v1::HostState::Online.into(),
                     ..self.host()
                 };
-                Ok(Response::new(v1::ListHostsResponse { hosts: vec![host] }))
+                Ok(Response::new(v1::ListHostsResponse {
+                    hosts: vec![host],
+                    thinned: self.thinned,
+                }))
             }
 
             async fn list_targets(
@@ -206,7 +213,10 @@ macro_rules! unscripted {
                 _: Request<v1::ListTargetsRequest>,
             ) -> Result<Response<v1::ListTargetsResponse>, Status> {
                 let targets = vec![self.target()];
-                Ok(Response::new(v1::ListTargetsResponse { targets }))
+                Ok(Response::new(v1::ListTargetsResponse {
+                    targets,
+                    thinned: self.thinned,
+                }))
             }
 
             async fn get_target(
@@ -215,6 +225,7 @@ macro_rules! unscripted {
             ) -> Result<Response<v1::GetTargetResponse>, Status> {
                 Ok(Response::new(v1::GetTargetResponse {
                     target: Some(self.target()),
+                    thinned: self.thinned,
                     ..Default::default()
                 }))
             }
@@ -230,9 +241,13 @@ macro_rules! unscripted {
                     mark: asked.mark,
                     ..Default::default()
                 };
+                let answer = v1::MarkRevisionResponse {
+                    revision: Some(revision),
+                    host: asked.host.clone(),
+                    target: "docker/shop".to_owned(),
+                };
                 self.marked.lock().expect("whole").push(asked);
-                let revision = Some(revision);
-                Ok(Response::new(v1::MarkRevisionResponse { revision }))
+                Ok(Response::new(answer))
             }
 
             async fn verify_record(

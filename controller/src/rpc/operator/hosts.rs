@@ -78,6 +78,7 @@ pub(super) async fn list(service: &Operators) -> Result<v1::ListHostsResponse, S
             .iter()
             .map(|host| convert::host(host, &service.fleet))
             .collect(),
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::ListHostsResponse)] = &[
         // Tombstones first, then what `ctl host show` has.
@@ -102,6 +103,7 @@ pub(super) async fn get(
     let answer = v1::GetHostResponse {
         targets: targets(service, host.id).await?,
         host: Some(convert::host(&host, &service.fleet)),
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::GetHostResponse)] = &[
         |answer| answer.targets.iter_mut().for_each(fit::without_fields),

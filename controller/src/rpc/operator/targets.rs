@@ -128,7 +128,10 @@ pub(super) async fn list(
         |answer| each(answer, fit::without_evidence),
     ];
     fit::fit(
-        v1::ListTargetsResponse { targets },
+        v1::ListTargetsResponse {
+            targets,
+            thinned: false,
+        },
         reliefs,
         "ask for one host at a time: `ctl target ls --host HOST`",
     )
@@ -164,6 +167,7 @@ pub(super) async fn get(
         }),
         deployments,
         failures,
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::GetTargetResponse)] = &[|answer| {
         let target = answer.target.as_mut().and_then(|one| one.target.as_mut());
@@ -245,6 +249,8 @@ pub(super) async fn mark(
             mark_reason: if marked { reason } else { String::new() },
             ..revision
         }),
+        host: new.host_name,
+        target: new.target,
     })
 }
 
