@@ -84,6 +84,7 @@ impl Stage {
             &out,
             lifetimes,
             SystemTime::now(),
+            &mut |_| Ok(()),
         )
         .expect("a cluster");
         let settings = Settings {
@@ -453,7 +454,16 @@ async fn a_client_gives_a_controller_up_that_does_not_answer_pings() {
     let (data, out) = (folder.path().join("data"), folder.path().join("op"));
     let now = SystemTime::now();
     let lifetimes = pki::Lifetimes::default();
-    pki::init(&data, "127.0.0.1:1", "alice", &out, lifetimes, now).expect("a cluster");
+    pki::init(
+        &data,
+        "127.0.0.1:1",
+        "alice",
+        &out,
+        lifetimes,
+        now,
+        &mut |_| Ok(()),
+    )
+    .expect("a cluster");
     let authority = pki::Authority::open(&data.join("pki"), pki::Lifetimes::default());
     let authority = authority.expect("an authority");
     let trust = ServerTrust {

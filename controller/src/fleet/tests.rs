@@ -12,7 +12,7 @@ use crate::store::{
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_mins(1);
 const TARGET: &str = "docker/shop";
 
 struct NoRenewal;

@@ -76,6 +76,20 @@ pub struct OperatorCredentials {
     pub not_after_ms: i64,
 }
 
+/// A certificate that was made for an operator and is not handed over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub name: String,
+    pub role: Role,
+    /// Hexadecimal.
+    pub serial: String,
+    pub not_after_ms: i64,
+}
+
+/// Notes a certificate before it is handed over; where that fails, it is not.
+pub type Keep<'a> =
+    &'a mut dyn FnMut(&Issued) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
 /// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
 ///
 /// # Errors
@@ -88,6 +102,7 @@ pub fn init(
     out: &Path,
     lifetimes: Lifetimes,
     now: SystemTime,
+    keep: Keep<'_>,
 ) -> Result<Initialised, InitError> {
     let dir = data.join(PKI);
     // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
@@ -109,6 +124,7 @@ pub fn init(
         controller_address,
         out,
         now,
+        keep,
     )
     .map_err(|source| InitError::NoOperator {
         cluster,
@@ -134,10 +150,18 @@ pub fn issue_operator(
     controller_address: &str,
     out: &Path,
     now: SystemTime,
+    keep: Keep<'_>,
 ) -> Result<OperatorCredentials, PkiError> {
     check_free(out)?;
     let credentials: Credentials = authority.issue_operator(name, role, now)?;
     let peer = credentials.peer()?;
+    let issued = Issued {
+        name: name.to_owned(),
+        role,
+        serial: peer.serial,
+        not_after_ms: peer.not_after_ms,
+    };
+    keep(&issued).map_err(PkiError::NotKept)?;
     credentials.store(out)?;
     let trust: String = authority
         .controller_trust()
@@ -149,7 +173,7 @@ pub fn issue_operator(
     tls::write_private(out, "ctl.toml", config.as_bytes())?;
     Ok(OperatorCredentials {
         ctl_config: out.join("ctl.toml"),
-        not_after_ms: peer.not_after_ms,
+        not_after_ms: issued.not_after_ms,
     })
 }
 
@@ -204,6 +228,7 @@ mod tests {
             out,
             lifetimes,
             SystemTime::now(),
+            &mut |_| Ok(()),
         )
     }
 
@@ -257,6 +282,47 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_is_not_noted_is_not_handed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        made(
+            &data,
+            "alice",
+            &folder.path().join("alice"),
+            Lifetimes::default(),
+        )
+        .expect("a cluster");
+        let authority = Authority::open(&data.join(PKI), Lifetimes::default()).expect("it stands");
+        let issue = |keep: Keep<'_>| {
+            let now = SystemTime::now();
+            issue_operator(
+                &authority,
+                "bob",
+                Role::Viewer,
+                "127.0.0.1:1",
+                &out,
+                now,
+                keep,
+            )
+        };
+        let refused = issue(&mut |_| Err("the disk is full".into()));
+        assert!(matches!(refused, Err(PkiError::NotKept(_))), "{refused:?}");
+        assert!(!out.join("key.pem").exists(), "handed over");
+        let mut noted = None;
+        issue(&mut |issued| {
+            noted = Some(issued.clone());
+            Ok(())
+        })
+        .expect("issued");
+        let peer = Credentials::load(&out)
+            .expect("credentials")
+            .peer()
+            .expect("a leaf");
+        let noted = noted.expect("noted");
+        assert_eq!((noted.serial, noted.role), (peer.serial, Role::Viewer));
+    }
+
+    #[test]
     fn a_cluster_that_stands_without_its_operator_says_so_and_how_to_go_on() {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, out) = (folder.path().join("data"), folder.path().join("op"));
@@ -282,6 +348,7 @@ mod tests {
             "127.0.0.1:1",
             &out,
             SystemTime::now(),
+            &mut |_| Ok(()),
         );
         assert!(made.expect("made").ctl_config.exists());
     }

@@ -19,7 +19,10 @@ use crate::{
     metrics::CERTIFICATE_END,
     pki::Authority,
     rpc::{enrolment::certified, operator},
-    store::types::{Certified, Host},
+    store::{
+        SharedStore,
+        types::{Certified, Host},
+    },
 };
 
 /// From revoking a host to cutting its connections: its agent is told why, if it listens.
@@ -103,6 +106,36 @@ impl operator::Authority for Running {
             tokio::time::sleep(FAREWELL).await;
             peers.cut(host);
         });
+    }
+}
+
+/// How often revocations of operators are looked for. A command writes them, beside the controller.
+const REVOCATIONS: Duration = Duration::from_secs(2);
+
+/// Refuses the operators that are revoked, until the controller stops.
+pub(super) async fn refuse_operators(
+    store: SharedStore,
+    peers: Arc<Peers>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(REVOCATIONS) => {}
+        }
+        match store.operator_revoked_list(now_ms()).await {
+            Ok(serials) => {
+                let cut = peers.refuse_certificates(serials);
+                if cut > 0 {
+                    tracing::warn!("{cut} connections of revoked operators are cut");
+                }
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "which operators are revoked could not be read; this is tried again"
+            ),
+        }
     }
 }
 
@@ -225,6 +258,26 @@ fn replace(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_not_made_for_an_address_that_nobody_can_dial() {
+        use crate::rpc::operator::Authority as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = SystemTime::now();
+        Authority::create(folder.path(), Uuid::from_u128(9), now).expect("made");
+        let authority = Authority::open(folder.path(), crate::pki::Lifetimes::default());
+        let mut running = Running {
+            authority: Arc::new(authority.expect("opened")),
+            peers: Arc::default(),
+            enrolment: "my machine:7444".into(),
+        };
+        let refused = running.mint_token().expect_err("refused");
+        assert_eq!(refused.code, "address-not-valid");
+        assert!(refused.message.contains("my machine:7444"), "{refused:?}");
+        running.enrolment = "my-machine:7444".into();
+        let (token, _) = running.mint_token().expect("minted");
+        token.parse::<JoinToken>().expect("one that can be used");
+    }
 
     #[test]
     fn the_end_of_the_authority_is_told_in_its_last_year() {

@@ -137,6 +137,7 @@ pub async fn run_renewing(
     store.cluster_set(&authority.cluster().to_string()).await?;
     let epoch = store.epoch_raise(now_ms()).await?;
     let peers = Arc::new(Peers::new(store.host_revoked_list().await?));
+    peers.refuse_certificates(store.operator_revoked_list(now_ms()).await?);
 
     let main = bind("listen", &settings.listen).await?;
     let enrolment = bind("listen_enrolment", &settings.listen_enrolment).await?;
@@ -229,7 +230,7 @@ pub async fn run_renewing(
                 "listen_enrolment",
                 enrolment,
                 enrolment_tls.clone(),
-                peers,
+                peers.clone(),
                 shutdown.clone(),
             ),
             shutdown.clone().cancelled_owned(),
@@ -237,6 +238,11 @@ pub async fn run_renewing(
     if let Some(listener) = scrape {
         metrics::serve(listener, Arc::clone(&store), shutdown.clone())?;
     }
+    tokio::spawn(authority::refuse_operators(
+        Arc::clone(&store),
+        peers,
+        shutdown.clone(),
+    ));
     tokio::spawn(metrics::upkeep(store, Arc::clone(&fleet), shutdown.clone()));
     tokio::spawn(authority::refresh(
         authority,

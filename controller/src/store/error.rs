@@ -28,6 +28,10 @@ pub enum StoreError {
     },
     #[error("another controller runs on the data directory {path}")]
     InUse { path: String },
+    #[error(
+        "the controller that runs on {path} is of another version; restart it with this one, then try again"
+    )]
+    OtherVersion { path: String },
 }
 
 /// What a person can do about a store that failed.
@@ -131,7 +135,7 @@ impl StoreError {
             Self::Corrupt { .. } => Trouble::Corrupt,
             Self::File { .. } => Trouble::Io,
             Self::InUse { .. } => Trouble::Locked,
-            Self::Migrate(_) => Trouble::Other,
+            Self::Migrate(_) | Self::OtherVersion { .. } => Trouble::Other,
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::{
     rollout::order::{Lost, Unsent},
 };
 use types::{
-    Appended, Certified, Effects, Host, NewMark, NewRollout, NewToken, Note, Observation, Order,
-    Redeem, Rollout, SentOrder, StoredPlan, Verified,
+    Appended, Certified, Effects, Host, IssuedOperator, NewMark, NewRollout, NewToken, Note,
+    Observation, Operator, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -30,7 +30,15 @@ pub type SharedStore = Arc<dyn Store>;
 
 /// All of the store.
 pub trait Store:
-    MetaStore + HostStore + TargetStore + RolloutStore + RecordStore + Send + Sync + 'static
+    MetaStore
+    + HostStore
+    + OperatorStore
+    + TargetStore
+    + RolloutStore
+    + RecordStore
+    + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -79,6 +87,24 @@ pub trait HostStore: Send + Sync {
     /// host takes over the marks and deployments of the revoked ones of its name.
     async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError>;
     async fn observations_store(&self, observations: &[Observation]) -> Result<(), StoreError>;
+}
+
+/// Certificates of operators.
+#[async_trait]
+pub trait OperatorStore: Send + Sync {
+    async fn operator_issued(&self, issued: &IssuedOperator) -> Result<(), StoreError>;
+    /// By name, oldest first.
+    async fn operator_list(&self) -> Result<Vec<Operator>, StoreError>;
+    /// Revokes every certificate of that name, or the one of that serial, also where it is not listed. All that are
+    /// meant, also those that were revoked before; none where nothing has that name.
+    async fn operator_revoke(
+        &self,
+        name_or_serial: &str,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<Vec<Operator>, StoreError>;
+    /// The serials of those that are revoked and would otherwise be valid.
+    async fn operator_revoked_list(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
 }
 
 /// Targets, their revisions, and what people said about them.

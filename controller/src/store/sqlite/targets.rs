@@ -45,7 +45,7 @@ const GONE: i64 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// How many, and of how many bytes.
-    held: Option<(i64, i64)>,
+    total: Option<(i64, i64)>,
     /// What no host lists any more has made room.
     evicted: bool,
     /// That there is no room was said.
@@ -61,8 +61,8 @@ impl Held {
         before: Option<usize>,
         bytes: usize,
     ) -> Result<bool, StoreError> {
-        let (mut count, mut held) = match self.held {
-            Some(held) => held,
+        let (mut count, mut held) = match self.total {
+            Some(total) => total,
             None => counted(tx, host).await?,
         };
         let mut after = with(count, held, before, bytes);
@@ -71,7 +71,7 @@ impl Held {
             (count, held) = counted(tx, host).await?;
             after = with(count, held, before, bytes);
         }
-        self.held = Some(after.unwrap_or((count, held)));
+        self.total = Some(after.unwrap_or((count, held)));
         if after.is_none() && !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 host.id = host,
@@ -230,7 +230,7 @@ async fn relist(
     target: &v1::Target,
 ) -> Result<HashMap<String, (Vec<u8>, i64)>, sqlx::Error> {
     let ids = target.revisions.iter().map(|revision| revision.id.as_str());
-    let ids = serde_json::Value::from_iter(ids).to_string();
+    let ids = ids.collect::<serde_json::Value>().to_string();
     // Only those of the message: what a target ever had is more than what its host has.
     let rows: Vec<(String, Vec<u8>, i64)> = sqlx::query_as(
         "SELECT id, body, listed FROM revisions

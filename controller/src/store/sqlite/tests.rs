@@ -4,7 +4,7 @@ use serde_json::json;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{Sqlite, hosts, log, orders, rollouts};
+use super::{Sqlite, hosts, log, operators, orders, rollouts};
 use crate::{
     record::Actor,
     store::{
@@ -142,6 +142,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
         (hosts::TOKENS_STALE, "join_tokens_unused"),
+        (operators::OPERATORS_REVOKED, "operators_revoked"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
