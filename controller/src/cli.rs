@@ -94,6 +94,15 @@ pub enum Command {
         after_help = "Examples:\n  sternway-controller run\n  sternway-controller run --data-dir /srv/sternway --log-format json"
     )]
     Run,
+    /// Copy the data folder, also while the controller runs
+    #[command(
+        after_help = "Example:\n  sternway-controller backup /srv/backup/sternway-2026-05-01"
+    )]
+    Backup {
+        /// A new folder for the copy, which holds the cluster's keys
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -123,6 +132,21 @@ pub enum OperatorCommand {
         /// What the operator may do
         #[arg(long, value_enum)]
         role: OperatorRole,
+    },
+    /// List the certificates that were issued to operators
+    #[command(after_help = "Example:\n  sternway-controller operator ls")]
+    Ls,
+    /// Refuse the certificates of an operator from now on, and cut their connections
+    #[command(
+        after_help = "Examples:\n  sternway-controller operator revoke bob --reason stolen\n  sternway-controller operator revoke 52ff0a1b3c4d5e6f708192a3b4c5d6e7"
+    )]
+    Revoke {
+        /// Every certificate of this operator, or the one of this serial
+        #[arg(value_name = "NAME|SERIAL")]
+        operator: String,
+        /// Why, for the record
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
 }
 

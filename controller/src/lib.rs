@@ -1,11 +1,13 @@
 //! The controller: keeps the record of a fleet, hands stored orders to agents, and answers operators.
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod fault;
 pub mod fleet;
 pub mod listen;
 pub mod metrics;
+pub mod operators;
 pub mod pki;
 pub mod record;
 pub mod rollout;

@@ -5,9 +5,11 @@ use std::{process::ExitCode, time::SystemTime};
 use anyhow::Context as _;
 use clap::Parser as _;
 use sternway_controller::{
+    RunError, backup,
     cli::{Cli, Command, ConfigCommand, OperatorCommand},
+    clock::now_ms,
     config::Settings,
-    pki,
+    operators, pki,
 };
 use sternway_proto::{
     service::{self, LogFormat},
@@ -57,7 +59,9 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &settings.controller_address()?,
                 &operator.operator,
                 &operator.operator_dir,
+                settings.lifetimes(),
                 SystemTime::now(),
+                &mut |issued| Ok(wait(operators::note(&settings.data_dir, issued))??),
             )?;
             say(&format!(
                 "cluster {} is in {}\n\
@@ -72,11 +76,8 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
             ))
         }
         Command::Operator(OperatorCommand::Issue { operator, role }) => {
-            let lifetimes = pki::Lifetimes {
-                operator: settings.operator_certificate_lifetime,
-                ..pki::Lifetimes::default()
-            };
-            let authority = pki::Authority::open(&settings.data_dir.join("pki"), lifetimes)
+            let pki = settings.data_dir.join("pki");
+            let authority = pki::Authority::open(&pki, settings.lifetimes())
                 .context("the certificate authority cannot be used")?;
             let made = pki::issue_operator(
                 &authority,
@@ -85,6 +86,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &settings.controller_address()?,
                 &operator.operator_dir,
                 SystemTime::now(),
+                &mut |issued| Ok(wait(operators::note(&settings.data_dir, issued))??),
             )
             .context("no credentials were made")?;
             say(&format!(
@@ -93,9 +95,50 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 made.ctl_config.display()
             ))
         }
+        Command::Operator(OperatorCommand::Ls) => {
+            cluster(&settings)?;
+            let listed = wait(operators::list(&settings.data_dir))??;
+            say(&operators::table(&listed, now_ms()))
+        }
+        Command::Operator(OperatorCommand::Revoke { operator, reason }) => {
+            cluster(&settings)?;
+            let revoked = wait(operators::revoke(&settings.data_dir, &operator, &reason))??;
+            say(&format!(
+                "{}\na controller that runs refuses what is revoked, and cuts its connections within 10 s",
+                operators::table(&revoked, now_ms())
+            ))
+        }
+        Command::Backup { to } => {
+            wait(backup::backup(&settings.data_dir, &to))??;
+            say(&format!(
+                "{} is a copy of {}: guard it, for it holds the cluster's keys.\n\
+                 To go back to it: stop the controller, put the copy in the place of the data folder, start it",
+                to.display(),
+                settings.data_dir.display()
+            ))
+        }
         Command::Config(ConfigCommand::Show) => say(settings.to_toml().trim_end()),
         Command::Run => run(settings),
     }
+}
+
+/// Refuses a folder in which there is no cluster, rather than to make a database in it.
+fn cluster(settings: &Settings) -> Result<(), RunError> {
+    let data_dir = &settings.data_dir;
+    if data_dir.join("pki").exists() {
+        return Ok(());
+    }
+    Err(RunError::NoCluster {
+        data_dir: data_dir.display().to_string(),
+    })
+}
+
+/// Carries out what a command waits for.
+fn wait<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
 }
 
 fn say(text: &str) -> anyhow::Result<()> {

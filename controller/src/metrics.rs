@@ -12,6 +12,7 @@ pub const ORDERS_FINISHED: &str = "sternway_orders_finished_total";
 pub const ORDER_ACCEPTED_SECONDS: &str = "sternway_order_accepted_seconds";
 pub const STORE_WAIT: &str = "sternway_store_write_wait_seconds";
 pub const OBSERVATIONS_BATCH: &str = "sternway_observations_batch";
+pub const CERTIFICATE_END: &str = "sternway_certificate_not_after_seconds";
 pub const AGENT_MESSAGES_REFUSED: &str = "sternway_agent_messages_refused_total";
 
 /// Bounds of the latency histograms, seconds.
@@ -28,6 +29,11 @@ pub fn describe() {
     describe_counter!(
         HANDSHAKES_FAILED,
         "Handshakes of strangers and others that failed"
+    );
+    describe_gauge!(
+        CERTIFICATE_END,
+        Unit::Seconds,
+        "When a certificate ends, Unix time: of `authority` all of the cluster's, of `controller` its own"
     );
     describe_counter!(ORDERS_STARTED, "Orders that were stored");
     describe_counter!(ORDERS_FINISHED, "Orders that ended, by outcome");

@@ -54,7 +54,7 @@ impl<'a> History<'a> {
         lineage::before(&self.target.lineage, Some(&self.target.current_revision))
             .filter(move |id| **id != self.target.current_revision)
             .filter_map(move |id| self.by_id(id))
-            .filter(|revision| !standing(revision).is_bad())
+            .filter(|revision| !standing(revision).is_bad() && !revision.gone)
     }
 
     fn known_good(self) -> Option<&'a v1::Revision> {
@@ -100,10 +100,20 @@ impl<'a> History<'a> {
             })
         };
         let digits = word.strip_prefix('#').unwrap_or(word);
-        if let Ok(number) = digits.parse::<u32>()
-            && let Some(revision) = self.revisions.iter().find(|r| r.number == number)
-        {
-            return found(revision, "named by its number");
+        if let Ok(number) = digits.parse::<u32>() {
+            let mut numbered = self.revisions.iter().filter(|r| r.number == number);
+            match (numbered.next(), numbered.next()) {
+                (Some(one), None) => return found(one, "named by its number"),
+                // A name that came back, and began to count anew.
+                (Some(_), Some(_)) => {
+                    return Err(Problem::new(
+                        "revision-ambiguous",
+                        format!("{} has had several revisions #{number}", self.target.name),
+                        "name one by its id; `ctl record ls` has them",
+                    ));
+                }
+                (None, _) => {}
+            }
         }
         // A number that is not there (any more) must not mean a revision whose id happens to begin with it.
         let number_like = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -182,18 +192,16 @@ impl<'a> History<'a> {
         let revision = chosen.revision;
         let name = &self.target.name;
         if revision.mark() == Mark::Bad {
+            return Err(revision_bad(revision.number, name, &revision.mark_reason));
+        }
+        if revision.gone {
             return Err(Problem::new(
-                "revision-bad",
+                "revision-gone",
                 format!(
-                    "#{} of {name} is marked bad: {}",
-                    revision.number,
-                    if revision.mark_reason.is_empty() {
-                        "no reason was given"
-                    } else {
-                        &revision.mark_reason
-                    }
+                    "#{} of {name} is no longer on its host, which keeps a bounded number of revisions",
+                    revision.number
                 ),
-                "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
+                "choose one that it has: `ctl history` says which it has not; or deploy that one anew",
             ));
         }
         Ok(chosen)
@@ -260,6 +268,21 @@ fn short<'a>(targets: &'a [v1::Target], named: &str) -> Option<&'a v1::Target> {
         (Some(one), None) => Some(one),
         _ => None,
     }
+}
+
+/// The refusal of a revision that is marked DO_NOT_DEPLOY.
+#[must_use]
+pub fn revision_bad(number: u32, target: &str, reason: &str) -> Problem {
+    let reason = if reason.is_empty() {
+        "no reason was given"
+    } else {
+        reason
+    };
+    Problem::new(
+        "revision-bad",
+        format!("#{number} of {target} is marked bad: {reason}"),
+        "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
+    )
 }
 
 /// The refusal of a host that is not known.
@@ -373,6 +396,15 @@ mod tests {
         );
         assert_eq!(marked.to(""), Ok(1));
         assert_eq!(marked.to("previous"), Ok(2));
+    }
+
+    #[test]
+    fn what_its_host_does_not_have_any_more_is_not_chosen_and_refused_by_name() {
+        let mut shop = shop();
+        shop.revisions[3].gone = true;
+        assert_eq!(shop.to(""), Ok(2));
+        assert_eq!(shop.to("known-good"), Err("no-known-good".into()));
+        assert_eq!(shop.to("1"), Err("revision-gone".into()));
     }
 
     #[test]

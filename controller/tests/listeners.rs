@@ -76,7 +76,17 @@ impl Stage {
     async fn renewing(own_certificate: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, out) = (folder.path().join("data"), folder.path().join("op"));
-        pki::init(&data, "127.0.0.1:1", "alice", &out, SystemTime::now()).expect("a cluster");
+        let lifetimes = pki::Lifetimes::default();
+        pki::init(
+            &data,
+            "127.0.0.1:1",
+            "alice",
+            &out,
+            lifetimes,
+            SystemTime::now(),
+            &mut |_| Ok(()),
+        )
+        .expect("a cluster");
         let settings = Settings {
             data_dir: data,
             listen: "127.0.0.1:0".into(),
@@ -443,7 +453,17 @@ async fn a_client_gives_a_controller_up_that_does_not_answer_pings() {
     let folder = tempfile::tempdir().expect("a folder");
     let (data, out) = (folder.path().join("data"), folder.path().join("op"));
     let now = SystemTime::now();
-    pki::init(&data, "127.0.0.1:1", "alice", &out, now).expect("a cluster");
+    let lifetimes = pki::Lifetimes::default();
+    pki::init(
+        &data,
+        "127.0.0.1:1",
+        "alice",
+        &out,
+        lifetimes,
+        now,
+        &mut |_| Ok(()),
+    )
+    .expect("a cluster");
     let authority = pki::Authority::open(&data.join("pki"), pki::Lifetimes::default());
     let authority = authority.expect("an authority");
     let trust = ServerTrust {

@@ -3,13 +3,16 @@
 
 use std::{
     future::pending,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use sternway_controller::{Running, config::Settings, pki, run};
+use sternway_controller::{Running, backup, config::Settings, operators, pki, run};
 use sternway_proto::{
-    channel, enrol, fault, order,
+    channel, enrol, fault,
+    identity::Role,
+    order,
     tls::{ClientTls, Credentials, read_certificates},
     v1::{
         self, AgentMessage, agent_message::Message as Up, agent_service_client::AgentServiceClient,
@@ -44,6 +47,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 struct Stage {
     folder: tempfile::TempDir,
+    data: PathBuf,
     shutdown: CancellationToken,
     running: Option<Running>,
 }
@@ -58,10 +62,13 @@ impl Stage {
             "127.0.0.1:1",
             "alice",
             &path.join("op"),
+            pki::Lifetimes::default(),
             now,
+            &mut |_| Ok(()),
         )
         .expect("a cluster");
         let mut stage = Self {
+            data: path.join("data"),
             folder,
             shutdown: CancellationToken::new(),
             running: None,
@@ -73,7 +80,7 @@ impl Stage {
     async fn start(&mut self) {
         self.shutdown = CancellationToken::new();
         let settings = Settings {
-            data_dir: self.folder.path().join("data"),
+            data_dir: self.data.clone(),
             listen: "127.0.0.1:0".into(),
             listen_enrolment: "127.0.0.1:0".into(),
             listen_metrics: String::new(),
@@ -103,15 +110,43 @@ impl Stage {
     }
 
     async fn operator(&self) -> OperatorServiceClient<Channel> {
-        let dir = self.folder.path().join("op");
+        self.operator_of("op").await.expect("a channel")
+    }
+
+    /// A client with the credentials of that folder.
+    async fn operator_of(
+        &self,
+        folder: &str,
+    ) -> Result<OperatorServiceClient<Channel>, channel::ConnectError> {
+        let dir = self.folder.path().join(folder);
         let credentials = Credentials::load(&dir).expect("credentials");
         let cluster = credentials.peer().expect("a leaf").identity.cluster;
         let trust = read_certificates(&dir.join("trust.pem")).expect("trust");
         let tls = ClientTls::new(credentials, &trust, cluster).expect("TLS");
-        let channel = channel::connect(&self.address(), &tls)
-            .await
-            .expect("a channel");
-        OperatorServiceClient::new(channel)
+        let channel = channel::connect(&self.address(), &tls).await?;
+        Ok(OperatorServiceClient::new(channel))
+    }
+
+    /// As `sternway-controller operator issue` does, into a folder of that name.
+    async fn issue(&self, name: &str) {
+        let lifetimes = pki::Lifetimes::default();
+        let authority = pki::Authority::open(&self.data.join("pki"), lifetimes).expect("opened");
+        let mut noted = None;
+        pki::issue_operator(
+            &authority,
+            name,
+            Role::Viewer,
+            "127.0.0.1:1",
+            &self.folder.path().join(name),
+            SystemTime::now(),
+            &mut |issued| {
+                noted = Some(issued.clone());
+                Ok(())
+            },
+        )
+        .expect("issued");
+        let issued = noted.expect("noted");
+        operators::note(&self.data, &issued).await.expect("stored");
     }
 
     async fn join(&self, name: &str) -> enrol::Joined {
@@ -215,6 +250,7 @@ impl Agent {
             id: id(letter),
             number,
             known_good: number == 1,
+            image_digest: format!("shop@sha256:{}", id(letter)),
             ..v1::Revision::default()
         };
         let target = v1::Target {
@@ -669,6 +705,123 @@ async fn the_session_of_a_revoked_host_ends_and_its_name_is_free_for_another() {
     assert_ne!(other.host_id, joined.host_id);
 }
 
+/// How a mark of the one target's revision is set, and how it may be refused.
+async fn mark(
+    operator: &mut OperatorServiceClient<Channel>,
+    revision: &str,
+    mark: v1::Mark,
+) -> Result<v1::Revision, String> {
+    let asked = v1::MarkRevisionRequest {
+        host: "web-1".into(),
+        target: "docker/shop".into(),
+        revision: revision.into(),
+        mark: mark.into(),
+        reason: "500s".into(),
+    };
+    let marked = operator.mark_revision(asked).await;
+    marked
+        .map(|answer| answer.into_inner().revision.expect("a revision"))
+        .map_err(|status| fault::from_status(&status).expect("a problem").code)
+}
+
+/// Whether somewhere a revision with that digest is marked bad, and which.
+async fn bad(operator: &mut OperatorServiceClient<Channel>, letter: &str) -> Vec<String> {
+    let asked = v1::CheckDeploymentRequest {
+        digest: format!("sha256:{}", id(letter)),
+    };
+    let checked = operator.check_deployment(asked).await.expect("an answer");
+    checked.into_inner().reasons
+}
+
+#[tokio::test]
+async fn what_was_said_of_a_host_holds_when_its_machine_joins_again() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    mark(&mut operator, "1", v1::Mark::Bad)
+        .await
+        .expect("marked");
+    let recorded = v1::RecordDeploymentRequest {
+        deployment: Some(v1::Deployment {
+            host: "web-1".into(),
+            digest: format!("sha256:{}", id("b")),
+            version: "2.0".into(),
+            ..v1::Deployment::default()
+        }),
+        ..v1::RecordDeploymentRequest::default()
+    };
+    operator
+        .record_deployment(recorded)
+        .await
+        .expect("recorded");
+    revoke(&mut operator).await;
+    let again = stage.join("web-1").await;
+    // Before the new host has said anything.
+    let said = ["web-1 docker/shop #1: DO_NOT_DEPLOY, 500s"];
+    assert_eq!(bad(&mut operator, "a").await, said);
+    let _agent = known(&stage, &again).await;
+    let asked = v1::GetTargetRequest {
+        host: "web-1".into(),
+        target: String::new(),
+    };
+    let target = operator.get_target(asked).await.expect("there");
+    let target = target.into_inner();
+    let versions: Vec<&str> = target.deployments.iter().map(|d| &*d.version).collect();
+    assert_eq!(versions, ["2.0"]);
+    let revisions = target.target.and_then(|one| one.target).expect("a target");
+    let marks: Vec<v1::Mark> = revisions.revisions.iter().map(v1::Revision::mark).collect();
+    assert_eq!(marks, [v1::Mark::Unspecified, v1::Mark::Bad]);
+    let asked = v1::PlanRollbackRequest {
+        host: "web-1".into(),
+        ..v1::PlanRollbackRequest::default()
+    };
+    let refused = operator.plan_rollback(asked).await.expect_err("refused");
+    let problem = fault::from_status(&refused).expect("a problem");
+    assert_eq!(problem.code, "nothing-to-go-back-to");
+    // One mark, in one place: taken away, it is away.
+    assert_eq!(bad(&mut operator, "a").await, said);
+    mark(&mut operator, "1", v1::Mark::Unspecified)
+        .await
+        .expect("taken away");
+    assert!(bad(&mut operator, "a").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_mark_of_a_target_that_is_forgotten_can_be_taken_away() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator().await;
+    let joined = stage.join("web-1").await;
+    let agent = known(&stage, &joined).await;
+    mark(&mut operator, "1", v1::Mark::Bad)
+        .await
+        .expect("marked");
+    agent.say(Up::TargetRemoved("docker/shop".into())).await;
+    within("the target to be forgotten", async {
+        loop {
+            let all = operator
+                .list_targets(v1::ListTargetsRequest::default())
+                .await;
+            if all.expect("a list").into_inner().targets.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let said = ["web-1 docker/shop #1: DO_NOT_DEPLOY, 500s"];
+    assert_eq!(bad(&mut operator, "a").await, said);
+    // Only taken away: nobody can see what it is any more.
+    let unknown = "no-targets".to_owned();
+    let good = mark(&mut operator, "1", v1::Mark::Good).await;
+    assert_eq!(good.map(|it| it.number), Err(unknown.clone()));
+    let other = mark(&mut operator, "2", v1::Mark::Unspecified).await;
+    assert_eq!(other.map(|it| it.number), Err(unknown));
+    let taken = mark(&mut operator, "1", v1::Mark::Unspecified).await;
+    assert_eq!(taken.map(|it| it.number), Ok(1));
+    assert!(bad(&mut operator, "a").await.is_empty());
+}
+
 async fn revoke(operator: &mut OperatorServiceClient<Channel>) {
     let asked = v1::RevokeHostRequest {
         host: "web-1".into(),
@@ -734,4 +887,146 @@ async fn the_connection_of_a_revoked_host_is_cut_within_ten_seconds_and_it_stays
         let session = within("an answer", session).await;
         assert!(session.is_err(), "it is let in");
     }
+}
+
+/// Whether a call is answered, and a new connection accepted.
+async fn answered(stage: &Stage, folder: &str) -> bool {
+    let Ok(mut operator) = stage.operator_of(folder).await else {
+        return false;
+    };
+    let asked = operator.get_status(v1::GetStatusRequest {});
+    within("a status", asked).await.is_ok()
+}
+
+#[tokio::test]
+async fn an_operator_that_is_revoked_is_cut_off_within_ten_seconds_and_others_are_not() {
+    let mut stage = Stage::new().await;
+    stage.issue("bob").await;
+    stage.issue("carol").await;
+    let mut operator = stage.operator_of("bob").await.expect("a channel");
+    // A stream that waits for what may never come: only a cut ends it.
+    let rollout = {
+        let joined = stage.join("web-1").await;
+        drop(known(&stage, &joined).await);
+        let mut alice = stage.operator().await;
+        offline(&mut alice, "web-1").await;
+        start(&mut alice, "web-1", 60_000).await
+    };
+    let watched = v1::WatchRolloutRequest {
+        rollout: rollout.id.clone(),
+    };
+    let mut stream = operator
+        .watch_rollout(watched)
+        .await
+        .expect("watched")
+        .into_inner();
+    let unknown = operators::revoke(&stage.data, "dave", "").await;
+    assert!(unknown.is_err(), "nobody has that name");
+    let revoked = operators::revoke(&stage.data, "bob", "stolen").await;
+    assert_eq!(revoked.expect("revoked").len(), 1);
+    let cut = async { while let Ok(Some(_)) = stream.message().await {} };
+    tokio::time::timeout(CUT, cut).await.expect("cut in time");
+    assert!(!answered(&stage, "bob").await, "it is let in again");
+    assert!(answered(&stage, "carol").await && answered(&stage, "op").await);
+    stage.stop().await;
+    stage.start().await;
+    assert!(
+        !answered(&stage, "bob").await,
+        "it is let in after a restart"
+    );
+    let mut alice = stage.operator().await;
+    let record = v1::ListRecordRequest {
+        limit: 100,
+        ..v1::ListRecordRequest::default()
+    };
+    let entries = alice
+        .list_record(record)
+        .await
+        .expect("a list")
+        .into_inner()
+        .entries;
+    let of = |action: &str| -> Vec<String> {
+        let entries = entries.iter().filter(|entry| entry.action == action);
+        entries.map(|entry| entry.subject.clone()).collect()
+    };
+    assert_eq!(of("operator.revoked"), ["operator:bob"]);
+    assert_eq!(of("operator.issued"), ["operator:carol", "operator:bob"]);
+}
+
+#[tokio::test]
+async fn commands_beside_a_controller_and_the_controller_write_one_record() {
+    let stage = Stage::new().await;
+    let mut operator = stage.operator().await;
+    let tokens = async {
+        for _ in 0..20 {
+            let asked = v1::CreateJoinTokenRequest::default();
+            operator
+                .clone()
+                .create_join_token(asked)
+                .await
+                .expect("a token");
+        }
+    };
+    let issued = async {
+        for number in 0..20 {
+            let issued = pki::Issued {
+                name: "bob".into(),
+                role: Role::Viewer,
+                serial: format!("{number:032x}"),
+                not_after_ms: i64::MAX,
+            };
+            operators::note(&stage.data, &issued).await.expect("noted");
+        }
+    };
+    tokio::join!(tokens, issued);
+    let verified = operator.verify_record(v1::VerifyRecordRequest {}).await;
+    let verified = verified.expect("an answer").into_inner();
+    assert_eq!((verified.entries, verified.broken_at), (41, 0));
+    assert_eq!(
+        operators::list(&stage.data).await.expect("listed").len(),
+        20
+    );
+}
+
+#[tokio::test]
+async fn a_copy_that_was_made_beside_a_running_controller_is_one_to_go_on_from() {
+    let mut stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut operator = stage.operator().await;
+    mark(&mut operator, "1", v1::Mark::Bad)
+        .await
+        .expect("marked");
+    let copy = stage.folder.path().join("copy");
+    backup::backup(&stage.data, &copy).await.expect("copied");
+    let over = backup::backup(&stage.data, &copy).await;
+    assert!(
+        matches!(over, Err(backup::BackupError::Exists { .. })),
+        "{over:?}"
+    );
+    for (name, mode) in [
+        ("", 0o700),
+        ("controller.db", 0o600),
+        ("pki", 0o700),
+        ("pki/control-key.pem", 0o600),
+    ] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let found = std::fs::metadata(copy.join(name))
+            .expect("copied")
+            .permissions();
+        assert_eq!(found.mode() & 0o777, mode, "{name:?}");
+    }
+    // What the copy does not know: hosts have seen more orders than it has made.
+    mark(&mut operator, "1", v1::Mark::Unspecified)
+        .await
+        .expect("taken away");
+    stage.stop().await;
+    stage.data = copy;
+    stage.start().await;
+    let (_agent, epoch) = stage.agent_that_saw(&joined, 7).await;
+    assert_eq!(epoch, 8, "above what the host has seen");
+    let mut operator = stage.operator().await;
+    assert_eq!(bad(&mut operator, "a").await.len(), 1, "as it was copied");
+    let verified = operator.verify_record(v1::VerifyRecordRequest {}).await;
+    assert_eq!(verified.expect("an answer").into_inner().broken_at, 0);
 }

@@ -113,6 +113,16 @@ impl Ui {
         let _ = writeln!(self.err, "{begin}{}", text.trim_end_matches('\n'));
     }
 
+    /// Says that the controller left parts of its answer out, where it did.
+    pub(crate) fn thinned(&mut self, thinned: bool) {
+        if thinned {
+            self.note(
+                "The whole answer would have been too long for one message: details are left out, and of many hosts \
+                 the revoked ones. Ask for less at a time: for one host, for one target, or with a lower --limit.",
+            );
+        }
+    }
+
     /// Whether a question waits for its answer.
     pub(crate) fn asking(&self) -> bool {
         self.asking

@@ -1,8 +1,10 @@
 //! The contract between controller, agents and operators: the wire format and what both ends need to
 //! speak it (names, identities, orders, faults, settings, the mTLS channel). Depends on nothing else here.
 
+pub mod address;
 mod alert;
 pub mod channel;
+pub mod digest;
 pub mod enrol;
 pub mod fault;
 pub mod field;

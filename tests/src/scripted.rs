@@ -66,6 +66,34 @@ impl Host {
         Ok(channel::connect(&self.joined.controller_address, &tls).await?)
     }
 
+    /// A session, welcomed, where the controller may be down or die meanwhile.
+    ///
+    /// # Errors
+    /// It does not come about.
+    pub async fn try_session(&self) -> anyhow::Result<Session> {
+        let (sender, receiver) = mpsc::channel(64);
+        let mut client = self.client().await?;
+        let opening = client.session(ReceiverStream::new(receiver));
+        let mut session = Session {
+            inbound: timeout(WAIT, opening).await??.into_inner(),
+            sender,
+            heart: None,
+        };
+        session
+            .say(Up::Hello(v1::Hello {
+                agent_version: "0.0.0".to_owned(),
+                clock_ms: now_ms(),
+                ..v1::Hello::default()
+            }))
+            .await;
+        match session.next().await {
+            Ok(Down::Welcome(_)) => {}
+            other => anyhow::bail!("not welcome: {other:?}"),
+        }
+        session.beat();
+        Ok(session)
+    }
+
     /// A session, welcomed.
     ///
     /// # Panics
@@ -327,7 +355,8 @@ pub fn inventory() -> Up {
     })
 }
 
-fn plan(request: &v1::PlanRequest) -> v1::PlanReply {
+/// The answer of an agent that has nothing against a restore.
+pub fn plan(request: &v1::PlanRequest) -> v1::PlanReply {
     let plan = v1::Plan {
         target: request.target.clone(),
         from_revision: revision_id(2),

@@ -339,6 +339,7 @@ impl Core {
                         crate::store::history::Origin::Restore => "restore",
                     }
                     .to_owned(),
+                    gone: false,
                 }
             })
             .collect();

@@ -9,9 +9,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sternway_proto::{
+    address,
     service::LogFormat,
     settings::{self, Schema, Sources, duration},
 };
+
+use crate::pki::Lifetimes;
 
 /// What the environment's keys begin with: `STERNWAY_CONTROLLER__DATA_DIR`.
 pub const PREFIX: &str = "STERNWAY_CONTROLLER__";
@@ -148,6 +151,16 @@ impl Settings {
         }
     }
 
+    /// How long certificates are valid.
+    #[must_use]
+    pub fn lifetimes(&self) -> Lifetimes {
+        Lifetimes {
+            agent: self.host_certificate_lifetime,
+            operator: self.operator_certificate_lifetime,
+            ..Lifetimes::default()
+        }
+    }
+
     fn check(&self) -> Result<(), SettingsError> {
         let invalid = |key: &str, message: &str| {
             Err(SettingsError::Invalid {
@@ -163,6 +176,17 @@ impl Settings {
             let right: Result<std::net::SocketAddr, _> = address.parse();
             if right.is_err() && !(optional && address.is_empty()) {
                 return invalid(key, "it is no IP:PORT, for instance 0.0.0.0:7443");
+            }
+        }
+        // They go into join tokens and to operators: what is wrong with them is otherwise told to somebody else, later.
+        for (key, told) in [
+            ("advertise", &self.advertise),
+            ("advertise_enrolment", &self.advertise_enrolment),
+        ] {
+            if !told.is_empty()
+                && let Err(why) = address::check(told)
+            {
+                return invalid(key, &format!("{told:?} is no address: {why}"));
             }
         }
         for (key, duration, least) in [
@@ -250,6 +274,12 @@ mod tests {
             ("log_format = \"xml\"", "log_format"),
             ("listen = \"everywhere\"", "listen"),
             ("heartbeat_interval = \"0s\"", "heartbeat_interval"),
+            ("advertise = \"controller.example\"", "it has no port"),
+            (
+                "advertise = \"https://controller.example:1\"",
+                "it has a scheme",
+            ),
+            ("advertise_enrolment = \":7444\"", "advertise_enrolment"),
         ] {
             let file = file(text);
             let said = Settings::load(Some(file.path()), HashMap::new(), Vec::new())

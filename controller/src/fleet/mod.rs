@@ -6,6 +6,8 @@ mod limits;
 mod observer;
 mod serve;
 pub mod session;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 pub mod watch;
 
@@ -33,7 +35,7 @@ use self::{
 use crate::{
     clock::{millis, now_ms},
     metrics::{ORDER_ACCEPTED_SECONDS, ORDERS_FINISHED, SESSIONS, SESSIONS_ENDED},
-    rollout::order::Lost,
+    rollout::order::{Lost, Unsent},
     store::{
         SharedStore, StoreError,
         types::{Certified, Effects, Host, Observation},
@@ -228,13 +230,56 @@ impl Fleet {
     /// Tells a host all marks of its revisions, if it is there.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed: they are told at the next look.
     pub async fn push_marks(&self, host: Uuid) -> Result<(), StoreError> {
-        if let Some(session) = self.session(host) {
-            let marks = self.store.mark_list(host).await?;
-            session.send(Message::Marks(v1::Marks { marks })).await;
+        match self.session(host) {
+            Some(session) => self.tell_marks(&session).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Read and sent by one at a time: of two that read one after the other the older could be sent last, and stand.
+    async fn tell_marks(&self, session: &Session) -> Result<(), StoreError> {
+        session.marks_due.store(true, Ordering::Release);
+        let _turn = session.marks.lock().await;
+        // Whoever had the turn before has read what is due here.
+        if !session.marks_due.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        match self.store.mark_list(session.host_id).await {
+            Ok(marks) => {
+                session.send(Message::Marks(v1::Marks { marks })).await;
+                Ok(())
+            }
+            Err(error) => {
+                session.marks_due.store(true, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the marks that a store that failed kept from being told.
+    fn tell_marks_due(self: &Arc<Self>) {
+        let due: Vec<Arc<Session>> = self
+            .locked()
+            .values()
+            .filter(|session| {
+                session.marks_due.load(Ordering::Acquire) && session.marks.try_lock().is_ok()
+            })
+            .cloned()
+            .collect();
+        for session in due {
+            let fleet = Arc::clone(self);
+            self.tasks.spawn(async move {
+                if let Err(error) = fleet.tell_marks(&session).await {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to tell {} its marks",
+                        session.host_name
+                    );
+                }
+            });
+        }
     }
 
     /// Sends a host the orders that are stored for it and of which its agent has said nothing, by sequence: at
@@ -308,15 +353,21 @@ impl Fleet {
                 () = self.stopping.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            let now = now_ms();
-            let expired = self.store.order_expire_due(now).await;
-            self.committed("expire orders", expired);
-            let away = self.give_up_away(now).await;
-            self.committed("give up orders of hosts that are away", away);
-            let unclaimed = self.give_up_unclaimed(now).await;
-            self.committed("give up orders that nobody is at", unclaimed);
-            self.send_again();
+            self.look(now_ms()).await;
         }
+    }
+
+    /// What is to be done again and again, whatever happens or does not.
+    async fn look(self: &Arc<Self>, now_ms: i64) {
+        let expired = self.expire_due(now_ms).await;
+        self.committed("expire orders", expired);
+        let away = self.give_up_away(now_ms).await;
+        self.committed("give up orders of hosts that are away", away);
+        let unclaimed = self.give_up_unclaimed(now_ms).await;
+        self.committed("give up orders that nobody is at", unclaimed);
+        let late = self.unanswered().await;
+        self.committed("look for orders that are to be sent", late);
+        self.tell_marks_due();
     }
 
     fn committed(self: &Arc<Self>, doing: &str, done: Result<Effects, StoreError>) {
@@ -327,6 +378,20 @@ impl Fleet {
                 "failed to {doing}"
             ),
         }
+    }
+
+    /// Ends orders that were never sent and whose deadline has passed.
+    async fn expire_due(&self, now_ms: i64) -> Result<Effects, StoreError> {
+        let due = self.store.order_due_list(now_ms).await?;
+        if due.is_empty() {
+            return Ok(Effects::default());
+        }
+        let unsent = |(order, host)| match self.session(host) {
+            Some(_) => (order, Unsent::Failed),
+            None => (order, Unsent::HostAway),
+        };
+        let due: Vec<(Uuid, Unsent)> = due.into_iter().map(unsent).collect();
+        self.store.order_expired(&due, now_ms).await
     }
 
     /// Ends orders that were sent and whose hosts have not come back for too long: their targets shall not be
@@ -379,23 +444,35 @@ impl Fleet {
         self.store.order_lost(&lost, now_ms).await
     }
 
-    /// Sends again what agents that are there have not answered.
-    fn send_again(self: &Arc<Self>) {
+    /// Which agents that are there are to be sent orders: those that they have not answered, and those that could not
+    /// be sent when they were made, because the store failed.
+    async fn unanswered(&self) -> Result<Effects, StoreError> {
+        if self.online() == 0 {
+            return Ok(Effects::default());
+        }
         let now = Instant::now();
-        let late: Vec<Uuid> = self
+        let mut open: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+        for (order, host) in self.store.order_unanswered_list().await? {
+            open.entry(host).or_default().push(order);
+        }
+        let hosts = self
             .locked()
             .values()
             .filter(|session| {
                 // Held: it is being sent to at this moment.
-                let sent = session.sent.try_lock();
-                sent.is_ok_and(|sent| sent.values().any(|one| one.again(now)))
+                let Ok(sent) = session.sent.try_lock() else {
+                    return false;
+                };
+                let mut open = open.get(&session.host_id).into_iter().flatten();
+                sent.values().any(|one| one.again(now))
+                    || open.any(|order| !sent.contains_key(order))
             })
             .map(|session| session.host_id)
             .collect();
-        self.effects(Effects {
-            hosts: late,
+        Ok(Effects {
+            hosts,
             ..Effects::default()
-        });
+        })
     }
 
     /// Ends every session until the one time, so that the agents dial again elsewhere, and writes down what they said

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -124,6 +124,10 @@ pub struct Session {
     /// Orders that were sent on this session and not answered. Held while orders are sent, so that they leave in the
     /// order of their sequence.
     pub sent: AsyncMutex<HashMap<Uuid, Sent>>,
+    /// The agent has not been told the marks as they stand now.
+    pub marks_due: AtomicBool,
+    /// Held from reading the marks to sending them, so that the newest leave last.
+    pub marks: AsyncMutex<()>,
 }
 
 impl Session {
@@ -148,6 +152,8 @@ impl Session {
             plans: Mutex::default(),
             claims: Mutex::default(),
             sent: AsyncMutex::default(),
+            marks_due: AtomicBool::new(false),
+            marks: AsyncMutex::default(),
         }
     }
 

@@ -213,6 +213,7 @@ fn revision(revision: &mut v1::Revision) -> Result<(), Refused> {
     // Marks are the controller's to say.
     revision.mark = 0;
     revision.mark_reason.clear();
+    revision.gone = false;
     clean(&mut [
         &mut revision.image,
         &mut revision.image_id,

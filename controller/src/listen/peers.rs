@@ -18,7 +18,7 @@ pub const PER_IDENTITY: usize = 64;
 /// Connections beyond them that are told so, rather than cut without a word.
 const TOLD: usize = 16;
 
-/// The live connections by peer, and the revoked hosts.
+/// The live connections by peer, and the revoked hosts and operators.
 #[derive(Debug, Default)]
 pub struct Peers {
     state: Mutex<State>,
@@ -27,8 +27,16 @@ pub struct Peers {
 #[derive(Debug, Default)]
 struct State {
     revoked: HashSet<Uuid>,
-    live: HashMap<Identity, HashMap<u64, CancellationToken>>,
+    /// Serials of revoked certificates.
+    serials: HashSet<String>,
+    live: HashMap<Identity, HashMap<u64, Live>>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Live {
+    serial: String,
+    cut: CancellationToken,
 }
 
 /// A connection in the list; leaves it when dropped.
@@ -65,8 +73,17 @@ impl Peers {
             .filter(|(identity, _)| identity.host_id() == Some(host))
             .flat_map(|(_, connections)| connections.values());
         for connection in cut {
-            connection.cancel();
+            connection.cut.cancel();
         }
+    }
+
+    /// Refuses exactly the certificates of these serials from now on, and cuts their connections. How many were cut.
+    pub fn refuse_certificates(&self, serials: impl IntoIterator<Item = String>) -> usize {
+        let mut state = self.state();
+        state.serials = serials.into_iter().collect();
+        let connections = state.live.values().flat_map(HashMap::values);
+        let refused = connections.filter(|one| state.serials.contains(&one.serial));
+        refused.map(|one| one.cut.cancel()).count()
     }
 
     /// How many connections are live.
@@ -85,13 +102,15 @@ impl Peers {
         }
         state.next += 1;
         let number = state.next;
-        state
-            .live
-            .entry(peer.identity.clone())
-            .or_default()
-            .insert(number, cut.clone());
+        state.live.entry(peer.identity.clone()).or_default().insert(
+            number,
+            Live {
+                serial: peer.serial.clone(),
+                cut: cut.clone(),
+            },
+        );
         // Revoked between its handshake and now: nobody else would cut it.
-        if revoked(&state, &peer.identity) {
+        if revoked(&state, peer) {
             cut.cancel();
         }
         Some(Connection {
@@ -108,15 +127,14 @@ impl Peers {
     }
 }
 
-fn revoked(state: &State, identity: &Identity) -> bool {
-    identity
-        .host_id()
-        .is_some_and(|id| state.revoked.contains(&id))
+fn revoked(state: &State, peer: &PeerCertificate) -> bool {
+    let host = peer.identity.host_id();
+    host.is_some_and(|id| state.revoked.contains(&id)) || state.serials.contains(&peer.serial)
 }
 
 impl Revocations for Peers {
     fn is_revoked(&self, peer: &PeerCertificate) -> bool {
-        revoked(&self.state(), &peer.identity)
+        revoked(&self.state(), peer)
     }
 }
 

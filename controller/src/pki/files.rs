@@ -30,6 +30,8 @@ pub enum PkiError {
     Request,
     #[error("failed to sign")]
     Sign(#[source] rcgen::Error),
+    #[error("the certificate was not noted in the record, and so not handed over")]
+    NotKept(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{name:?} cannot be the name of an operator: {reason}")]
     Name { name: String, reason: String },
 }

@@ -76,6 +76,20 @@ pub struct OperatorCredentials {
     pub not_after_ms: i64,
 }
 
+/// A certificate that was made for an operator and is not handed over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub name: String,
+    pub role: Role,
+    /// Hexadecimal.
+    pub serial: String,
+    pub not_after_ms: i64,
+}
+
+/// Notes a certificate before it is handed over; where that fails, it is not.
+pub type Keep<'a> =
+    &'a mut dyn FnMut(&Issued) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
 /// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
 ///
 /// # Errors
@@ -86,7 +100,9 @@ pub fn init(
     controller_address: &str,
     operator: &str,
     out: &Path,
+    lifetimes: Lifetimes,
     now: SystemTime,
+    keep: Keep<'_>,
 ) -> Result<Initialised, InitError> {
     let dir = data.join(PKI);
     // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
@@ -100,7 +116,7 @@ pub fn init(
     check_usable(out)?;
     let cluster = Uuid::new_v4();
     Authority::create(&dir, cluster, now)?;
-    let authority = Authority::open(&dir, Lifetimes::default())?;
+    let authority = Authority::open(&dir, lifetimes)?;
     let made = issue_operator(
         &authority,
         operator,
@@ -108,6 +124,7 @@ pub fn init(
         controller_address,
         out,
         now,
+        keep,
     )
     .map_err(|source| InitError::NoOperator {
         cluster,
@@ -133,10 +150,18 @@ pub fn issue_operator(
     controller_address: &str,
     out: &Path,
     now: SystemTime,
+    keep: Keep<'_>,
 ) -> Result<OperatorCredentials, PkiError> {
     check_free(out)?;
     let credentials: Credentials = authority.issue_operator(name, role, now)?;
     let peer = credentials.peer()?;
+    let issued = Issued {
+        name: name.to_owned(),
+        role,
+        serial: peer.serial,
+        not_after_ms: peer.not_after_ms,
+    };
+    keep(&issued).map_err(PkiError::NotKept)?;
     credentials.store(out)?;
     let trust: String = authority
         .controller_trust()
@@ -148,7 +173,7 @@ pub fn issue_operator(
     tls::write_private(out, "ctl.toml", config.as_bytes())?;
     Ok(OperatorCredentials {
         ctl_config: out.join("ctl.toml"),
-        not_after_ms: peer.not_after_ms,
+        not_after_ms: issued.not_after_ms,
     })
 }
 
@@ -190,14 +215,48 @@ mod toml {
 mod tests {
     use super::*;
 
+    fn made(
+        data: &Path,
+        operator: &str,
+        out: &Path,
+        lifetimes: Lifetimes,
+    ) -> Result<Initialised, InitError> {
+        init(
+            data,
+            "127.0.0.1:1",
+            operator,
+            out,
+            lifetimes,
+            SystemTime::now(),
+            &mut |_| Ok(()),
+        )
+    }
+
+    #[test]
+    fn the_first_operators_certificate_is_valid_for_as_long_as_the_settings_say() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        let lifetimes = Lifetimes {
+            operator: std::time::Duration::from_hours(3),
+            ..Lifetimes::default()
+        };
+        let before = crate::clock::now_ms();
+        made(&data, "alice", &out, lifetimes).expect("a cluster");
+        let peer = Credentials::load(&out)
+            .expect("credentials")
+            .peer()
+            .expect("a leaf");
+        let hours = (peer.not_after_ms - before).div_euclid(3_600_000);
+        assert!((2..=3).contains(&hours), "{hours} h");
+    }
+
     #[test]
     fn what_is_refused_leaves_nothing_that_is_in_the_way_of_the_next_attempt() {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, out) = (folder.path().join("data"), folder.path().join("op"));
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("written");
-        let init =
-            |operator, out: &Path| init(&data, "127.0.0.1:1", operator, out, SystemTime::now());
+        let init = |operator, out: &Path| made(&data, operator, out, Lifetimes::default());
         let refused = init("Alice", &out);
         assert!(
             matches!(refused, Err(InitError::NotMade(PkiError::Name { .. }))),
@@ -223,13 +282,54 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_is_not_noted_is_not_handed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (data, out) = (folder.path().join("data"), folder.path().join("op"));
+        made(
+            &data,
+            "alice",
+            &folder.path().join("alice"),
+            Lifetimes::default(),
+        )
+        .expect("a cluster");
+        let authority = Authority::open(&data.join(PKI), Lifetimes::default()).expect("it stands");
+        let issue = |keep: Keep<'_>| {
+            let now = SystemTime::now();
+            issue_operator(
+                &authority,
+                "bob",
+                Role::Viewer,
+                "127.0.0.1:1",
+                &out,
+                now,
+                keep,
+            )
+        };
+        let refused = issue(&mut |_| Err("the disk is full".into()));
+        assert!(matches!(refused, Err(PkiError::NotKept(_))), "{refused:?}");
+        assert!(!out.join("key.pem").exists(), "handed over");
+        let mut noted = None;
+        issue(&mut |issued| {
+            noted = Some(issued.clone());
+            Ok(())
+        })
+        .expect("issued");
+        let peer = Credentials::load(&out)
+            .expect("credentials")
+            .peer()
+            .expect("a leaf");
+        let noted = noted.expect("noted");
+        assert_eq!((noted.serial, noted.role), (peer.serial, Role::Viewer));
+    }
+
+    #[test]
     fn a_cluster_that_stands_without_its_operator_says_so_and_how_to_go_on() {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, out) = (folder.path().join("data"), folder.path().join("op"));
         // Nothing is written over a folder.
         let in_the_way = out.join("trust.pem");
         std::fs::create_dir_all(in_the_way.join("x")).expect("made");
-        let failed = init(&data, "127.0.0.1:1", "alice", &out, SystemTime::now());
+        let failed = made(&data, "alice", &out, Lifetimes::default());
         let failed = failed.expect_err("not written");
         assert!(matches!(failed, InitError::NoOperator { .. }), "{failed:?}");
         let said = failed.to_string();
@@ -248,6 +348,7 @@ mod tests {
             "127.0.0.1:1",
             &out,
             SystemTime::now(),
+            &mut |_| Ok(()),
         );
         assert!(made.expect("made").ctl_config.exists());
     }

@@ -12,6 +12,6 @@ mod issue;
 pub use self::{
     authority::Authority,
     files::PkiError,
-    init::{InitError, Initialised, OperatorCredentials, init, issue_operator},
+    init::{InitError, Initialised, Issued, Keep, OperatorCredentials, init, issue_operator},
     issue::{Lifetimes, public_key},
 };

@@ -97,6 +97,33 @@ impl Lost {
     }
 }
 
+/// Why an order whose deadline has passed was never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// Its host has no session at that moment.
+    HostAway,
+    /// Its host is there: sending it failed.
+    Failed,
+}
+
+impl Unsent {
+    fn problem(self) -> v1::Problem {
+        let (message, next_step) = match self {
+            Self::HostAway => (
+                "the order's deadline passed while its host was not connected, and before it was sent; nothing was \
+                 changed",
+                "see `ctl host ls`; start the rollback again when the host is online",
+            ),
+            Self::Failed => (
+                "the order's deadline passed before it could be sent to its host, which is connected; nothing was \
+                 changed",
+                "see the controller's log for what kept it from being sent; then start the rollback again",
+            ),
+        };
+        v1::Problem::new("order-expired", message, next_step)
+    }
+}
+
 /// What can happen to an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input<'a> {
@@ -104,8 +131,8 @@ pub enum Input<'a> {
     Sending,
     /// A line of the agent's journal.
     Agent(&'a v1::OrderEvent),
-    /// The controller's clock has passed `not_after`.
-    DeadlinePassed,
+    /// The controller's clock has passed `not_after`; why it was not sent until now, should it not have been.
+    DeadlinePassed(Unsent),
     /// It was sent, and nothing more is to be expected of it.
     Lost(Lost),
     /// Its host was revoked: nothing will be heard of it again.
@@ -143,16 +170,8 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
         Input::Agent(event) => agent(progress, event),
         // Only an order that was never sent may be expired from here. One that was sent may be
         // running already: its agent alone knows, and refuses it by itself if it had not taken it.
-        Input::DeadlinePassed => match progress.phase {
-            Phase::Queued => finished(
-                progress,
-                Outcome::Expired,
-                v1::Problem::new(
-                    "order-expired",
-                    "the order's deadline passed before its host was reachable; nothing was changed",
-                    "see `ctl host ls`; start the rollback again when the host is online",
-                ),
-            ),
+        Input::DeadlinePassed(why) => match progress.phase {
+            Phase::Queued => finished(progress, Outcome::Expired, why.problem()),
             _ => Applied::Same,
         },
         Input::Lost(why) => match progress.phase {
@@ -360,7 +379,7 @@ mod tests {
         for input in [
             Input::Lost(Lost::NotAtIt(None)),
             Input::HostRevoked,
-            Input::DeadlinePassed,
+            Input::DeadlinePassed(Unsent::HostAway),
             Input::Sending,
         ] {
             assert_eq!(apply(&lost, &input), Applied::Same, "{input:?}");

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 use sternway_proto::v1::{self, Outcome, Verdict, order_event::Event};
 
-use super::order::{Applied, Input, Lost, Phase, Progress, apply};
+use super::order::{Applied, Input, Lost, Phase, Progress, Unsent, apply};
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -19,7 +19,7 @@ impl Act {
     fn input(&self) -> Input<'_> {
         match self {
             Self::Sending => Input::Sending,
-            Self::DeadlinePassed => Input::DeadlinePassed,
+            Self::DeadlinePassed => Input::DeadlinePassed(Unsent::HostAway),
             Self::Lost => Input::Lost(Lost::HostAway),
             Self::HostRevoked => Input::HostRevoked,
             Self::WaveStopped => Input::WaveStopped,

@@ -3,7 +3,10 @@
 use sternway_proto::{fault::to_status, v1::Problem};
 use tonic::{Code, Status};
 
-use crate::store::{StartError, StoreError};
+use crate::{
+    select::revision_bad,
+    store::{StartError, StoreError},
+};
 
 /// Nothing of that name.
 pub(super) fn not_found(problem: Problem) -> Status {
@@ -61,6 +64,11 @@ pub(super) fn start(error: StartError) -> Status {
             "the plan has expired: things may have changed since it was made",
             "plan the rollback again",
         ),
+        StartError::PlanNotYours { operator } => Problem::new(
+            "plan-not-yours",
+            format!("the plan was made for {operator}: who starts it has not seen it"),
+            "plan the rollback yourself, and look at the plan",
+        ),
         StartError::PlanUsed { rollout } => Problem::new(
             "plan-used",
             format!("the plan was carried out already, by rollout {rollout}"),
@@ -75,6 +83,11 @@ pub(super) fn start(error: StartError) -> Status {
             "make an id for each call, and use it again only to repeat that call",
         ),
         StartError::HostRevoked => host_revoked("the host"),
+        StartError::RevisionBad {
+            number,
+            target,
+            reason,
+        } => revision_bad(number, &target, &reason),
         StartError::TargetBusy { rollout } => Problem::new(
             "target-busy",
             format!("rollout {rollout} is restoring this target"),

@@ -7,17 +7,22 @@ use std::{
 
 use async_trait::async_trait;
 use rand::TryRngCore as _;
-use sternway_proto::{tls::ServerTls, token::JoinToken, v1};
+use sternway_proto::{address, tls::ServerTls, token::JoinToken, v1};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::RunError;
 use crate::{
+    clock::now_ms,
     fleet::Renew,
     listen::Peers,
+    metrics::CERTIFICATE_END,
     pki::Authority,
     rpc::{enrolment::certified, operator},
-    store::types::{Certified, Host},
+    store::{
+        SharedStore,
+        types::{Certified, Host},
+    },
 };
 
 /// From revoking a host to cutting its connections: its agent is told why, if it listens.
@@ -74,6 +79,14 @@ impl Renew for Running {
 
 impl operator::Authority for Running {
     fn mint_token(&self) -> Result<(String, [u8; 32]), v1::Problem> {
+        // Of a machine whose own name is none, for instance: nobody could dial what the token says.
+        address::check(&self.enrolment).map_err(|why| {
+            v1::Problem::new(
+                "address-not-valid",
+                format!("machines cannot join at {:?}: {why}", self.enrolment),
+                "set advertise_enrolment (or advertise) to HOST:PORT in the controller's settings",
+            )
+        })?;
         let mut secret = [0; 32];
         rand::rngs::OsRng.try_fill_bytes(&mut secret).map_err(|_| {
             v1::Problem::new("no-randomness", "the system gave no random bytes", "")
@@ -96,6 +109,36 @@ impl operator::Authority for Running {
     }
 }
 
+/// How often revocations of operators are looked for. A command writes them, beside the controller.
+const REVOCATIONS: Duration = Duration::from_secs(2);
+
+/// Refuses the operators that are revoked, until the controller stops.
+pub(super) async fn refuse_operators(
+    store: SharedStore,
+    peers: Arc<Peers>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(REVOCATIONS) => {}
+        }
+        match store.operator_revoked_list(now_ms()).await {
+            Ok(serials) => {
+                let cut = peers.refuse_certificates(serials);
+                if cut > 0 {
+                    tracing::warn!("{cut} connections of revoked operators are cut");
+                }
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "which operators are revoked could not be read; this is tried again"
+            ),
+        }
+    }
+}
+
 /// The name in the controller's own certificate.
 pub(super) const NAME: &str = "controller";
 
@@ -110,9 +153,12 @@ pub(super) async fn refresh(
     authority: Arc<Authority>,
     listeners: [ServerTls; 2],
     mut issued: SystemTime,
+    end_ms: i64,
     shutdown: CancellationToken,
 ) {
     let lifetime = authority.lifetimes().controller;
+    let mut end = OfAuthority::new(end_ms);
+    tell_own_end(issued + lifetime);
     let pause = (lifetime / 8).clamp(Duration::from_millis(100), LOOK);
     loop {
         tokio::select! {
@@ -121,11 +167,15 @@ pub(super) async fn refresh(
             () = tokio::time::sleep(pause) => {}
         }
         let now = SystemTime::now();
+        end.look(now_ms());
         if !is_due(issued, lifetime, now) {
             continue;
         }
         match replace(&authority, &listeners, now) {
-            Ok(()) => issued = now,
+            Ok(()) => {
+                issued = now;
+                tell_own_end(issued + lifetime);
+            }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the controller's own certificate was not renewed; this is tried again"
@@ -134,8 +184,45 @@ pub(super) async fn refresh(
     }
 }
 
+fn tell_own_end(end: SystemTime) {
+    let end = end.duration_since(SystemTime::UNIX_EPOCH);
+    metrics::gauge!(CERTIFICATE_END, "of" => "controller")
+        .set(end.unwrap_or_default().as_secs_f64());
+}
+
+/// The end of the issuing authorities, told at the start and, in their last year, once a day.
+struct OfAuthority {
+    not_after_ms: i64,
+    told_ms: i64,
+}
+
+impl OfAuthority {
+    fn new(not_after_ms: i64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a time")]
+        metrics::gauge!(CERTIFICATE_END, "of" => "authority").set(not_after_ms as f64 / 1000.0);
+        let now_ms = now_ms();
+        warn_of_its_end(not_after_ms, now_ms);
+        Self {
+            not_after_ms,
+            told_ms: now_ms,
+        }
+    }
+
+    /// By the wall clock; one that was set back begins the day anew.
+    fn look(&mut self, now_ms: i64) -> bool {
+        let due = !(0..DAY_MS).contains(&now_ms.saturating_sub(self.told_ms));
+        if due {
+            self.told_ms = now_ms;
+            warn_of_its_end(self.not_after_ms, now_ms);
+        }
+        due
+    }
+}
+
+const DAY_MS: i64 = 24 * 3_600_000;
+
 /// Says in the log that the issuing authorities end within a year: what follows takes a while to prepare.
-pub(super) fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
+fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
     if let Some(days) = last_days(not_after_ms, now_ms) {
         tracing::warn!(
             "the cluster's certificate authority ends in {days} days, and with it every connection of agents and \
@@ -146,7 +233,6 @@ pub(super) fn warn_of_its_end(not_after_ms: i64, now_ms: i64) {
 
 /// The whole days that are left, in the last year.
 fn last_days(not_after_ms: i64, now_ms: i64) -> Option<i64> {
-    const DAY_MS: i64 = 24 * 3_600_000;
     let days = not_after_ms.saturating_sub(now_ms).max(0) / DAY_MS;
     (days < 365).then_some(days)
 }
@@ -174,9 +260,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_token_is_not_made_for_an_address_that_nobody_can_dial() {
+        use crate::rpc::operator::Authority as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = SystemTime::now();
+        Authority::create(folder.path(), Uuid::from_u128(9), now).expect("made");
+        let authority = Authority::open(folder.path(), crate::pki::Lifetimes::default());
+        let mut running = Running {
+            authority: Arc::new(authority.expect("opened")),
+            peers: Arc::default(),
+            enrolment: "my machine:7444".into(),
+        };
+        let refused = running.mint_token().expect_err("refused");
+        assert_eq!(refused.code, "address-not-valid");
+        assert!(refused.message.contains("my machine:7444"), "{refused:?}");
+        running.enrolment = "my-machine:7444".into();
+        let (token, _) = running.mint_token().expect("minted");
+        token.parse::<JoinToken>().expect("one that can be used");
+    }
+
+    #[test]
     fn the_end_of_the_authority_is_told_in_its_last_year() {
-        const DAY: i64 = 24 * 3_600_000;
-        let end = 5 * 365 * DAY;
+        let end = 5 * 365 * DAY_MS;
         for (day, left) in [
             (0, None),
             (4 * 365, None),
@@ -184,7 +289,26 @@ mod tests {
             (5 * 365, Some(0)),
             (6 * 365, Some(0)),
         ] {
-            assert_eq!(last_days(end, day * DAY), left, "{day}");
+            assert_eq!(last_days(end, day * DAY_MS), left, "{day}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_authority_is_told_again_after_a_day() {
+        let mut end = OfAuthority {
+            not_after_ms: 5 * 365 * DAY_MS,
+            told_ms: 10 * DAY_MS,
+        };
+        for (now_ms, told) in [
+            (10 * DAY_MS, false),
+            (11 * DAY_MS - 1, false),
+            (11 * DAY_MS, true),
+            (11 * DAY_MS + 1, false),
+            (13 * DAY_MS, true),
+            (12 * DAY_MS, true),
+            (13 * DAY_MS - 1, false),
+        ] {
+            assert_eq!(end.look(now_ms), told, "{now_ms}");
         }
     }
 

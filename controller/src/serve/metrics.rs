@@ -1,7 +1,6 @@
 //! The metrics listener: plain HTTP, on loopback unless it is configured otherwise.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -59,21 +58,20 @@ pub(super) async fn upkeep(store: SharedStore, fleet: Arc<Fleet>, shutdown: Canc
         if let Some(handle) = RECORDER.get() {
             handle.run_upkeep();
         }
-        let Ok(hosts) = store.host_list().await else {
+        let Ok((living, revoked)) = store.host_count().await else {
             continue;
         };
-        let mut states: HashMap<&'static str, u32> =
-            HashMap::from([("online", 0), ("offline", 0), ("revoked", 0)]);
-        for host in hosts {
-            let state = match (host.revoked_ms, fleet.live(host.id)) {
-                (Some(_), _) => "revoked",
-                (None, Some(_)) => "online",
-                (None, None) => "offline",
-            };
-            *states.entry(state).or_default() += 1;
-        }
-        for (state, count) in states {
-            metrics::gauge!(HOSTS, "state" => state).set(f64::from(count));
+        // Sessions of hosts that live: those of revoked ones are over in a moment.
+        let online = u64::try_from(fleet.online())
+            .unwrap_or(u64::MAX)
+            .min(living);
+        for (state, count) in [
+            ("online", online),
+            ("offline", living - online),
+            ("revoked", revoked),
+        ] {
+            #[expect(clippy::cast_precision_loss, reason = "a number of hosts")]
+            metrics::gauge!(HOSTS, "state" => state).set(count as f64);
         }
     }
 }

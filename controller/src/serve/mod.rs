@@ -127,22 +127,17 @@ pub async fn run_renewing(
         });
     }
     let lifetimes = Lifetimes {
-        agent: settings.host_certificate_lifetime,
-        operator: settings.operator_certificate_lifetime,
         controller: own_certificate,
+        ..settings.lifetimes()
     };
     let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
     let store: SharedStore = sqlite.clone();
     let authority = Arc::new(Authority::open(&pki, lifetimes)?);
-    authority::warn_of_its_end(authority.not_after_ms()?, now_ms());
+    let end_ms = authority.not_after_ms()?;
     store.cluster_set(&authority.cluster().to_string()).await?;
     let epoch = store.epoch_raise(now_ms()).await?;
-    let hosts = store.host_list().await?;
-    let revoked = hosts
-        .iter()
-        .filter(|h| h.revoked_ms.is_some())
-        .map(|h| h.id);
-    let peers = Arc::new(Peers::new(revoked));
+    let peers = Arc::new(Peers::new(store.host_revoked_list().await?));
+    peers.refuse_certificates(store.operator_revoked_list(now_ms()).await?);
 
     let main = bind("listen", &settings.listen).await?;
     let enrolment = bind("listen_enrolment", &settings.listen_enrolment).await?;
@@ -235,7 +230,7 @@ pub async fn run_renewing(
                 "listen_enrolment",
                 enrolment,
                 enrolment_tls.clone(),
-                peers,
+                peers.clone(),
                 shutdown.clone(),
             ),
             shutdown.clone().cancelled_owned(),
@@ -243,11 +238,17 @@ pub async fn run_renewing(
     if let Some(listener) = scrape {
         metrics::serve(listener, Arc::clone(&store), shutdown.clone())?;
     }
+    tokio::spawn(authority::refuse_operators(
+        Arc::clone(&store),
+        peers,
+        shutdown.clone(),
+    ));
     tokio::spawn(metrics::upkeep(store, Arc::clone(&fleet), shutdown.clone()));
     tokio::spawn(authority::refresh(
         authority,
         [main_tls, enrolment_tls],
         issued,
+        end_ms,
         shutdown.clone(),
     ));
     tokio::spawn(notify::watchdog(shutdown.clone()));

@@ -28,6 +28,10 @@ pub enum StoreError {
     },
     #[error("another controller runs on the data directory {path}")]
     InUse { path: String },
+    #[error(
+        "the controller that runs on {path} is of another version; restart it with this one, then try again"
+    )]
+    OtherVersion { path: String },
 }
 
 /// What a person can do about a store that failed.
@@ -131,7 +135,7 @@ impl StoreError {
             Self::Corrupt { .. } => Trouble::Corrupt,
             Self::File { .. } => Trouble::Io,
             Self::InUse { .. } => Trouble::Locked,
-            Self::Migrate(_) => Trouble::Other,
+            Self::Migrate(_) | Self::OtherVersion { .. } => Trouble::Other,
         }
     }
 }
@@ -166,12 +170,21 @@ pub enum StartError {
     PlanUnknown,
     #[error("the plan has expired")]
     PlanExpired,
+    #[error("the plan was made for {operator}")]
+    PlanNotYours { operator: String },
     #[error("the plan was carried out already, by rollout {rollout}")]
     PlanUsed { rollout: Uuid },
     #[error("the request's id was used already, for rollout {rollout}")]
     RequestIdUsed { rollout: Uuid },
     #[error("the host was revoked")]
     HostRevoked,
+    #[error("revision #{number} was marked bad since the plan was made")]
+    RevisionBad {
+        number: u32,
+        target: String,
+        /// May be empty.
+        reason: String,
+    },
     #[error("rollout {rollout} is restoring the target")]
     TargetBusy { rollout: Uuid },
     #[error(transparent)]

@@ -16,10 +16,13 @@ pub use self::{
     error::{RedeemError, StartError, StoreError, Trouble},
     sqlite::Sqlite,
 };
-use crate::{record::Entry, rollout::order::Lost};
+use crate::{
+    record::Entry,
+    rollout::order::{Lost, Unsent},
+};
 use types::{
-    Appended, Certified, Effects, EndedOrder, Host, NewMark, NewRollout, NewToken, Note,
-    Observation, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
+    Appended, Certified, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout, NewToken,
+    Note, Observation, Operator, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -27,7 +30,15 @@ pub type SharedStore = Arc<dyn Store>;
 
 /// All of the store.
 pub trait Store:
-    MetaStore + HostStore + TargetStore + RolloutStore + RecordStore + Send + Sync + 'static
+    MetaStore
+    + HostStore
+    + OperatorStore
+    + TargetStore
+    + RolloutStore
+    + RecordStore
+    + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -49,6 +60,10 @@ pub trait MetaStore: Send + Sync {
 pub trait HostStore: Send + Sync {
     /// By name; tombstones last.
     async fn host_list(&self) -> Result<Vec<Host>, StoreError>;
+    /// How many there are: living and revoked.
+    async fn host_count(&self) -> Result<(u64, u64), StoreError>;
+    /// The revoked ones.
+    async fn host_revoked_list(&self) -> Result<Vec<Uuid>, StoreError>;
     async fn host_fetch(&self, id: Uuid) -> Result<Option<Host>, StoreError>;
     /// By name or id; of several with one name the living one, else the one revoked last.
     async fn host_find(&self, name_or_id: &str) -> Result<Option<Host>, StoreError>;
@@ -68,9 +83,28 @@ pub trait HostStore: Send + Sync {
         now_ms: i64,
     ) -> Result<bool, StoreError>;
     async fn token_insert(&self, token: &NewToken) -> Result<(), StoreError>;
-    /// Exchanges a token for a host with its first certificate, exactly once however many try at the same time.
+    /// Exchanges a token for a host with its first certificate, exactly once however many try at the same time. The
+    /// host takes over the marks and deployments of the revoked ones of its name.
     async fn token_redeem(&self, redeem: &Redeem) -> Result<Host, RedeemError>;
     async fn observations_store(&self, observations: &[Observation]) -> Result<(), StoreError>;
+}
+
+/// Certificates of operators.
+#[async_trait]
+pub trait OperatorStore: Send + Sync {
+    async fn operator_issued(&self, issued: &IssuedOperator) -> Result<(), StoreError>;
+    /// By name, oldest first.
+    async fn operator_list(&self) -> Result<Vec<Operator>, StoreError>;
+    /// Revokes every certificate of that name, or the one of that serial, also where it is not listed. All that are
+    /// meant, also those that were revoked before; none where nothing has that name.
+    async fn operator_revoke(
+        &self,
+        name_or_serial: &str,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<Vec<Operator>, StoreError>;
+    /// The serials of those that are revoked and would otherwise be valid.
+    async fn operator_revoked_list(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
 }
 
 /// Targets, their revisions, and what people said about them.
@@ -78,13 +112,16 @@ pub trait HostStore: Send + Sync {
 pub trait TargetStore: Send + Sync {
     /// Targets with their host's id, by name; all hosts' where none is given.
     async fn target_list(&self, host: Option<Uuid>) -> Result<Vec<(Uuid, v1::Target)>, StoreError>;
-    /// The whole history, newest first, marks included; also of a target that is gone, until its agent forgets it.
+    /// The whole history, newest first, marks included; also of a target that is gone, until its agent forgets it. What
+    /// its host does not have any more is `gone`: all that is marked, and the newest hundred of the others.
     async fn revision_list(
         &self,
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
+    /// Every marked revision of a host with its target, newest first, also those that its history does not list.
+    async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError>;
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError>;
     /// Revisions with this digest that are marked bad, as `(host name, target, revision)`.
     async fn digest_bad_list(
@@ -132,8 +169,16 @@ pub trait RolloutStore: Send + Sync {
         events: &[v1::OrderEvent],
         now_ms: i64,
     ) -> Result<Appended, StoreError>;
-    /// Ends the orders that were never sent and whose deadline has passed.
-    async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError>;
+    /// Orders that were never sent and whose deadline has passed, and their hosts; at most 500.
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Ends those of these orders that were still not sent.
+    async fn order_expired(
+        &self,
+        orders: &[(Uuid, Unsent)],
+        now_ms: i64,
+    ) -> Result<Effects, StoreError>;
+    /// Orders whose wave has begun and of which their agents have said nothing, sent or not, and their hosts.
+    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
     /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
     /// than that; at most 500.
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;

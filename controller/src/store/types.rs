@@ -64,6 +64,25 @@ pub struct Certified {
     pub not_after_ms: i64,
 }
 
+/// A certificate that was issued to an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedOperator {
+    /// Hexadecimal, lower-case.
+    pub serial: String,
+    /// Empty, as is the role: revoked by its serial, and issued before such certificates were listed.
+    pub name: String,
+    pub role: String,
+    pub issued_ms: i64,
+    pub not_after_ms: i64,
+}
+
+/// A certificate of an operator as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub issued: IssuedOperator,
+    pub revoked_ms: Option<i64>,
+}
+
 /// What an agent said about its host. Not acknowledged on the wire, so stored in batches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {

@@ -21,5 +21,6 @@ pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
         &found.failures,
     );
     app.answer(&found.document(), &text)?;
+    app.ui.thinned(found.thinned);
     Ok(ExitCode::Done)
 }

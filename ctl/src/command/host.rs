@@ -76,15 +76,17 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 
 async fn list(app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
-    let mut hosts = client
+    let answer = client
         .list_hosts("list hosts", v1::ListHostsRequest {})
-        .await?
-        .hosts;
+        .await?;
+    let (mut hosts, thinned) = (answer.hosts, answer.thinned);
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     let document = document::Hosts {
         hosts: hosts.iter().map(Into::into).collect(),
+        thinned,
     };
     app.answer(&document, &render::host::list(app.ui.view, &hosts))?;
+    app.ui.thinned(thinned);
     Ok(ExitCode::Done)
 }
 
@@ -100,6 +102,7 @@ async fn show(app: &mut App<'_>, host: String) -> Ended {
             .iter()
             .map(|target| Target::new(&host, target))
             .collect(),
+        thinned: answer.thinned,
     };
     let view = app.ui.view;
     let with_host = |target| v1::HostTarget {
@@ -109,6 +112,7 @@ async fn show(app: &mut App<'_>, host: String) -> Ended {
     let targets: Vec<v1::HostTarget> = answer.targets.into_iter().map(with_host).collect();
     let text = render::host::show(view, &host) + "\n" + &render::target::list(view, &targets);
     app.answer(&document, &text)?;
+    app.ui.thinned(answer.thinned);
     Ok(ExitCode::Done)
 }
 
@@ -183,6 +187,7 @@ async fn revoke(app: &mut App<'_>, host: String, reason: String, yes: bool) -> E
     let document = document::HostDetail {
         host: (&host).into(),
         targets: Vec::new(),
+        thinned: false,
     };
     app.answer(&document, &format!("✔ {} is revoked\n", clean(&host.name)))?;
     Ok(ExitCode::Done)

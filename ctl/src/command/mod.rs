@@ -122,6 +122,8 @@ pub(crate) struct Found {
     pub(crate) target: v1::Target,
     pub(crate) deployments: Vec<v1::Deployment>,
     pub(crate) failures: Vec<v1::FailedRestore>,
+    /// The controller left parts out.
+    pub(crate) thinned: bool,
 }
 
 impl Found {
@@ -131,6 +133,7 @@ impl Found {
             target: json::target::HostTarget::new(&self.host, &self.target),
             deployments: self.deployments.iter().map(Into::into).collect(),
             failures: self.failures.iter().map(Into::into).collect(),
+            thinned: self.thinned,
         }
     }
 }
@@ -153,6 +156,7 @@ pub(crate) async fn get_target(client: &Client, args: &TargetArgs) -> Result<Fou
         target,
         deployments: answer.deployments,
         failures: answer.failures,
+        thinned: answer.thinned,
     })
 }
 

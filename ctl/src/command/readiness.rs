@@ -19,13 +19,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, app: &mut App<'_>) -> Ended {
     let client = app.client().await?;
     let message = v1::ListTargetsRequest { host: args.host };
-    let targets = client
-        .list_targets("ask for readiness", message)
-        .await?
-        .targets;
-    let text = render::target::readiness(app.ui.view, &targets);
-    app.answer(&documents(&targets), &text)?;
-    Ok(if render::target::all_ready(&targets) {
+    let answer = client.list_targets("ask for readiness", message).await?;
+    let targets = &answer.targets;
+    let text = render::target::readiness(app.ui.view, targets);
+    app.answer(&documents(&answer), &text)?;
+    app.ui.thinned(answer.thinned);
+    Ok(if render::target::all_ready(targets) {
         ExitCode::Done
     } else {
         ExitCode::AnswerIsNo

@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use sternway_proto::v1;
 
-use super::{App, Ended, Found, empty_answer, get_target};
+use super::{App, Ended, empty_answer};
 use crate::{
     args::TargetArgs, client::Client, error::CtlError, exit_code::ExitCode,
     json::target as document, render,
@@ -42,20 +42,20 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         reason,
     } = command;
     let client = app.client().await?;
-    let Found { host, target, .. } = get_target(&client, &target).await?;
-    let doing = format!(
-        "mark revision {revision} of {} on {}",
-        target.name, host.name
-    );
-    let revision = resolve(&client, &doing, &host, &target, revision).await?;
+    // The target may be one that nobody looks after any more: asked for by itself it would not be found.
+    let doing = match target.target.as_str() {
+        "" => format!("mark revision {revision} on {}", target.host),
+        name => format!("mark revision {revision} of {name} on {}", target.host),
+    };
+    let revision = resolve(&client, &doing, &target, revision).await?;
     let mark = match mark {
         Mark::Good => v1::Mark::Good,
         Mark::Bad => v1::Mark::Bad,
         Mark::None => v1::Mark::Unspecified,
     };
     let message = v1::MarkRevisionRequest {
-        host: host.name.clone(),
-        target: target.name.clone(),
+        host: target.host,
+        target: target.target,
         revision,
         mark: mark.into(),
         reason,
@@ -64,10 +64,10 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         .mark_revision(&doing, message, |text| app.ui.note(text))
         .await?;
     let revision = answer.revision.ok_or_else(|| empty_answer(&doing))?;
-    let text = render::target::marked(app.ui.view, &host.name, &target.name, &revision);
+    let text = render::target::marked(app.ui.view, &answer.host, &answer.target, &revision);
     let document = document::Marked {
-        host: host.name,
-        target: target.name,
+        host: answer.host,
+        target: answer.target,
         revision: (&revision).into(),
     };
     app.answer(&document, &text)?;
@@ -79,16 +79,15 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 async fn resolve(
     client: &Client,
     doing: &str,
-    host: &v1::Host,
-    target: &v1::Target,
+    target: &TargetArgs,
     word: String,
 ) -> Result<String, CtlError> {
     if !matches!(word.as_str(), "current" | "previous" | "known-good") {
         return Ok(word);
     }
     let message = v1::DiffRevisionsRequest {
-        host: host.name.clone(),
-        target: target.name.clone(),
+        host: target.host.clone(),
+        target: target.target.clone(),
         before: word.clone(),
         after: word,
     };

@@ -67,14 +67,14 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
 async fn list(app: &mut App<'_>, host: String, limit: u32) -> Ended {
     let client = app.client().await?;
     let message = v1::ListRolloutsRequest { host, limit };
-    let rollouts = client
-        .list_rollouts("list rollouts", message)
-        .await?
-        .rollouts;
+    let answer = client.list_rollouts("list rollouts", message).await?;
+    let (rollouts, thinned) = (answer.rollouts, answer.thinned);
     let document = document::Rollouts {
         rollouts: rollouts.iter().map(Into::into).collect(),
+        thinned,
     };
     app.answer(&document, &render::rollout::list(app.ui.view, &rollouts))?;
+    app.ui.thinned(thinned);
     Ok(ExitCode::Done)
 }
 

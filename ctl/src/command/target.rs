@@ -25,26 +25,29 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
     match command {
         Command::Ls { host } => {
             let message = v1::ListTargetsRequest { host };
-            let targets = client.list_targets("list targets", message).await?.targets;
-            let text = render::target::list(app.ui.view, &targets);
-            app.answer(&documents(&targets), &text)?;
+            let answer = client.list_targets("list targets", message).await?;
+            let text = render::target::list(app.ui.view, &answer.targets);
+            app.answer(&documents(&answer), &text)?;
+            app.ui.thinned(answer.thinned);
         }
         Command::Show(args) => {
             let found = get_target(&client, &args).await?;
             let text = render::target::show(app.ui.view, &found.host, &found.target);
             app.answer(&found.document(), &text)?;
+            app.ui.thinned(found.thinned);
         }
     }
     Ok(ExitCode::Done)
 }
 
 /// The document of a list of targets.
-pub(crate) fn documents(targets: &[v1::HostTarget]) -> document::Targets {
+pub(crate) fn documents(answer: &v1::ListTargetsResponse) -> document::Targets {
     let both = |it: &v1::HostTarget| {
         let (host, target) = (it.host.as_ref()?, it.target.as_ref()?);
         Some(document::HostTarget::new(host, target))
     };
     document::Targets {
-        targets: targets.iter().filter_map(both).collect(),
+        targets: answer.targets.iter().filter_map(both).collect(),
+        thinned: answer.thinned,
     }
 }

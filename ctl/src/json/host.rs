@@ -12,6 +12,8 @@ use crate::render::host::is_seen;
 #[derive(Debug, Serialize)]
 pub(crate) struct Hosts {
     pub(crate) hosts: Vec<Host>,
+    /// The controller left parts out, for the whole would have been too long.
+    pub(crate) thinned: bool,
 }
 
 /// `ctl host show`.
@@ -19,6 +21,8 @@ pub(crate) struct Hosts {
 pub(crate) struct HostDetail {
     pub(crate) host: Host,
     pub(crate) targets: Vec<Target>,
+    /// The controller left parts out, for the whole would have been too long.
+    pub(crate) thinned: bool,
 }
 
 #[derive(Debug, Serialize)]

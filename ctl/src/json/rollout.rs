@@ -12,6 +12,8 @@ use super::{
 #[derive(Debug, Serialize)]
 pub(crate) struct Rollouts {
     pub(crate) rollouts: Vec<Rollout>,
+    /// The controller left parts out, for the whole would have been too long.
+    pub(crate) thinned: bool,
 }
 
 /// `ctl rollout show`.

@@ -10,6 +10,8 @@ use crate::render::host::is_seen;
 #[derive(Debug, Serialize)]
 pub(crate) struct Targets {
     pub(crate) targets: Vec<HostTarget>,
+    /// The controller left parts out, for the whole would have been too long.
+    pub(crate) thinned: bool,
 }
 
 /// A target and where it is.
@@ -39,6 +41,8 @@ pub(crate) struct TargetDetail {
     pub(crate) deployments: Vec<Deployment>,
     /// Newest first.
     pub(crate) failures: Vec<Failure>,
+    /// The controller left parts out, for the whole would have been too long.
+    pub(crate) thinned: bool,
 }
 
 /// A restore of one of the revisions that did not succeed.
@@ -152,6 +156,8 @@ pub(crate) struct Revision {
     pub(crate) image_digest: Option<String>,
     /// `deployment` or `restore`.
     pub(crate) origin: String,
+    /// Its host keeps it no longer.
+    pub(crate) gone: bool,
 }
 
 impl From<&v1::Revision> for Revision {
@@ -172,6 +178,7 @@ impl From<&v1::Revision> for Revision {
             image_id: revision.image_id.clone(),
             image_digest: text(&revision.image_digest),
             origin: revision.origin.clone(),
+            gone: revision.gone,
         }
     }
 }

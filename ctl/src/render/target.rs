@@ -1,6 +1,6 @@
 //! Targets, their revisions, readiness and differences for people.
 
-use sternway_proto::v1;
+use sternway_proto::{digest, v1};
 
 use super::{Sign, host::is_seen, pairs, problem, verdict};
 use crate::{
@@ -367,10 +367,16 @@ fn note(
     failed: &[&v1::FailedRestore],
 ) -> String {
     let mut notes = Vec::from_iter(failure(view, failed));
+    if revision.gone {
+        notes.push("no longer on the host".to_owned());
+    }
     if !revision.mark_reason.is_empty() {
         notes.push(clean(&revision.mark_reason));
     }
-    for deployment in deployments.iter().filter(|it| deploys(it, revision)) {
+    for deployment in deployments
+        .iter()
+        .filter(|it| digest::names(&it.digest, revision))
+    {
         let parts = [
             &deployment.version,
             &deployment.commit,
@@ -388,13 +394,6 @@ fn note(
         notes.push(parts.join(" "));
     }
     notes.join("; ")
-}
-
-/// A digest names a revision whole, or behind the `@` of a repository digest.
-fn deploys(deployment: &v1::Deployment, revision: &v1::Revision) -> bool {
-    let bare = |text: &str| text.rsplit('@').next().unwrap_or_default().to_owned();
-    let digest = bare(&deployment.digest);
-    !digest.is_empty() && (digest == revision.image_id || digest == bare(&revision.image_digest))
 }
 
 /// `ctl diff`.

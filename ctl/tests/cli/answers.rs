@@ -103,12 +103,37 @@ async fn a_mark_can_be_taken_away_again() {
         let last = last.expect("asked");
         assert_eq!(
             (last.mark(), last.revision.as_str(), last.target.as_str()),
-            (asked, "#1", "docker/shop")
+            (asked, "#1", "")
         );
         let said = stage.run(&[&arguments[..], &["-o", "json"]].concat()).await;
         let document: serde_json::Value = serde_json::from_str(&said.stdout).expect("JSON");
         let told = (mark != "none").then_some(mark);
         assert_eq!(document["revision"]["mark"].as_str(), told, "{document}");
+        assert_eq!(document["target"], "docker/shop", "{document}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_thinned_is_told_as_that() {
+    for thinned in [true, false] {
+        let stage = Stage::new(Script {
+            thinned,
+            ..Script::default()
+        })
+        .await;
+        for command in [
+            &["host", "ls"][..],
+            &["target", "ls"],
+            &["history", "--host", "web-1"],
+        ] {
+            let said = stage.run(command).await;
+            assert_eq!(said.code, Some(0), "{command:?}: {}", said.stderr);
+            let told = said.stderr.contains("details are left out");
+            assert_eq!(told, thinned, "{command:?}: {}", said.stderr);
+            let said = stage.run(&[command, &["-o", "json"]].concat()).await;
+            let document: serde_json::Value = serde_json::from_str(&said.stdout).expect("JSON");
+            assert_eq!(document["thinned"], thinned, "{command:?}: {document}");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use sternway_proto::{
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
-#[expect(clippy::struct_excessive_bools, reason = "each may come with each")]
+#[expect(clippy::struct_excessive_bools, reason = "each is one way to answer")]
 pub(crate) struct Script {
     pub(crate) ends: v1::RolloutState,
     pub(crate) outcome: v1::Outcome,
@@ -52,6 +52,8 @@ pub(crate) struct Script {
     pub(crate) plans: Mutex<Vec<String>>,
     /// What MarkRevision was asked for.
     pub(crate) marked: Mutex<Vec<v1::MarkRevisionRequest>>,
+    /// Answers say that parts of them are left out.
+    pub(crate) thinned: bool,
     /// The request ids of StartRollback and of RecordDeployment.
     pub(crate) started: Mutex<Vec<String>>,
     pub(crate) watched: Mutex<usize>,
@@ -80,6 +82,7 @@ impl Default for Script {
             revoked: Mutex::default(),
             plans: Mutex::default(),
             marked: Mutex::default(),
+            thinned: false,
             started: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -250,8 +253,10 @@ macro_rules! unscripted {
                 &self,
                 _: Request<v1::ListHostsRequest>,
             ) -> Result<Response<v1::ListHostsResponse>, Status> {
-                let hosts = vec![self.host()];
-                Ok(Response::new(v1::ListHostsResponse { hosts }))
+                Ok(Response::new(v1::ListHostsResponse {
+                    hosts: vec![self.host()],
+                    thinned: self.thinned,
+                }))
             }
 
             async fn list_targets(
@@ -259,7 +264,10 @@ macro_rules! unscripted {
                 _: Request<v1::ListTargetsRequest>,
             ) -> Result<Response<v1::ListTargetsResponse>, Status> {
                 let targets = vec![self.target()];
-                Ok(Response::new(v1::ListTargetsResponse { targets }))
+                Ok(Response::new(v1::ListTargetsResponse {
+                    targets,
+                    thinned: self.thinned,
+                }))
             }
 
             async fn get_target(
@@ -268,6 +276,7 @@ macro_rules! unscripted {
             ) -> Result<Response<v1::GetTargetResponse>, Status> {
                 Ok(Response::new(v1::GetTargetResponse {
                     target: Some(self.target()),
+                    thinned: self.thinned,
                     ..Default::default()
                 }))
             }
@@ -283,6 +292,11 @@ macro_rules! unscripted {
                     mark: asked.mark,
                     ..Default::default()
                 };
+                let answer = v1::MarkRevisionResponse {
+                    revision: Some(revision),
+                    host: asked.host.clone(),
+                    target: "docker/shop".to_owned(),
+                };
                 let marked = {
                     let mut marked = self.marked.lock().expect("whole");
                     marked.push(asked);
@@ -291,8 +305,7 @@ macro_rules! unscripted {
                 if marked <= self.lose_starts {
                     return Err(Status::unavailable("connection reset"));
                 }
-                let revision = Some(revision);
-                Ok(Response::new(v1::MarkRevisionResponse { revision }))
+                Ok(Response::new(answer))
             }
 
             async fn get_host(
@@ -307,6 +320,7 @@ macro_rules! unscripted {
                 Ok(Response::new(v1::GetHostResponse {
                     host: Some(self.host()),
                     targets: self.target().target.into_iter().collect(),
+                    thinned: self.thinned,
                 }))
             }
 

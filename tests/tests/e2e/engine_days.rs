@@ -403,7 +403,6 @@ async fn full_from(swap: &str, method: &'static str, part: &str) {
     held.release();
     let what = format!("{swap}, full from {method} …{part} on");
     let shown = day.over(&id).await;
-    eprintln!("{what}: {shown:#}");
     day.exactly_one(&shown, &what).await;
     day.stage.scope.own_engine().make_room();
 }

@@ -7,6 +7,7 @@
 
 mod checks;
 mod controller_crash;
+mod controller_deaths;
 mod crash;
 mod deliveries;
 mod demo;

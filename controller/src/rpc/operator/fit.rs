@@ -11,33 +11,65 @@ use tonic::{Code, Status};
 /// Leaves room for what frames the message.
 const AT_MOST: usize = limits::MESSAGE_BYTES - 1024;
 
-/// The answer as it is, where it fits; else after as many of these reliefs as it takes.
+/// An answer that says whether parts of it were left out.
+pub(super) trait Thinned: Message {
+    fn thinned(&mut self);
+}
+
+macro_rules! thinned {
+    ($($answer:ident),+) => {
+        $(impl Thinned for v1::$answer {
+            fn thinned(&mut self) {
+                self.thinned = true;
+            }
+        })+
+    };
+}
+
+thinned!(
+    ListHostsResponse,
+    GetHostResponse,
+    ListTargetsResponse,
+    GetTargetResponse,
+    ListRolloutsResponse
+);
+
+/// The answer as it is, where it fits; else after as many of these reliefs as it takes, and it says so.
 ///
 /// # Errors
 /// None of them suffices. `next_step` says what to ask instead.
-pub(super) fn fit<M: Message>(
+pub(super) fn fit<M: Thinned>(
     mut answer: M,
     reliefs: &[fn(&mut M)],
     next_step: &str,
 ) -> Result<M, Status> {
-    let mut reliefs = reliefs.iter();
-    while answer.encoded_len() > AT_MOST {
-        let Some(relieve) = reliefs.next() else {
-            return Err(sternway_proto::fault::to_status(
-                Code::ResourceExhausted,
-                Problem::new(
-                    "answer-too-large",
-                    format!(
-                        "the answer has {} bytes; at most {AT_MOST} can be sent at once",
-                        answer.encoded_len()
-                    ),
-                    next_step,
-                ),
-            ));
-        };
+    for relieve in reliefs {
+        if answer.encoded_len() <= AT_MOST {
+            break;
+        }
         relieve(&mut answer);
+        answer.thinned();
     }
-    Ok(answer)
+    whole(answer, next_step)
+}
+
+/// The answer as it is, where it fits.
+///
+/// # Errors
+/// It does not. `next_step` says what to ask instead.
+pub(super) fn whole<M: Message>(answer: M, next_step: &str) -> Result<M, Status> {
+    let bytes = answer.encoded_len();
+    if bytes <= AT_MOST {
+        return Ok(answer);
+    }
+    Err(sternway_proto::fault::to_status(
+        Code::ResourceExhausted,
+        Problem::new(
+            "answer-too-large",
+            format!("the answer has {bytes} bytes; at most {AT_MOST} can be sent at once"),
+            next_step,
+        ),
+    ))
 }
 
 /// Without the recorded configurations: `ctl diff` and `ctl history` have them, target by target.
@@ -85,6 +117,7 @@ mod tests {
         v1::GetHostResponse {
             host: None,
             targets: vec![target; targets],
+            thinned: false,
         }
     }
 
@@ -97,6 +130,7 @@ mod tests {
         assert_eq!(fit(small.clone(), RELIEFS, "").expect("fits"), small);
         let light = fit(answer(10, limits::MESSAGE_BYTES / 5), RELIEFS, "").expect("fits");
         assert_eq!(light.targets.len(), 10);
+        assert!(light.thinned, "it says so");
         assert!(
             light
                 .targets

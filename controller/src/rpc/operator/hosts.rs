@@ -83,6 +83,7 @@ pub(super) async fn list(service: &Operators) -> Result<v1::ListHostsResponse, S
             .iter()
             .map(|host| convert::host(host, &service.fleet))
             .collect(),
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::ListHostsResponse)] = &[
         // Tombstones first, then what `ctl host show` has.
@@ -107,6 +108,7 @@ pub(super) async fn get(
     let answer = v1::GetHostResponse {
         targets: targets(service, &host).await?,
         host: Some(convert::host(&host, &service.fleet)),
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::GetHostResponse)] = &[
         |answer| answer.targets.iter_mut().for_each(fit::without_fields),

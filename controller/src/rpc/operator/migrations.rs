@@ -1,6 +1,9 @@
 //! What a rollback would cross without taking it back: migrations of data that a deployment was recorded with.
 
-use sternway_proto::v1::{self, Problem};
+use sternway_proto::{
+    digest,
+    v1::{self, Problem},
+};
 
 const DESTRUCTIVE: &str = "destructive";
 
@@ -14,7 +17,9 @@ pub(super) fn crossed(
     let destructive = deployments.iter().filter(|it| it.migration == DESTRUCTIVE);
     let mut warnings: Vec<(u32, Problem)> = Vec::new();
     for deployment in destructive {
-        let of = revisions.iter().filter(|it| deploys(deployment, it));
+        let of = revisions
+            .iter()
+            .filter(|it| digest::names(&deployment.digest, it));
         // An image that was there before the migration is told of is not what brought it.
         let number = of.map(|revision| revision.number).min();
         let after = match number {
@@ -47,16 +52,6 @@ fn warning(deployment: &v1::Deployment, number: u32, to: &v1::Revision) -> Probl
         "make sure that the data can be brought back, or that the old revision works with the new data, before you \
          say yes",
     )
-}
-
-/// A digest names a revision whole, or behind the `@` of a repository digest.
-fn deploys(deployment: &v1::Deployment, revision: &v1::Revision) -> bool {
-    let digest = bare(&deployment.digest);
-    !digest.is_empty() && (digest == revision.image_id || digest == bare(&revision.image_digest))
-}
-
-fn bare(digest: &str) -> &str {
-    digest.rsplit('@').next().unwrap_or_default()
 }
 
 #[cfg(test)]

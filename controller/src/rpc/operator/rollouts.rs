@@ -138,6 +138,7 @@ pub(super) async fn list(
             .iter()
             .map(|rollout| convert::rollout(rollout, &service.fleet))
             .collect(),
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::ListRolloutsResponse)] =
         &[|answer| answer.rollouts.iter_mut().for_each(fit::without_details)];
@@ -172,5 +173,5 @@ pub(super) async fn get(
         events,
     };
     let next = format!("`ctl rollout watch {}` shows it piece by piece", rollout.id);
-    fit::fit(answer, &[], &next)
+    fit::whole(answer, &next)
 }

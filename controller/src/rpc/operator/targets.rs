@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sternway_proto::{field, v1};
-use tonic::Status;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{Operators, earlier, fit, hosts, text};
@@ -152,7 +152,10 @@ pub(super) async fn list(
         |answer| each(answer, fit::without_evidence),
     ];
     fit::fit(
-        v1::ListTargetsResponse { targets },
+        v1::ListTargetsResponse {
+            targets,
+            thinned: false,
+        },
         reliefs,
         "ask for one host at a time: `ctl target ls --host HOST`",
     )
@@ -188,6 +191,7 @@ pub(super) async fn get(
         }),
         deployments,
         failures,
+        thinned: false,
     };
     let reliefs: &[fn(&mut v1::GetTargetResponse)] = &[|answer| {
         let target = answer.target.as_mut().and_then(|one| one.target.as_mut());
@@ -229,7 +233,6 @@ pub(super) async fn mark(
     let reason = text("the reason", &request.reason)?;
     let mark = v1::Mark::try_from(request.mark)
         .map_err(|_| fault::invalid("mark-not-valid", "there is no such mark", ""))?;
-    let found = find(service, &request.host, &request.target).await?;
     if request.revision.is_empty() {
         return Err(fault::invalid(
             "revision-needed",
@@ -237,22 +240,25 @@ pub(super) async fn mark(
             "name one: its number, `current` or `previous`",
         ));
     }
-    let chosen = found
-        .history()
-        .find(&request.revision)
-        .map_err(fault::not_found)?;
+    let (found, revision) = match chosen(service, request).await {
+        // It may be of a target, or of a past, that nobody looks after any more: its mark still counts.
+        Err(unknown) if mark == v1::Mark::Unspecified && unknown.code() == Code::NotFound => {
+            marked(service, request).await?.ok_or(unknown)?
+        }
+        other => other?,
+    };
     let new = NewMark {
         host_id: found.host.id,
         host_name: found.host.name.clone(),
         target: found.target.name.clone(),
-        revision: chosen.revision.id.clone(),
+        revision: revision.id.clone(),
         mark,
         reason: reason.clone(),
         operator: caller.name.clone(),
         at_ms: now_ms(),
     };
     service.store.mark_set(&new).await.map_err(fault::store)?;
-    // A mark that does not reach the agent now is told when it connects again.
+    // A mark that does not reach the agent now is told at the next look, or when it connects again.
     if let Err(error) = service.fleet.push_marks(found.host.id).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -265,7 +271,54 @@ pub(super) async fn mark(
         revision: Some(v1::Revision {
             mark: mark.into(),
             mark_reason: if marked { reason } else { String::new() },
-            ..chosen.revision.clone()
+            ..revision
         }),
+        host: new.host_name,
+        target: new.target,
     })
+}
+
+/// The revision that is meant, of those that the target's history lists.
+async fn chosen(
+    service: &Operators,
+    request: &v1::MarkRevisionRequest,
+) -> Result<(Found, v1::Revision), Status> {
+    let found = find(service, &request.host, &request.target).await?;
+    let chosen = found.history().find(&request.revision);
+    let revision = chosen.map_err(fault::not_found)?.revision.clone();
+    Ok((found, revision))
+}
+
+/// The revision that is meant, of all that are marked. None: there is none.
+async fn marked(
+    service: &Operators,
+    request: &v1::MarkRevisionRequest,
+) -> Result<Option<(Found, v1::Revision)>, Status> {
+    let host = hosts::find(service, &request.host).await?;
+    let all = service.store.marked_list(host.id).await;
+    let mut targets: Vec<v1::Target> = Vec::new();
+    for (name, revision) in all.map_err(fault::store)? {
+        match targets.last_mut() {
+            Some(target) if target.name == name => target.revisions.push(revision),
+            _ => targets.push(v1::Target {
+                name,
+                revisions: vec![revision],
+                ..v1::Target::default()
+            }),
+        }
+    }
+    let Ok(target) = select::target(&host.name, &targets, &request.target) else {
+        return Ok(None);
+    };
+    let history = History {
+        target,
+        revisions: &target.revisions,
+    };
+    let revision = match history.find(&request.revision) {
+        Ok(chosen) => chosen.revision.clone(),
+        Err(why) if why.code == "revision-ambiguous" => return Err(fault::not_found(why)),
+        Err(_) => return Ok(None),
+    };
+    let target = target.clone();
+    Ok(Some((Found { host, target }, revision)))
 }

@@ -7,7 +7,9 @@ use serde_json::json;
 use sternway_proto::name::HostName;
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, orders, rollouts, row::row, small, targets, uuid};
+use super::{
+    Sqlite, Tx, decode, log::append, orders, rollouts, row::row, small, targets, unsigned, uuid,
+};
 use crate::{
     record::{Actor, Draft},
     rollout::order::Input,
@@ -119,6 +121,22 @@ impl HostStore for Sqlite {
         .fetch_all(&self.reader)
         .await?;
         rows.into_iter().map(Host::try_from).collect()
+    }
+
+    async fn host_count(&self) -> Result<(u64, u64), StoreError> {
+        let (living, revoked): (i64, i64) =
+            sqlx::query_as("SELECT COUNT(*) - COUNT(revoked_ms), COUNT(revoked_ms) FROM hosts")
+                .fetch_one(&self.reader)
+                .await?;
+        Ok((unsigned(living), unsigned(revoked)))
+    }
+
+    async fn host_revoked_list(&self) -> Result<Vec<Uuid>, StoreError> {
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT id FROM hosts WHERE revoked_ms IS NOT NULL")
+                .fetch_all(&self.reader)
+                .await?;
+        ids.iter().map(|id| uuid(id, "a host's id")).collect()
     }
 
     async fn host_fetch(&self, id: Uuid) -> Result<Option<Host>, StoreError> {
@@ -253,6 +271,7 @@ impl HostStore for Sqlite {
             .bind(redeem.host_id.to_string())
             .execute(&mut *tx)
             .await?;
+        let inherited = targets::inherit(&mut tx, redeem.host_id, &name).await?;
         let host = fetch(&mut *tx, redeem.host_id)
             .await?
             .ok_or(StoreError::Corrupt { what: "a new host" })?;
@@ -261,7 +280,12 @@ impl HostStore for Sqlite {
             actor: Actor::Agent(name.clone()),
             action: "host.joined",
             subject: format!("host:{name}"),
-            body: json!({ "host_id": host.id, "labels": host.labels }),
+            body: json!({
+                "host_id": host.id,
+                "labels": host.labels,
+                "marks_taken_over": inherited.marks,
+                "deployments_taken_over": inherited.deployments,
+            }),
         };
         append(&mut tx, &draft).await?;
         certified(&mut tx, redeem.host_id, &redeem.certificate, redeem.now_ms).await?;

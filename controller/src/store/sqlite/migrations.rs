@@ -6,7 +6,7 @@ use sqlx::{
 };
 
 /// Version, what it does, and how. Never changed once released: the database remembers what it was given.
-const ALL: [(i64, &str, &str); 2] = [
+const ALL: [(i64, &str, &str); 3] = [
     (
         1,
         "first",
@@ -17,7 +17,25 @@ const ALL: [(i64, &str, &str); 2] = [
         "lost orders",
         include_str!("../../../migrations/sqlite/0002_lost_orders.sql"),
     ),
+    (
+        3,
+        "operators",
+        include_str!("../../../migrations/sqlite/0003_operators.sql"),
+    ),
 ];
+
+/// Whether a database was given exactly these.
+pub(super) async fn is_current(
+    executor: impl sqlx::SqliteExecutor<'_>,
+) -> Result<bool, sqlx::Error> {
+    let given: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(executor)
+            .await?;
+    Ok(given
+        .into_iter()
+        .eq(ALL.into_iter().map(|(version, ..)| version)))
+}
 
 pub(super) fn all() -> Migrator {
     Migrator::with_migrations(

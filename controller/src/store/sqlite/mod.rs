@@ -10,6 +10,7 @@ mod hosts;
 mod log;
 mod meta;
 mod migrations;
+mod operators;
 mod orders;
 mod rollouts;
 mod row;
@@ -34,6 +35,9 @@ use crate::fault::{self, Moment};
 /// connection.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// How long a controller that starts waits for a command that holds the data directory.
+const HELD: Duration = Duration::from_secs(1);
+
 /// Connections that read. More than cores help nobody.
 const READERS: u32 = 4;
 
@@ -45,8 +49,8 @@ pub struct Sqlite {
     writer: SqlitePool,
     reader: SqlitePool,
     budget: Mutex<Budget>,
-    /// Held for as long as the store lives: two controllers on one directory would both be right.
-    _lock: File,
+    /// Held for as long as the store of a controller lives: two on one directory would both be right.
+    _lock: Option<File>,
 }
 
 impl Store for Sqlite {}
@@ -58,7 +62,68 @@ impl Sqlite {
     /// # Errors
     /// The directory cannot be used, another controller uses it, or the database cannot be opened.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let lock = lock(data_dir)?;
+        let until = tokio::time::Instant::now() + HELD;
+        let lock = loop {
+            match lock(data_dir) {
+                // By a command, for a moment.
+                Err(StoreError::InUse { .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(HELD / 20).await;
+                }
+                other => break other?,
+            }
+        };
+        let store = Self::connect(data_dir, Some(lock)).await?;
+        migrations::all().run(&store.writer).await?;
+        Ok(store)
+    }
+
+    /// Opens the database for a command, also while a controller runs on it: whoever writes takes the database's own
+    /// lock, and reads within it what must be true. Where none runs, the schema is brought up to date first.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`]; or the controller that runs is of another version.
+    pub async fn beside(data_dir: &Path) -> Result<Self, StoreError> {
+        match lock(data_dir) {
+            Ok(lock) => {
+                let store = Self::connect(data_dir, None).await?;
+                migrations::all().run(&store.writer).await?;
+                // From here on a controller may start.
+                drop(lock);
+                Ok(store)
+            }
+            Err(StoreError::InUse { path }) => {
+                let store = Self::connect(data_dir, None).await?;
+                if migrations::is_current(&store.reader).await? {
+                    Ok(store)
+                } else {
+                    Err(StoreError::OtherVersion { path })
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the whole database, as it stands at one moment, into a new file, and waits until it is on disk. Others
+    /// read and write meanwhile.
+    ///
+    /// # Errors
+    /// The file cannot be written, or is there already and not empty.
+    pub async fn copy_into(&self, path: &Path) -> Result<(), StoreError> {
+        let file = |source| StoreError::File {
+            path: path.display().to_string(),
+            source,
+        };
+        // Made here for its owner only: SQLite writes into an empty file.
+        private(path).map_err(file)?;
+        sqlx::query("VACUUM INTO $1")
+            .bind(path.display().to_string())
+            .execute(&self.writer)
+            .await?;
+        let written = File::open(path).map_err(file)?;
+        written.sync_all().map_err(file)
+    }
+
+    async fn connect(data_dir: &Path, lock: Option<File>) -> Result<Self, StoreError> {
         let path = data_dir.join("controller.db");
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -78,7 +143,6 @@ impl Sqlite {
             .connect_with(options.clone())
             .await
             .map_err(open)?;
-        migrations::all().run(&writer).await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(BUSY)
@@ -132,7 +196,7 @@ async fn commit(tx: Tx<'_>) -> Result<(), sqlx::Error> {
 }
 
 fn lock(data_dir: &Path) -> Result<File, StoreError> {
-    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    use std::os::unix::fs::DirBuilderExt as _;
     let file = |source| StoreError::File {
         path: data_dir.display().to_string(),
         source,
@@ -144,12 +208,7 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
         .map_err(file)?;
     // The database inherits its mode from nothing: it is made here, readable by its owner only.
     for name in ["controller.db", "lock"] {
-        std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(data_dir.join(name))
-            .map_err(file)?;
+        private(&data_dir.join(name)).map_err(file)?;
     }
     let lock = File::open(data_dir.join("lock")).map_err(file)?;
     match lock.try_lock() {
@@ -159,6 +218,17 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
         }),
         Err(std::fs::TryLockError::Error(source)) => Err(file(source)),
     }
+}
+
+/// Makes a file for its owner only, if it is not there.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
 }
 
 /// Numbers of the wire are unsigned, columns are signed.

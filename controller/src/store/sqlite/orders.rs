@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
 use crate::{
     record::{Actor, Draft},
-    rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, apply},
+    rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, Unsent, apply},
     store::{
         RolloutStore, StartError, StoreError,
         types::{
@@ -48,8 +48,12 @@ pub(super) const ORDERS_OF_REVOKED: &str =
     "SELECT id FROM orders INDEXED BY orders_one_active WHERE host_id = $1 AND state <> 4";
 
 /// Orders that were never sent and whose deadline has passed.
-pub(super) const ORDERS_DUE: &str =
-    "SELECT id FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
+pub(super) const ORDERS_DUE: &str = "SELECT id, host_id FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
+
+/// Orders whose wave has begun and of which their agents have said nothing.
+pub(super) const ORDERS_UNANSWERED: &str =
+    "SELECT o.id, o.host_id FROM orders o JOIN rollouts r ON r.id = o.rollout_id
+     WHERE o.state IN (1, 2) AND o.state <> 4 AND o.last_event = 0 AND o.wave <= r.wave";
 
 /// Orders that were sent, with their hosts, where both the deadline and the last sign of the host are older than
 /// that.
@@ -158,6 +162,12 @@ impl TryFrom<OrderRow> for Order {
 
 fn all(rows: Vec<OrderRow>) -> Result<Vec<Order>, StoreError> {
     rows.into_iter().map(Order::try_from).collect()
+}
+
+fn with_hosts(rows: &[(String, String)]) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
+    rows.iter()
+        .map(|(order, host)| Ok((uuid(order, "an order's id")?, uuid(host, "a host's id")?)))
+        .collect()
 }
 
 pub(super) async fn fetch(tx: &mut Tx<'_>, id: Uuid) -> Result<Option<Order>, StoreError> {
@@ -482,32 +492,34 @@ impl RolloutStore for Sqlite {
         Ok(appended)
     }
 
-    async fn order_expire_due(&self, now_ms: i64) -> Result<Effects, StoreError> {
-        let due: Vec<String> = sqlx::query_scalar(ORDERS_DUE)
-            .bind(now_ms)
-            .fetch_all(&self.reader)
-            .await?;
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
+        let rows = sqlx::query_as(ORDERS_DUE).bind(now_ms);
+        with_hosts(&rows.fetch_all(&self.reader).await?)
+    }
+
+    async fn order_expired(
+        &self,
+        orders: &[(Uuid, Unsent)],
+        now_ms: i64,
+    ) -> Result<Effects, StoreError> {
         let mut effects = Effects::default();
-        if due.is_empty() {
-            return Ok(effects);
-        }
         let mut tx = self.begin().await?;
-        for id in due {
-            let id = uuid(&id, "an order's id")?;
-            effects.merge(rollouts::input(&mut tx, id, &Input::DeadlinePassed, now_ms).await?);
+        for (id, why) in orders {
+            let input = Input::DeadlinePassed(*why);
+            effects.merge(rollouts::input(&mut tx, *id, &input, now_ms).await?);
         }
         super::commit(tx).await?;
         Ok(effects)
     }
 
+    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
+        let rows = sqlx::query_as(ORDERS_UNANSWERED);
+        with_hosts(&rows.fetch_all(&self.reader).await?)
+    }
+
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let rows: Vec<(String, String)> = sqlx::query_as(ORDERS_OVERDUE)
-            .bind(before_ms)
-            .fetch_all(&self.reader)
-            .await?;
-        rows.iter()
-            .map(|(order, host)| Ok((uuid(order, "an order's id")?, uuid(host, "a host's id")?)))
-            .collect()
+        let rows = sqlx::query_as(ORDERS_OVERDUE).bind(before_ms);
+        with_hosts(&rows.fetch_all(&self.reader).await?)
     }
 
     async fn order_sent_list(&self) -> Result<Vec<SentOrder>, StoreError> {

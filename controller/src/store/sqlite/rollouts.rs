@@ -419,10 +419,32 @@ async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, Stri
     if new.now_ms >= row.expires_ms {
         return Err(StartError::PlanExpired);
     }
+    // Whoever says yes has been shown what to: an id that was overheard starts nothing.
+    if row.made_for != new.operator {
+        return Err(StartError::PlanNotYours {
+            operator: row.made_for,
+        });
+    }
     if row.revoked_ms.is_some() {
         return Err(StartError::HostRevoked);
     }
     let plan: v1::Plan = decode(&row.body, "a plan")?;
+    // Marked between the plan and now: nobody else would see it.
+    let bad: Option<String> = sqlx::query_scalar(
+        "SELECT reason FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3 AND mark = 2",
+    )
+    .bind(&row.host_id)
+    .bind(&plan.target)
+    .bind(&plan.to_revision)
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some(reason) = bad {
+        return Err(StartError::RevisionBad {
+            number: plan.to_number,
+            target: plan.target,
+            reason,
+        });
+    }
     let busy: Option<String> = sqlx::query_scalar(
         "SELECT rollout_id FROM orders WHERE host_id = $1 AND target = $2 AND state <> 4",
     )

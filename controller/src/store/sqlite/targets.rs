@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use prost::Message as _;
 use serde_json::json;
-use sternway_proto::v1;
+use sternway_proto::{digest, v1};
 use uuid::Uuid;
 
 use super::{
@@ -30,11 +30,24 @@ use crate::{
 const REVISIONS_PER_HOST: i64 = 20_000;
 const REVISION_BYTES_PER_HOST: i64 = 256 * 1024 * 1024;
 
+/// Revisions of one target that its host does not have any more and nobody has marked: the newest are kept, to be
+/// looked at.
+const GONE_PER_TARGET: i64 = 100;
+
+// What the column `listed` of a revision says. What is marked and of a target that is no longer looked after has 0.
+
+/// Its host listed it last.
+const LISTED: i64 = 1;
+/// Its host does not list it any more.
+const GONE: i64 = 2;
+
 /// What is kept of one host's revisions; read when the first one is to be stored, and counted from then on.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// How many, and of how many bytes.
-    held: Option<(i64, i64)>,
+    total: Option<(i64, i64)>,
+    /// What no host lists any more has made room.
+    evicted: bool,
     /// That there is no room was said.
     told: bool,
 }
@@ -48,17 +61,17 @@ impl Held {
         before: Option<usize>,
         bytes: usize,
     ) -> Result<bool, StoreError> {
-        let (count, held) = match self.held {
-            Some(held) => held,
-            None => sqlx::query_as(
-                "SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM revisions WHERE host_id = $1",
-            )
-            .bind(host)
-            .fetch_one(&mut **tx)
-            .await?,
+        let (mut count, mut held) = match self.total {
+            Some(total) => total,
+            None => counted(tx, host).await?,
         };
-        let after = with(count, held, before, bytes);
-        self.held = Some(after.unwrap_or((count, held)));
+        let mut after = with(count, held, before, bytes);
+        if after.is_none() && !std::mem::replace(&mut self.evicted, true) {
+            forget_gone(tx, host, None).await?;
+            (count, held) = counted(tx, host).await?;
+            after = with(count, held, before, bytes);
+        }
+        self.total = Some(after.unwrap_or((count, held)));
         if after.is_none() && !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 host.id = host,
@@ -67,6 +80,44 @@ impl Held {
         }
         Ok(after.is_some())
     }
+}
+
+/// How many revisions of a host are kept, and of how many bytes.
+async fn counted(tx: &mut Tx<'_>, host: &str) -> Result<(i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM revisions WHERE host_id = $1",
+    )
+    .bind(host)
+    .fetch_one(&mut **tx)
+    .await
+}
+
+/// Forgets what a host does not have any more and nobody has marked: of one target all but the newest, or all of all
+/// targets.
+async fn forget_gone(tx: &mut Tx<'_>, host: &str, target: Option<&str>) -> Result<(), sqlx::Error> {
+    let query = match target {
+        Some(target) => sqlx::query(
+            "DELETE FROM revisions WHERE host_id = $1 AND target = $2 AND id IN (
+                 SELECT r.id FROM revisions r
+                 WHERE r.host_id = $1 AND r.target = $2 AND r.listed = $3 AND NOT EXISTS (
+                     SELECT 1 FROM marks m WHERE m.host_id = r.host_id
+                         AND m.target = r.target AND m.revision = r.id)
+                 ORDER BY r.number DESC, r.id LIMIT -1 OFFSET $4)",
+        )
+        .bind(host)
+        .bind(target)
+        .bind(GONE)
+        .bind(GONE_PER_TARGET),
+        None => sqlx::query(
+            "DELETE FROM revisions WHERE host_id = $1 AND listed = $2 AND NOT EXISTS (
+                 SELECT 1 FROM marks m WHERE m.host_id = revisions.host_id
+                     AND m.target = revisions.target AND m.revision = revisions.id)",
+        )
+        .bind(host)
+        .bind(GONE),
+    };
+    query.execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// How many revisions, of how many bytes, there are with one more, or with another in the place of one. None: more
@@ -130,17 +181,12 @@ async fn revisions(
     target: &v1::Target,
 ) -> Result<(), StoreError> {
     let host = observation.host_id.to_string();
-    let known: HashMap<String, Vec<u8>> = sqlx::query_as(
-        "SELECT id, body FROM revisions WHERE host_id = $1 AND target = $2 AND listed = 1",
-    )
-    .bind(&host)
-    .bind(&target.name)
-    .fetch_all(&mut **tx)
-    .await?
-    .into_iter()
-    .collect();
+    let known = relist(tx, &host, target).await?;
     for revision in target.revisions.iter().rev() {
-        let stored = known.get(&revision.id);
+        let (stored, listed) = match known.get(&revision.id) {
+            Some((stored, listed)) => (Some(stored), *listed),
+            None => (None, 0),
+        };
         let body = body(revision, stored)?;
         if stored == Some(&body) {
             continue;
@@ -151,7 +197,7 @@ async fn revisions(
         {
             continue;
         }
-        if stored.is_none() {
+        if listed == 0 {
             note(tx, budget, observation, target, revision).await?;
         }
         sqlx::query(
@@ -167,13 +213,66 @@ async fn revisions(
         .bind(&revision.id)
         .bind(i64::from(revision.number))
         .bind(&revision.image_id)
-        .bind(digest(&revision.image_digest))
+        .bind(digest::bare(&revision.image_digest))
         .bind(observation.at_ms)
         .bind(body)
         .execute(&mut **tx)
         .await?;
     }
     Ok(())
+}
+
+/// Notes which revisions of a target its host lists now, and forgets the oldest of those that it does not any more.
+/// What was stored of those that it lists, by id, with what `listed` said of them before.
+async fn relist(
+    tx: &mut Tx<'_>,
+    host: &str,
+    target: &v1::Target,
+) -> Result<HashMap<String, (Vec<u8>, i64)>, sqlx::Error> {
+    let ids = target.revisions.iter().map(|revision| revision.id.as_str());
+    let ids = ids.collect::<serde_json::Value>().to_string();
+    // Only those of the message: what a target ever had is more than what its host has.
+    let rows: Vec<(String, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT id, body, listed FROM revisions
+         WHERE host_id = $1 AND target = $2 AND id IN (SELECT value FROM json_each($3))",
+    )
+    .bind(host)
+    .bind(&target.name)
+    .bind(&ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    if rows.iter().any(|(.., listed)| *listed != LISTED) {
+        sqlx::query(
+            "UPDATE revisions SET listed = $4
+             WHERE host_id = $1 AND target = $2 AND id IN (SELECT value FROM json_each($3))",
+        )
+        .bind(host)
+        .bind(&target.name)
+        .bind(&ids)
+        .bind(LISTED)
+        .execute(&mut **tx)
+        .await?;
+    }
+    let gone = sqlx::query(
+        "UPDATE revisions SET listed = $4
+         WHERE host_id = $1 AND target = $2 AND listed = $5
+             AND id NOT IN (SELECT value FROM json_each($3))",
+    )
+    .bind(host)
+    .bind(&target.name)
+    .bind(&ids)
+    .bind(GONE)
+    .bind(LISTED)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    if gone > 0 {
+        forget_gone(tx, host, Some(&target.name)).await?;
+    }
+    let known = rows
+        .into_iter()
+        .map(|(id, body, listed)| (id, (body, listed)));
+    Ok(known.collect())
 }
 
 /// A revision as it is stored. An inventory that would be too long for one message comes without fields: those that
@@ -245,11 +344,6 @@ fn seen(observation: &Observation, target: &v1::Target, revision: &v1::Revision)
     }
 }
 
-/// `sha256:…` of `name@sha256:…`.
-fn digest(text: &str) -> &str {
-    text.rsplit_once('@').map_or(text, |(_, digest)| digest)
-}
-
 /// Stores the whole inventory of a host.
 pub(super) async fn replace(
     tx: &mut Tx<'_>,
@@ -291,10 +385,56 @@ pub(super) async fn remove(tx: &mut Tx<'_>, host: Uuid, name: &str) -> Result<()
     Ok(())
 }
 
-type Marked = (Vec<u8>, Option<i64>, Option<String>);
+/// How much a host took over from those before it of its name.
+pub(super) struct Inherited {
+    pub(super) marks: u64,
+    pub(super) deployments: u64,
+}
 
-fn marked((body, mark, reason): Marked) -> Result<v1::Revision, StoreError> {
+/// Gives a new host what people said of the revoked ones of its name: a machine that joins again is a new host, and
+/// what must not be deployed on it still must not. Their marks move, so that taking one away takes it away.
+pub(super) async fn inherit(
+    tx: &mut Tx<'_>,
+    host: Uuid,
+    name: &str,
+) -> Result<Inherited, sqlx::Error> {
+    let mut changed = [0; 4];
+    for (changed, statement) in changed.iter_mut().zip([
+        // What is marked is asked for by its digest, also before the new host has told what it has.
+        "INSERT INTO revisions
+             (host_id, target, id, number, image_id, image_digest, stored_ms, body, listed)
+         SELECT $1, r.target, r.id, r.number, r.image_id, r.image_digest, r.stored_ms, r.body, 0
+         FROM hosts h JOIN revisions r ON r.host_id = h.id
+         JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
+         WHERE h.name = $2 AND h.revoked_ms IS NOT NULL ORDER BY h.revoked_ms DESC
+         ON CONFLICT DO NOTHING",
+        "INSERT INTO marks (host_id, target, revision, mark, reason, marked_by, marked_ms)
+         SELECT $1, m.target, m.revision, m.mark, m.reason, m.marked_by, m.marked_ms
+         FROM hosts h JOIN marks m ON m.host_id = h.id
+         WHERE h.name = $2 AND h.revoked_ms IS NOT NULL ORDER BY h.revoked_ms DESC
+         ON CONFLICT DO NOTHING",
+        "DELETE FROM marks WHERE host_id <> $1 AND host_id IN (
+             SELECT id FROM hosts WHERE name = $2 AND revoked_ms IS NOT NULL)",
+        "UPDATE deployments SET host_id = $1 WHERE host_id IN (
+             SELECT id FROM hosts WHERE name = $2 AND revoked_ms IS NOT NULL)",
+    ]) {
+        *changed = sqlx::query(statement)
+            .bind(host.to_string())
+            .bind(name)
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
+    }
+    let [_, marks, _, deployments] = changed;
+    Ok(Inherited { marks, deployments })
+}
+
+/// A revision's bytes and what `listed` says of it; its mark and why.
+type Marked = (Vec<u8>, i64, Option<i64>, Option<String>);
+
+fn marked((body, listed, mark, reason): Marked) -> Result<v1::Revision, StoreError> {
     let mut revision: v1::Revision = decode(&body, "a revision")?;
+    revision.gone = listed != LISTED;
     revision.mark = mark.and_then(|m| i32::try_from(m).ok()).unwrap_or_default();
     revision.mark_reason = reason.unwrap_or_default();
     Ok(revision)
@@ -327,10 +467,11 @@ impl TargetStore for Sqlite {
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError> {
         let rows: Vec<Marked> = sqlx::query_as(
-            "SELECT r.body, m.mark, m.reason FROM revisions r
+            "SELECT r.body, r.listed, m.mark, m.reason FROM revisions r
              LEFT JOIN marks m ON m.host_id = r.host_id AND m.target = r.target
                  AND m.revision = r.id
-             WHERE r.host_id = $1 AND r.target = $2 AND r.listed = 1 ORDER BY r.number DESC",
+             WHERE r.host_id = $1 AND r.target = $2 AND r.listed IN (1, 2)
+             ORDER BY r.number DESC, r.listed",
         )
         .bind(host.to_string())
         .bind(target)
@@ -382,6 +523,23 @@ impl TargetStore for Sqlite {
         Ok(super::commit(tx).await?)
     }
 
+    async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>, i64, Option<i64>, Option<String>)> = sqlx::query_as(
+            "SELECT m.target, r.body, r.listed, m.mark, m.reason FROM marks m
+             JOIN revisions r ON r.host_id = m.host_id AND r.target = m.target
+                 AND r.id = m.revision
+             WHERE m.host_id = $1 ORDER BY m.target, r.number DESC",
+        )
+        .bind(host.to_string())
+        .fetch_all(&self.reader)
+        .await?;
+        rows.into_iter()
+            .map(|(target, body, listed, mark, reason)| {
+                Ok((target, marked((body, listed, mark, reason))?))
+            })
+            .collect()
+    }
+
     async fn mark_list(&self, host: Uuid) -> Result<Vec<v1::RevisionMark>, StoreError> {
         let rows: Vec<(String, String, i64, String)> = sqlx::query_as(
             "SELECT target, revision, mark, reason FROM marks WHERE host_id = $1
@@ -405,19 +563,20 @@ impl TargetStore for Sqlite {
         &self,
         wanted: &str,
     ) -> Result<Vec<(String, String, v1::Revision)>, StoreError> {
-        let rows: Vec<(String, String, Vec<u8>, Option<i64>, Option<String>)> = sqlx::query_as(
-            "SELECT h.name, r.target, r.body, m.mark, m.reason FROM revisions r
+        let rows: Vec<(String, String, Vec<u8>, i64, Option<i64>, Option<String>)> =
+            sqlx::query_as(
+                "SELECT h.name, r.target, r.body, r.listed, m.mark, m.reason FROM revisions r
              JOIN hosts h ON h.id = r.host_id
              JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
              WHERE m.mark = 2 AND (r.image_id = $1 OR r.image_digest = $1)
              ORDER BY h.name, r.target, r.number LIMIT 100",
-        )
-        .bind(digest(wanted))
-        .fetch_all(&self.reader)
-        .await?;
+            )
+            .bind(digest::bare(wanted))
+            .fetch_all(&self.reader)
+            .await?;
         rows.into_iter()
-            .map(|(host, target, body, mark, reason)| {
-                Ok((host, target, marked((body, mark, reason))?))
+            .map(|(host, target, body, listed, mark, reason)| {
+                Ok((host, target, marked((body, listed, mark, reason))?))
             })
             .collect()
     }

@@ -4,13 +4,13 @@ use serde_json::json;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{Sqlite, hosts, log, orders, rollouts};
+use super::{Sqlite, hosts, log, operators, orders, rollouts};
 use crate::{
     record::Actor,
     store::{
         HostStore as _, MetaStore as _, RecordStore as _, RedeemError, StoreError,
         TargetStore as _, Trouble,
-        types::{Certified, Host, NewToken, Note, Observation, Redeem, Seen},
+        types::{Certified, Host, NewMark, NewToken, Note, Observation, Redeem, Seen},
     },
 };
 
@@ -129,6 +129,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_OPEN, "orders_one_active"),
         (orders::ORDERS_LOST, "orders_lost"),
         (orders::ORDERS_DUE, "orders_active"),
+        (orders::ORDERS_UNANSWERED, "orders_active"),
         (orders::ORDERS_OVERDUE, "orders_active"),
         (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
@@ -142,6 +143,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
         (hosts::TOKENS_STALE, "join_tokens_unused"),
+        (operators::OPERATORS_REVOKED, "operators_revoked"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
@@ -351,4 +353,114 @@ async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_know
         let kept = kept.expect("listed").pop().expect("one");
         assert_eq!((kept.fields.len(), kept.image), (known, image));
     }
+}
+
+fn revisions_of(host: &Host, numbers: impl Iterator<Item = u32>) -> Observation {
+    let revision = |number: u32| v1::Revision {
+        id: format!("{number:064}"),
+        number,
+        image_id: format!("sha256:{number}"),
+        ..v1::Revision::default()
+    };
+    let target = v1::Target {
+        name: "docker/shop".into(),
+        revisions: numbers.map(revision).collect(),
+        ..v1::Target::default()
+    };
+    Observation {
+        host_id: host.id,
+        host_name: host.name.clone(),
+        at_ms: 10,
+        seen: Seen::Target(Box::new(target)),
+    }
+}
+
+#[tokio::test]
+async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgotten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let known = async || {
+        let listed = store.revision_list(host.id, "docker/shop").await;
+        let told = |one: v1::Revision| (one.number, one.gone);
+        listed
+            .expect("listed")
+            .into_iter()
+            .map(told)
+            .collect::<Vec<_>>()
+    };
+    let told = async |numbers: std::ops::RangeInclusive<u32>| {
+        let told = [revisions_of(&host, numbers)];
+        store.observations_store(&told).await.expect("stored");
+    };
+    told(1..=3).await;
+    let mark = NewMark {
+        host_id: host.id,
+        host_name: host.name.clone(),
+        target: "docker/shop".into(),
+        revision: format!("{:064}", 1),
+        mark: v1::Mark::Bad,
+        reason: "500s".into(),
+        operator: "alice".into(),
+        at_ms: 11,
+    };
+    store.mark_set(&mark).await.expect("marked");
+    told(2..=4).await;
+    assert_eq!(
+        known().await,
+        [(4, false), (3, false), (2, false), (1, true)]
+    );
+    // As after a restore of an agent's folder: it is there again.
+    told(1..=2).await;
+    assert_eq!(
+        known().await,
+        [(4, true), (3, true), (2, false), (1, false)]
+    );
+    for newest in 5..=205 {
+        told(newest - 2..=newest).await;
+    }
+    let held = known().await;
+    let there = held.iter().filter(|(_, gone)| !gone).count();
+    assert_eq!(there, 3);
+    let gone: Vec<u32> = held
+        .into_iter()
+        .filter(|one| one.1)
+        .map(|one| one.0)
+        .collect();
+    let mut wanted: Vec<u32> = (103..=202).rev().collect();
+    wanted.push(1);
+    assert_eq!(gone, wanted, "the newest hundred, and what is marked");
+    let bad = store.digest_bad_list("sha256:1").await.expect("listed");
+    assert_eq!(bad.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let stored = async |numbers: std::ops::RangeInclusive<u32>| {
+        let told = [revisions_of(&host, numbers)];
+        store.observations_store(&told).await.expect("stored");
+    };
+    stored(1..=2).await;
+    stored(2..=2).await;
+    // Other targets had so many that no more are kept.
+    sqlx::query(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 19998)
+         INSERT INTO revisions (host_id, target, id, number, image_id, image_digest, stored_ms, body, listed)
+         SELECT $1, 'docker/' || (i % 400), i, i, '', '', 1, x'', 2 FROM n",
+    )
+    .bind(host.id.to_string())
+    .execute(&store.writer)
+    .await
+    .expect("filled");
+    stored(2..=3).await;
+    let listed = store.revision_list(host.id, "docker/shop").await;
+    let numbers: Vec<u32> = listed
+        .expect("listed")
+        .iter()
+        .map(|one| one.number)
+        .collect();
+    assert_eq!(numbers, [3, 2]);
 }

@@ -1,0 +1,273 @@
+//! The fleet over a real store that fails for a while.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use sternway_proto::v1::ControllerMessage;
+use tonic::Status;
+
+use super::*;
+use crate::store::{
+    HostStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
+};
+
+const WAIT: Duration = Duration::from_mins(1);
+const TARGET: &str = "docker/shop";
+
+struct NoRenewal;
+
+#[async_trait]
+impl Renew for NoRenewal {
+    async fn renew(
+        &self,
+        _: &Host,
+        _: &[u8],
+    ) -> Result<(v1::RenewedCertificate, Certified), v1::Problem> {
+        Err(v1::Problem::default())
+    }
+}
+
+/// A fleet of one host.
+struct Stage {
+    _folder: tempfile::TempDir,
+    store: Arc<Sqlite>,
+    fleet: Arc<Fleet>,
+    host: Host,
+    /// Another connection to the database, for what goes wrong in it.
+    database: SqliteConnection,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(Sqlite::open(folder.path()).await.expect("opened"));
+        let options = SqliteConnectOptions::new().filename(folder.path().join("controller.db"));
+        let database = SqliteConnection::connect_with(&options).await;
+        let token = NewToken {
+            hash: [1; 32],
+            host_name: "web-1".into(),
+            labels: BTreeMap::new(),
+            created_ms: now_ms(),
+            created_by: "alice".into(),
+            expires_ms: now_ms() + 1_000_000,
+        };
+        store.token_insert(&token).await.expect("a token");
+        let redeem = Redeem {
+            hash: token.hash,
+            host_id: Uuid::from_u128(7),
+            hostname: "web-1".into(),
+            agent_version: String::new(),
+            certificate: Certified {
+                serial: "1".into(),
+                not_after_ms: now_ms() + 1_000_000,
+            },
+            now_ms: now_ms(),
+        };
+        let timing = Timing {
+            heartbeat: WAIT,
+            plan: WAIT,
+            lost: WAIT,
+        };
+        Self {
+            host: store.token_redeem(&redeem).await.expect("a host"),
+            fleet: Fleet::new(store.clone(), Arc::new(NoRenewal), timing, 1),
+            store,
+            database: database.expect("a second connection"),
+            _folder: folder,
+        }
+    }
+
+    async fn does(&mut self, statement: &'static str) {
+        let done = sqlx::raw_sql(statement).execute(&mut self.database).await;
+        done.expect("done");
+    }
+
+    /// A session of the host, and what it is sent.
+    fn session(
+        &self,
+    ) -> (
+        Arc<Session>,
+        mpsc::Receiver<Result<ControllerMessage, Status>>,
+    ) {
+        let (sender, receiver) = mpsc::channel(8);
+        let (id, name) = (self.host.id, self.host.name.clone());
+        let session = Arc::new(Session::new(1, id, name, sender, now_ms()));
+        self.fleet.register(&session);
+        (session, receiver)
+    }
+
+    async fn order(&self, deadline_ms: i64) -> Rollout {
+        let new = self.planned(deadline_ms).await;
+        self.store.rollout_start(&new).await.expect("started")
+    }
+
+    async fn planned(&self, deadline_ms: i64) -> NewRollout {
+        let plan = StoredPlan {
+            id: Uuid::new_v4(),
+            host_id: self.host.id,
+            made_for: "alice".into(),
+            scope: v1::RestoreScope::Both,
+            swap: v1::Swap::Unspecified,
+            created_ms: now_ms(),
+            expires_ms: now_ms() + 1_000_000,
+            plan: v1::Plan {
+                target: TARGET.into(),
+                to_revision: "a".repeat(64),
+                to_number: 3,
+                ..v1::Plan::default()
+            },
+        };
+        self.store.plan_insert(&plan).await.expect("a plan");
+        NewRollout {
+            id: Uuid::now_v7(),
+            order_id: Uuid::now_v7(),
+            request_id: Uuid::new_v4(),
+            plan_id: plan.id,
+            operator: "alice".into(),
+            reason: String::new(),
+            epoch: 1,
+            now_ms: now_ms(),
+            not_after_ms: now_ms() + deadline_ms,
+        }
+    }
+
+    async fn mark(&self, mark: v1::Mark, reason: &str) {
+        let new = NewMark {
+            host_id: self.host.id,
+            host_name: self.host.name.clone(),
+            target: TARGET.into(),
+            revision: "a".repeat(64),
+            mark,
+            reason: reason.into(),
+            operator: "alice".into(),
+            at_ms: now_ms(),
+        };
+        self.store.mark_set(&new).await.expect("marked");
+    }
+}
+
+async fn next(outgoing: &mut mpsc::Receiver<Result<ControllerMessage, Status>>) -> Message {
+    let sent = tokio::time::timeout(WAIT, outgoing.recv()).await;
+    let sent = sent.expect("in time").expect("open").expect("a message");
+    sent.message.expect("something")
+}
+
+/// What a store does that is full or busy at that moment.
+const NOT_SENT: &str = "CREATE TRIGGER not_sent BEFORE UPDATE ON orders WHEN NEW.state = 2
+     BEGIN SELECT RAISE(ABORT, 'not now'); END";
+
+#[tokio::test]
+async fn an_order_that_could_not_be_sent_when_it_was_made_is_sent_while_its_host_stays() {
+    let mut stage = Stage::new().await;
+    let (_session, mut outgoing) = stage.session();
+    let rollout = stage.order(1_000_000).await;
+    stage.does(NOT_SENT).await;
+    let failed = stage.fleet.dispatch(stage.host.id).await;
+    assert!(failed.is_err(), "{failed:?}");
+    stage.does("DROP TRIGGER not_sent").await;
+    stage.fleet.look(now_ms()).await;
+    let sent = next(&mut outgoing).await;
+    let Message::Order(sealed) = sent else {
+        panic!("no order: {sent:?}");
+    };
+    assert_eq!(sealed, rollout.orders[0].sealed);
+}
+
+#[tokio::test]
+async fn an_order_that_was_never_sent_says_whether_its_host_was_there() {
+    let stage = Stage::new().await;
+    for (online, said) in [(false, "not connected"), (true, "which is connected")] {
+        let session = online.then(|| stage.session());
+        let rollout = stage.order(-1).await;
+        stage.fleet.look(now_ms()).await;
+        let found = stage.store.rollout_fetch(rollout.id).await.expect("read");
+        let phase = found.expect("there").orders.remove(0).progress.phase;
+        let crate::rollout::order::Phase::Finished(ending) = phase else {
+            panic!("not finished: {phase:?}");
+        };
+        assert_eq!(ending.outcome, v1::Outcome::Expired);
+        let problem = ending.problem.expect("a reason");
+        assert_eq!(problem.code, "order-expired");
+        assert!(problem.message.contains(said), "{problem:?}");
+        drop(session);
+    }
+}
+
+#[tokio::test]
+async fn marks_that_could_not_be_read_are_told_while_their_host_stays() {
+    let mut stage = Stage::new().await;
+    let (_session, mut outgoing) = stage.session();
+    stage.mark(v1::Mark::Bad, "500s").await;
+    stage.does("ALTER TABLE marks RENAME TO away").await;
+    let failed = stage.fleet.push_marks(stage.host.id).await;
+    assert!(failed.is_err(), "{failed:?}");
+    stage.does("ALTER TABLE away RENAME TO marks").await;
+    stage.fleet.look(now_ms()).await;
+    let sent = next(&mut outgoing).await;
+    let Message::Marks(told) = sent else {
+        panic!("no marks: {sent:?}");
+    };
+    let reasons: Vec<&str> = told.marks.iter().map(|mark| mark.reason.as_str()).collect();
+    assert_eq!(reasons, ["500s"]);
+    // Told once.
+    stage.fleet.look(now_ms()).await;
+    stage.fleet.tasks.close();
+    stage.fleet.tasks.wait().await;
+    assert!(outgoing.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_its_turn_to_tell_the_marks_reads_them_when_it_comes() {
+    let stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session();
+    let turn = session.marks.lock().await;
+    let tells = (
+        stage.fleet.push_marks(stage.host.id),
+        stage.fleet.push_marks(stage.host.id),
+    );
+    let goes_on = async {
+        stage.mark(v1::Mark::Bad, "500s").await;
+        drop(turn);
+    };
+    let (one, other, ()) = tokio::join!(tells.0, tells.1, goes_on);
+    one.and(other).expect("told");
+    let Message::Marks(told) = next(&mut outgoing).await else {
+        panic!("no marks");
+    };
+    assert_eq!(told.marks.len(), 1, "what stood when it was its turn");
+    assert!(
+        outgoing.try_recv().is_err(),
+        "the second had nothing to add"
+    );
+}
+
+#[tokio::test]
+async fn a_plan_to_a_revision_that_was_marked_bad_meanwhile_is_not_started() {
+    let stage = Stage::new().await;
+    let new = stage.planned(1_000_000).await;
+    stage.mark(v1::Mark::Bad, "500s").await;
+    let refused = stage.store.rollout_start(&new).await;
+    assert!(
+        matches!(&refused, Err(StartError::RevisionBad { number: 3, reason, .. }) if reason == "500s"),
+        "{refused:?}"
+    );
+    stage.mark(v1::Mark::Unspecified, "").await;
+    stage.store.rollout_start(&new).await.expect("started");
+}
+
+#[tokio::test]
+async fn a_plan_is_started_by_whom_it_was_made_for_and_by_nobody_else() {
+    let stage = Stage::new().await;
+    let new = stage.planned(1_000_000).await;
+    let mallory = NewRollout {
+        operator: "mallory".into(),
+        ..new.clone()
+    };
+    let refused = stage.store.rollout_start(&mallory).await;
+    assert!(
+        matches!(&refused, Err(StartError::PlanNotYours { operator }) if operator == "alice"),
+        "{refused:?}"
+    );
+    stage.store.rollout_start(&new).await.expect("started");
+}

@@ -1,0 +1,425 @@
+//! `kill -9` of the controller around the commits of everything that a rollback that succeeds does not commit: one that
+//! is undone, one that expires, a join, a revocation, a mark. What was acknowledged stands, and happened once. The host is
+//! scripted: what runs there is another story.
+
+use std::{pin::pin, time::Duration};
+
+use serde_json::Value;
+use sternway_proto::{
+    enrol::{self, JoinError},
+    fault, order,
+    token::JoinToken,
+    v1::{self, agent_message::Message as Up, controller_message::Message as Down},
+};
+use sternway_tests::{
+    controller::Controller,
+    ctl::Ctl,
+    engine::Scope,
+    scripted::{
+        Host, Session, TARGET, WAIT, accepted, finished, inventory, order_event, passed, plan,
+        revision_id,
+    },
+    wait::until,
+};
+use tokio::task::JoinHandle;
+
+/// A controller commits twice while it starts, before it listens.
+const FIRST: u32 = 3;
+/// No story commits more often than that: a run in which nobody dies ends the search.
+const COMMITS: u32 = 40;
+
+struct Ground {
+    ctl: Ctl,
+    controller: Controller,
+    _scope: Scope,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let scope = Scope::new().await;
+        let controller = Controller::new(&scope).await;
+        Self {
+            ctl: controller.ctl(),
+            controller,
+            _scope: scope,
+        }
+    }
+
+    async fn token(&self, name: &str) -> JoinToken {
+        let said = self.ctl.json(&["host", "token", "--name", name]).await;
+        let token = said["token"].as_str().expect("a token");
+        token.parse().expect("whole")
+    }
+
+    async fn join(&self, name: &str) -> Host {
+        let token = self.token(name).await.to_string();
+        Host::join(&token).await.expect("joined")
+    }
+
+    /// Waits until the controller knows what the host has.
+    async fn known(&self, name: &str) {
+        until("the inventory", WAIT, async || {
+            let listed = self.ctl.json(&["target", "ls", "--host", name]).await;
+            let all = listed["targets"].as_array().map_or(0, Vec::len);
+            (all == 1).then_some(()).ok_or(listed.to_string())
+        })
+        .await;
+    }
+
+    /// Hosts of that name, revoked ones too.
+    async fn hosts(&self, name: &str) -> Vec<Value> {
+        let listed = self.ctl.json(&["host", "ls"]).await;
+        let all = listed["hosts"].as_array().cloned().unwrap_or_default();
+        all.into_iter()
+            .filter(|host| host["name"] == name)
+            .collect()
+    }
+
+    async fn rollouts(&self) -> Vec<Value> {
+        let listed = self.ctl.json(&["rollout", "ls"]).await;
+        listed["rollouts"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Entries of the record with that action and subject.
+    async fn recorded(&self, action: &str, subject: &str) -> usize {
+        let listed = self.ctl.json(&["record", "ls", "--limit", "1000"]).await;
+        let entries = listed["entries"].as_array().cloned().unwrap_or_default();
+        entries
+            .iter()
+            .filter(|entry| entry["action"] == action && entry["subject"] == subject)
+            .count()
+    }
+
+    /// Does that under a fault of the controller, which is started again when it has died of it, and once more
+    /// afterwards. Whether it has died.
+    async fn dies(&mut self, fault: &str, acts: impl Future<Output = ()>) -> bool {
+        self.controller.kill();
+        self.controller.spawn(&[("STERNWAY_FAULT", fault)]);
+        let (mut acts, mut died) = (pin!(acts), false);
+        loop {
+            tokio::select! {
+                () = &mut acts => break,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+            if !died && self.controller.process().status().is_some() {
+                died = true;
+                self.controller.start().await;
+            }
+        }
+        self.controller.kill();
+        self.controller.start().await;
+        let verified = self.ctl.json(&["record", "verify"]).await;
+        assert_eq!(verified["holds"], true, "{fault}: {verified}");
+        died
+    }
+}
+
+/// Every fault around a commit, until two runs have had no death: what is stored in batches varies a little. After a
+/// commit is as before the next one, but for who is told.
+struct Faults {
+    number: u32,
+    deaths: u32,
+    survived: u32,
+}
+
+impl Faults {
+    fn new() -> Self {
+        Self {
+            number: FIRST,
+            deaths: 0,
+            survived: 0,
+        }
+    }
+
+    /// The next one, unless the search is over.
+    fn next(&mut self) -> Option<String> {
+        if self.survived == 2 {
+            return None;
+        }
+        assert!(
+            self.number < FIRST + 2 * COMMITS,
+            "the search comes to an end"
+        );
+        let commit = FIRST + (self.number - FIRST) / 2;
+        let moment = ["before", "after"][(self.number - FIRST) as usize % 2];
+        self.number += 1;
+        Some(format!("commit:{commit}:{moment}"))
+    }
+
+    fn was(&mut self, died: bool) {
+        self.deaths += u32::from(died);
+        self.survived = if died { 0 } else { self.survived + 1 };
+    }
+
+    fn ended(&self, at_least: u32) {
+        let deaths = self.deaths;
+        assert!(
+            deaths >= at_least,
+            "it commits more often than {deaths} times"
+        );
+    }
+}
+
+/// Asks again until that ends with this exit code, as a person would.
+async fn says(ctl: &Ctl, arguments: &[&str], code: i32) {
+    until(&format!("ctl {}", arguments.join(" ")), WAIT, async || {
+        let said = ctl.run(arguments).await;
+        (said.code == code)
+            .then_some(())
+            .ok_or(format!("{}: {}", said.code, said.stderr))
+    })
+    .await;
+}
+
+/// Whether a join was refused because its token was used.
+fn is_spent(why: &JoinError) -> bool {
+    let JoinError::Refused(status) = why else {
+        return false;
+    };
+    fault::from_status(status).is_some_and(|problem| problem.code == "token-used")
+}
+
+/// An agent that undoes whatever it is ordered, and says so until it is stored, however often its controller dies.
+fn undoing(host: Host) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut orders: Vec<String> = Vec::new();
+        loop {
+            let Ok(mut session) = host.try_session().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            session.say(inventory()).await;
+            for order in &orders {
+                undone(&session, order).await;
+            }
+            while let Ok(message) = session.next().await {
+                match message {
+                    Down::Plan(request) => session.say(Up::PlanReply(plan(&request))).await,
+                    Down::Order(sealed) => {
+                        let sealed = order::parse(&sealed).expect("a good order");
+                        let id = sealed.id().to_string();
+                        undone(&session, &id).await;
+                        if !orders.contains(&id) {
+                            orders.push(id);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    })
+}
+
+async fn undone(session: &Session, order: &str) {
+    let events = [accepted(), passed(), finished(v1::Outcome::Undone)];
+    for (number, event) in (1..).zip(events) {
+        session
+            .say(Up::OrderEvent(order_event(order, number, event)))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_told_once_as_that()
+{
+    let mut ground = Ground::new().await;
+    let host = ground.join("web-1").await;
+    let agent = undoing(host);
+    ground.known("web-1").await;
+    let mut faults = Faults::new();
+    let mut stood = 0;
+    while let Some(fault) = faults.next() {
+        let ctl = ground.ctl.clone();
+        let acts = async {
+            let rollback = [
+                "rollback",
+                "--host",
+                "web-1",
+                "--to",
+                "1",
+                "--yes",
+                "--no-wait",
+            ];
+            until("a rollback that is undone", WAIT, async || {
+                let said = ctl.run(&["rollout", "ls", "-o", "json"]).await;
+                let listed: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+                let newest = listed["rollouts"]
+                    .as_array()
+                    .map(|all| (all.len(), all.first()));
+                match newest {
+                    Some((count, Some(newest))) if count > stood && newest["state"] == "undone" => {
+                        Ok(())
+                    }
+                    // It stands, and goes on.
+                    Some((count, _)) if count > stood => Err(listed.to_string()),
+                    Some(_) => {
+                        let said = ctl.run(&rollback).await;
+                        Err(said.stderr)
+                    }
+                    None => Err(said.stderr),
+                }
+            })
+            .await;
+        };
+        let died = ground.dies(&fault, acts).await;
+        faults.was(died);
+        let rollouts = ground.rollouts().await;
+        assert_eq!(rollouts.len(), stood + 1, "{fault}: one rollback, once");
+        stood = rollouts.len();
+        let order = &rollouts[0]["waves"][0]["orders"][0];
+        assert_eq!(order["outcome"], "undone", "{fault}: {order:#}");
+        let subject = format!("order:{}", order["order_id"].as_str().expect("an id"));
+        for (action, times) in [
+            ("order.created", 1),
+            ("order.accepted", 1),
+            ("evidence.seen", 1),
+            ("order.finished", 1),
+        ] {
+            let recorded = ground.recorded(action, &subject).await;
+            assert_eq!(recorded, times, "{fault}: {action}");
+        }
+    }
+    agent.abort();
+    faults.ended(8);
+}
+
+#[tokio::test]
+async fn never_lost_an_order_that_expires_while_its_controller_is_killed_expires_once() {
+    let mut ground = Ground::new().await;
+    let host = ground.join("web-1").await;
+    let session = host.session().await;
+    session.say(inventory()).await;
+    ground.known("web-1").await;
+    drop(session);
+    let mut faults = Faults::new();
+    let mut stood = 0;
+    while let Some(fault) = faults.next() {
+        let ctl = ground.ctl.clone();
+        let acts = async {
+            let rollback = [
+                "rollback",
+                "--host",
+                "web-1",
+                "--to",
+                "1",
+                "--yes",
+                "--no-wait",
+                "--deadline",
+                "1s",
+            ];
+            until("an order that expires", WAIT, async || {
+                let said = ctl.run(&["rollout", "ls", "-o", "json"]).await;
+                let listed: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+                let Some(all) = listed["rollouts"].as_array() else {
+                    return Err(said.stderr);
+                };
+                if all.len() == stood {
+                    return Err(ctl.run(&rollback).await.stderr);
+                }
+                let expired = all[0]["state"] == "expired";
+                expired.then_some(()).ok_or(listed.to_string())
+            })
+            .await;
+        };
+        let died = ground.dies(&fault, acts).await;
+        faults.was(died);
+        let rollouts = ground.rollouts().await;
+        assert_eq!(rollouts.len(), stood + 1, "{fault}: one rollback, once");
+        stood = rollouts.len();
+        let order = &rollouts[0]["waves"][0]["orders"][0];
+        assert_eq!(order["outcome"], "expired", "{fault}: {order:#}");
+        let subject = format!("order:{}", order["order_id"].as_str().expect("an id"));
+        for (action, times) in [
+            ("order.created", 1),
+            ("order.sent", 0),
+            ("order.finished", 1),
+        ] {
+            let recorded = ground.recorded(action, &subject).await;
+            assert_eq!(recorded, times, "{fault}: {action}");
+        }
+    }
+    faults.ended(4);
+}
+
+#[tokio::test]
+async fn never_lost_a_join_while_the_controller_is_killed_makes_one_host_of_one_token() {
+    let mut ground = Ground::new().await;
+    let mut faults = Faults::new();
+    while let Some(fault) = faults.next() {
+        let name = fault.replace(':', "-");
+        let token = ground.token(&name).await;
+        let acts = async {
+            until("a join", WAIT, async || {
+                match enrol::join(&token, None, "machine", "0.0.0").await {
+                    Ok(_) => Ok(()),
+                    // Its answer was lost: the token is spent, and says so.
+                    Err(why) if is_spent(&why) => Ok(()),
+                    Err(other) => Err(other.to_string()),
+                }
+            })
+            .await;
+        };
+        let died = ground.dies(&fault, acts).await;
+        faults.was(died);
+        assert_eq!(ground.hosts(&name).await.len(), 1, "{fault}");
+        let subject = format!("host:{name}");
+        for action in ["host.joined", "certificate.issued"] {
+            let recorded = ground.recorded(action, &subject).await;
+            assert_eq!(recorded, 1, "{fault}: {action}");
+        }
+        let again = enrol::join(&token, None, "machine", "0.0.0").await;
+        assert!(again.is_err_and(|why| is_spent(&why)), "{fault}");
+    }
+    faults.ended(2);
+}
+
+#[tokio::test]
+async fn never_lost_a_revocation_that_was_acknowledged_holds_however_its_controller_is_killed() {
+    let mut ground = Ground::new().await;
+    let mut faults = Faults::new();
+    while let Some(fault) = faults.next() {
+        let name = fault.replace(':', "-");
+        let host = ground.join(&name).await;
+        let ctl = ground.ctl.clone();
+        let revoke = ["host", "revoke", &name, "--yes"];
+        let died = ground.dies(&fault, says(&ctl, &revoke, 0)).await;
+        faults.was(died);
+        let hosts = ground.hosts(&name).await;
+        assert_eq!(hosts.len(), 1, "{fault}");
+        assert_eq!(hosts[0]["state"], "revoked", "{fault}");
+        let recorded = ground
+            .recorded("host.revoked", &format!("host:{name}"))
+            .await;
+        assert_eq!(recorded, 1, "{fault}");
+        assert!(host.try_session().await.is_err(), "{fault}: it is let in");
+    }
+    faults.ended(2);
+}
+
+#[tokio::test]
+async fn never_lost_a_mark_that_was_acknowledged_stands_however_its_controller_is_killed() {
+    let mut ground = Ground::new().await;
+    let host = ground.join("web-1").await;
+    let session = host.session().await;
+    session.say(inventory()).await;
+    ground.known("web-1").await;
+    drop(session);
+    let digest = format!("sha256:{}", revision_id(1));
+    let mut faults = Faults::new();
+    while let Some(fault) = faults.next() {
+        let ctl = ground.ctl.clone();
+        let mark = [
+            "revision", "mark", "bad", "1", "--host", "web-1", "--target", TARGET,
+        ];
+        let died = ground.dies(&fault, says(&ctl, &mark, 0)).await;
+        faults.was(died);
+        let checked = ground
+            .ctl
+            .run(&["deployment", "check", &digest, "-o", "json"])
+            .await;
+        assert_eq!(checked.document()["bad"], true, "{fault}: {checked:?}");
+        let taken = ["revision", "mark", "none", "1", "--host", "web-1"];
+        let _ = ground.ctl.run(&taken).await.exits(0);
+    }
+    faults.ended(2);
+}
