@@ -473,7 +473,10 @@ impl Course {
                 Err(StepError {
                     code: "timeout".to_owned(),
                     message: "the last resort took too long".to_owned(),
-                    next_step: String::new(),
+                    next_step: format!(
+                        "see what runs of {} on the host, and whether its engine answers: `docker ps -a`",
+                        target.local()
+                    ),
                     transient: true,
                 })
             })
@@ -588,7 +591,9 @@ fn took_too_long(step: &Step) -> StepError {
             step.description,
             step.timeout.as_secs()
         ),
-        next_step: String::new(),
+        next_step: "see what the engine of the host is busy with (`docker ps -a`, the log of its service), then roll back \
+                    again"
+            .to_owned(),
         transient: false,
     }
 }

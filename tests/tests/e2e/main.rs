@@ -20,6 +20,7 @@ mod killed_calls;
 mod last_resort;
 mod lost_answers;
 mod meddling;
+mod no_redirect;
 mod programs;
 mod refusals;
 mod restarts;

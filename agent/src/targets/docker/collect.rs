@@ -75,13 +75,6 @@ fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
         && !open.iter().any(|order| name.contains(&order_tail(*order)))
 }
 
-fn failed(error: RedirectError) -> KindError {
-    KindError::Failed {
-        what: error.what.to_owned(),
-        reason: error.reason,
-    }
-}
-
 impl DockerKind {
     /// Removes what is to be removed.
     ///
@@ -118,38 +111,65 @@ impl DockerKind {
             };
             if fate(&inspect, open, now, dwell) == Fate::Goes {
                 self.remove(id, &inspect).await?;
-            } else if forgotten(&inspect, open) && self.serves_now(target).await? {
-                self.retire(id, &inspect).await?;
+            } else if forgotten(&inspect, open)
+                && self.serves_now(target).await?
+                && self.retire(id, &inspect).await?
+            {
                 self.remove(id, &inspect).await?;
             }
         }
         ended
     }
 
-    /// Stops a standby, once nothing leads to it and what it was asked is answered.
-    async fn retire(&self, id: &str, inspect: &Value) -> Result<(), KindError> {
+    /// Stops a standby, once nothing leads to it and what it was asked is answered. False: nobody can say whether
+    /// something leads to it, so it stays.
+    async fn retire(&self, id: &str, inspect: &Value) -> Result<bool, KindError> {
         let order = text(&inspect["Config"]["Labels"], labels::ORDER);
         if let Ok(order) = order.parse::<Uuid>() {
-            redirect::release(order).await.map_err(failed)?;
-            let said = self.drain_left_over(id).await;
-            redirect::end(order).await.map_err(failed)?;
-            info!("ended the redirect that order {order} left: {said}");
+            let ended = async {
+                redirect::release(order).await?;
+                let said = self.drain_left_over(id).await;
+                redirect::end(order).await.map(|()| said)
+            };
+            match ended.await {
+                Ok(said) => info!("ended the redirect that order {order} left: {said}"),
+                Err(error) => {
+                    self.cannot_end(&error);
+                    return Ok(false);
+                }
+            }
         }
         self.engine.stop_container(id, None).await?;
-        Ok(())
+        Ok(true)
     }
 
-    /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves.
+    /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves. An agent that
+    /// may not see redirects goes on with the rest.
     async fn end_redirects(&self, open: &[Uuid]) -> Result<(), KindError> {
-        for mark in redirect::present().await.map_err(failed)? {
+        let marks = match redirect::present().await {
+            Ok(marks) => marks,
+            Err(error) => {
+                self.cannot_end(&error);
+                return Ok(());
+            }
+        };
+        for mark in marks {
             let order = mark.order;
             if open.contains(&order) || !self.is_over(&mark).await? {
                 continue;
             }
-            redirect::end(order).await.map_err(failed)?;
-            info!("ended the redirect that order {order} left");
+            match redirect::end(order).await {
+                Ok(()) => info!("ended the redirect that order {order} left"),
+                Err(error) => self.cannot_end(&error),
+            }
         }
         Ok(())
+    }
+
+    fn cannot_end(&self, error: &RedirectError) {
+        if self.tell_once(error.to_string()) {
+            warn!("what orders left of redirects stays: {error}; see `nft list ruleset`");
+        }
     }
 
     /// Whether the redirect tells that it is one of ours, or what its order made does, and no standby of

@@ -11,7 +11,7 @@ use sternway_proto::{
     v1::{Evidence, Verdict},
 };
 
-use super::{again::removes_itself, is_up, name_of, refused, runs, short};
+use super::{SEE_WHO, again::removes_itself, is_up, name_of, refused, runs, short};
 use crate::{
     engine::step::{DIFFERS, Done, StepContext, StepError},
     targets::docker::{
@@ -183,6 +183,10 @@ impl DockerKind {
                 ..refused(
                     "still-running",
                     format!("container {} runs although it was stopped", short(id)),
+                    format!(
+                        "see what starts it (`docker events --since 1h` on the host), and stop it: `docker stop {}`",
+                        short(id)
+                    ),
                 )
             }),
             _ => Ok(Done::said(format!("container {} is stopped", short(id)))),
@@ -262,6 +266,7 @@ impl DockerKind {
             None => Err(refused(
                 "changed-by-another",
                 format!("container {} is gone", short(id)),
+                SEE_WHO,
             )),
         }
     }
@@ -284,18 +289,14 @@ impl DockerKind {
         if name_of(&holder) != name || ours || old.is_some_and(|old| old.id == id) {
             return Ok(());
         }
-        Err(StepError {
-            next_step:
-                "see what was deployed meanwhile, then roll back again if it is still wanted"
-                    .to_owned(),
-            ..refused(
-                "changed-by-another",
-                format!(
-                    "{name} is another container now ({}): somebody deployed it meanwhile",
-                    short(id)
-                ),
-            )
-        })
+        Err(refused(
+            "changed-by-another",
+            format!(
+                "{name} is another container now ({}): somebody deployed it meanwhile",
+                short(id)
+            ),
+            "see what was deployed meanwhile, then roll back again if it is still wanted",
+        ))
     }
 
     /// Never both: it may have been started since it was stopped, by a person, by a tool that starts what is
@@ -310,6 +311,7 @@ impl DockerKind {
                 "container {} was stopped and runs again: two would run",
                 short(&old.id)
             ),
+            SEE_WHO,
         ))
     }
 
@@ -378,6 +380,7 @@ impl DockerKind {
             return Err(refused(
                 "changed-by-another",
                 format!("container {} was renamed meanwhile", short(&id)),
+                SEE_WHO,
             ));
         }
         self.start(&id).await
@@ -387,7 +390,7 @@ impl DockerKind {
         match self.of_order(context, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
             Some((id, _)) => {
-                let drained = self.drain_new(context, &id).await?;
+                let drained = self.drain_new(context, &id).await;
                 let mut done = self.stop(&id).await?;
                 if let Some(drained) = drained {
                     done.message = format!("{}; {drained}", done.message);
@@ -431,10 +434,11 @@ impl DockerKind {
         let checks = Checks::of(record);
         match subject.check(&checks).await? {
             Verdict::Passed => Ok(Done::said("every check passed")),
-            _ => Err(StepError {
-                next_step: "see the evidence of that check".to_owned(),
-                ..refused("check-failed", format!("a check of the {instance} failed"))
-            }),
+            _ => Err(refused(
+                "check-failed",
+                format!("a check of the {instance} failed"),
+                "see the evidence of that check",
+            )),
         }
     }
 
@@ -492,6 +496,7 @@ impl DockerKind {
         Err(refused(
             "wrong-image",
             "the new container runs another image than was ordered".to_owned(),
+            "see which image its name leads to now (`docker images --digests` on the host), then roll back again",
         ))
     }
 
@@ -506,6 +511,7 @@ impl DockerKind {
             return Err(refused(
                 "stopped-again",
                 format!("container {} does not run any more", short(&id)),
+                format!("see why it ended: `docker logs {}` on the host", short(&id)),
             ));
         }
         if let Some(old) = old {
@@ -515,6 +521,7 @@ impl DockerKind {
             return Err(refused(
                 "changed-by-another",
                 format!("container {} was renamed meanwhile", short(&id)),
+                SEE_WHO,
             ));
         }
         self.set_policy(&id, policy).await

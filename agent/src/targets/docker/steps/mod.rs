@@ -28,6 +28,13 @@ use super::{
 };
 use crate::engine::step::{Done, Step, StepContext, StepError};
 
+/// Somebody else was at the containers meanwhile.
+const SEE_WHO: &str = "see who changes it (`docker events --since 1h` on the host), and roll back again if it is still \
+                       wanted";
+/// A plan that another version wrote.
+const NEWER_AGENT: &str =
+    "start the agent of the version that began this order, or a newer one; then the order goes on";
+
 /// How long the look at the containers of a failed step may take.
 const SEEN_AGAIN: Duration = Duration::from_secs(10);
 
@@ -186,6 +193,7 @@ impl DockerKind {
                     "the container that this order created is gone: it ended and was started with --rm, or somebody \
                      removed it"
                         .to_owned(),
+                    SEE_WHO,
                 )
             })
     }
@@ -211,6 +219,7 @@ fn job(step: &Step) -> Result<Job, StepError> {
                 step.id,
                 class(&error)
             ),
+            NEWER_AGENT,
         )
     })
 }
@@ -232,12 +241,12 @@ fn class(error: &serde_json::Error) -> &'static str {
     }
 }
 
-/// A failure that repeating does not mend.
-fn refused(code: &str, message: String) -> StepError {
+/// A failure that repeating does not mend. `next_step`: what a person can do.
+fn refused(code: &str, message: String, next_step: impl Into<String>) -> StepError {
     StepError {
         code: code.to_owned(),
         message,
-        next_step: String::new(),
+        next_step: next_step.into(),
         transient: false,
     }
 }
