@@ -70,7 +70,13 @@ async fn a_restore_turned_back_anywhere_leaves_what_ran_and_what_hung_on_it() {
         assert_eq!(after, before, "turned back behind {step}");
         let names = ["shop", "side"].map(|local| shop.scope.named(local));
         assert_eq!(running(&shop).await, names, "turned back behind {step}");
-        assert_eq!(shop.scope.containers().await, names, "behind {step}");
+        let mut all = shop.scope.containers().await;
+        // Of what shares a namespace nothing is kept.
+        all.retain(|name| {
+            let failed = name.starts_with("sternway-failed-");
+            !failed || name.ends_with("-side")
+        });
+        assert_eq!(all, names, "behind {step}");
     }
 }
 

@@ -151,6 +151,66 @@ async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case
     }
 }
 
+#[rstest]
+#[case::cold(Swap::Cold, "docker.verify")]
+#[case::warm(Swap::Warm, "docker.verify-standby")]
+#[tokio::test]
+async fn what_failed_is_kept_with_its_log_and_its_data_stays_with_what_runs(
+    #[case] swap: Swap,
+    #[case] fails: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let check = ["-l", "sternway.check.http=:8080/health"];
+    let quick = ["-l", "sternway.check.timeout=1s", "-p", &publish];
+    let data = ["-v", "/data"];
+    let data = if swap == Swap::Cold { &data[..] } else { &[] };
+    let flags = [&QUICK[..], &check, &quick, data].concat();
+    let image = |version, fault| Image {
+        version,
+        fault,
+        ..Image::default()
+    };
+    let shop = Shop::of(&flags, &image("v1", "health"), &image("v2", "")).await;
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let mut order = shop.order(swap).await;
+        let steps = order.steps();
+        let at = steps.iter().position(|step| step.id == fails);
+        let at = at.expect("such a step");
+        for step in &steps[..at] {
+            let done = order.apply(step).await;
+            assert!(done.is_ok(), "{}: {done:?}", step.id);
+        }
+        let error = order.apply(&steps[at]).await.expect_err("its check fails");
+        order.undo_all(at + 1).await;
+        assert_eq!(shop.serving().await, Some(2));
+        shop.is_tidy(order.id, false).await;
+        let name = own_name(Role::Failed, order.id, &shop.target);
+        assert_eq!(shop.failed(order.id).await, std::slice::from_ref(&name));
+        let logs = format!("docker logs {name}");
+        assert!(error.next_step.contains(&logs), "{error:?}");
+        let state = "{{.State.Running}} {{.HostConfig.RestartPolicy.Name}}";
+        let state = shop.scope.cli(&["inspect", "-f", state, &name]).await;
+        assert_eq!(state, "false no");
+        let log = shop.scope.cli(&["logs", &name]).await;
+        assert!(log.contains("v1"), "{log:?}");
+        kept.push(name);
+    }
+    let mut all = shop.scope.containers().await;
+    all.retain(|name| name.starts_with("sternway-failed-"));
+    all.sort();
+    kept.sort();
+    assert_eq!(all, kept[1..], "the newest three");
+    // Those that went took no data along.
+    let volume = ["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}"];
+    let volume = [&volume[..], &[shop.target.local()]].concat();
+    let volume = shop.scope.cli(&volume).await;
+    if swap == Swap::Cold {
+        shop.scope.cli(&["volume", "inspect", &volume]).await;
+    }
+}
+
 #[tokio::test]
 async fn data_that_would_go_with_what_removes_itself_is_in_the_way() {
     let scope = Scope::new().await;

@@ -40,7 +40,7 @@ fn fate(inspect: &Value, open: &[Uuid], now: Timestamp, dwell: Duration) -> Fate
     if open.iter().any(|order| name.contains(&order_tail(*order))) {
         return Fate::Stays;
     }
-    if is(Role::Previous) {
+    if is(Role::Previous) || is(Role::Failed) {
         let old = kept_since(inspect).is_some_and(|since| {
             let age = now.duration_since(since);
             age.unsigned_abs() > dwell && age.is_positive()
@@ -269,6 +269,10 @@ mod tests {
         assert_eq!(judge(&long_ago, &[order]), Fate::Stays);
         let lately = container(Role::Previous, false, "2026-01-01T23:30:00Z");
         assert_eq!(judge(&lately, &[]), Fate::Stays);
+        let failed = container(Role::Failed, false, "2026-01-01T00:00:00Z");
+        assert_eq!(judge(&failed, &[]), Fate::Goes);
+        let failed = container(Role::Failed, false, "2026-01-01T23:30:00Z");
+        assert_eq!(judge(&failed, &[]), Fate::Stays);
         let running = container(Role::Previous, true, "2026-01-01T00:00:00Z");
         assert_eq!(judge(&running, &[]), Fate::Stays);
         let left = container(Role::Replacement, false, "0001-01-01T00:00:00Z");

@@ -162,7 +162,7 @@ impl DockerKind {
         self.stop(&old.id).await
     }
 
-    async fn stop(&self, id: &str) -> Result<Done, StepError> {
+    pub(super) async fn stop(&self, id: &str) -> Result<Done, StepError> {
         let Some(inspect) = self.found(id).await? else {
             return Ok(Done::said(format!("container {} is gone", short(id))));
         };
@@ -437,7 +437,12 @@ impl DockerKind {
             _ => Err(refused(
                 "check-failed",
                 format!("a check of the {instance} failed"),
-                "see the evidence of that check",
+                if record.removes_itself() {
+                    "see the evidence of that check".to_owned()
+                } else {
+                    let aside = own_name(Role::Failed, context.order_id, context.target);
+                    format!("see the evidence of that check, and `docker logs {aside}` on the host")
+                },
             )),
         }
     }

@@ -4,6 +4,7 @@
 mod again;
 mod beside;
 mod cold;
+mod failed;
 mod mend;
 mod rescue;
 mod warm;
@@ -22,6 +23,7 @@ use super::{
     DockerKind,
     checks::private::{LOOKED_AT, Private},
     client::EngineError,
+    discover::listed_name,
     labels::{self, Role},
     normalise::{self, text},
     plan::Job,
@@ -83,17 +85,20 @@ impl DockerKind {
     /// As the step says.
     pub async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         let (target, job) = part(context.target, job(step)?);
+        let beside = target != *context.target;
         let context = &context.at(&target);
         match job {
             Job::FetchImage { .. } => Ok(Done::said("the image stays")),
-            Job::StartStandby { .. } | Job::StopStandby => self.stop_standby(context).await,
+            Job::StartStandby { .. } => self.take_standby_back(context).await,
+            Job::StopStandby => self.stop_standby(context).await,
             Job::VerifyStandby { .. } | Job::DrainOld { .. } | Job::Verify { .. } => {
                 Ok(Done::said("nothing to undo"))
             }
             Job::Redirect { .. } => self.undo_redirect(context).await,
             // Back to where the redirect stood: the container that comes back needs a moment, too.
             Job::EndRedirect { ports, .. } => self.redirect_again(context, &ports).await,
-            Job::CreateNew { .. } => self.remove_new(context).await,
+            Job::CreateNew { .. } if beside => self.remove_new(context).await,
+            Job::CreateNew { .. } => self.take_new_back(context).await,
             Job::DisarmOld { old, .. } => self.rearm_old(context, &old).await,
             Job::StopOld { old } => self.start_old(context, &old).await,
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
@@ -158,7 +163,8 @@ impl DockerKind {
         })
     }
 
-    /// The container of this order and target with that role. None: there is none (any more).
+    /// The container of this order and target with that role. None: there is none (any more). One that was taken back
+    /// and is only kept for the post-mortem is none.
     async fn of_order(
         &self,
         context: &StepContext<'_>,
@@ -171,7 +177,8 @@ impl DockerKind {
         ];
         let listed = self.engine.containers(&wanted).await?;
         let Some(id) = listed
-            .first()
+            .iter()
+            .find(|one| !listed_name(one).is_some_and(labels::is_failed))
             .map(|container| text(container, "Id").to_owned())
         else {
             return Ok(None);
