@@ -9,6 +9,7 @@ use std::{
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use sternway_agent::engine::step::EvidenceSink;
 use sternway_agent::targets::{
     Kind as _, PlanInput,
     docker::{
@@ -209,6 +210,61 @@ async fn what_failed_is_kept_with_its_log_and_its_data_stays_with_what_runs(
     if swap == Swap::Cold {
         shop.scope.cli(&["volume", "inspect", &volume]).await;
     }
+}
+
+#[tokio::test]
+async fn labels_of_the_image_choose_the_swap_and_declare_checks_unless_the_own_say_otherwise() {
+    let scope = Scope::new().await;
+    let base = Image {
+        version: "v1",
+        ..Image::default()
+    };
+    scope.run("base", &[], &base.shared().await).await;
+    let image = format!("{}-labelled:1", scope.name());
+    let labels = [
+        "LABEL sternway.exclusive=true",
+        "LABEL sternway.soak=0s",
+        "LABEL sternway.check.http=:8080/",
+    ];
+    let changes = labels.map(|label| ["--change", label]).concat();
+    let made_from = scope.named("base");
+    let commit = [&["commit"], &changes[..], &[&made_from, &image]].concat();
+    scope.cli(&commit).await;
+    scope.cli(&["rm", "-f", &made_from]).await;
+    let (port, next) = (Port::lease(), Image::good("v2").shared().await);
+    let publish = format!("{}:8080", port.number());
+    let flags = ["-p", publish.as_str()];
+    let mut shop = Shop::deployed(scope, &flags, &image, &next).await;
+    {
+        let mut order = shop.order(Swap::Unspecified).await;
+        assert_eq!(order.draft.swap, Swap::Cold);
+        let reason = &order.draft.swap_reason;
+        assert!(reason.contains("sternway.exclusive"), "{reason}");
+        assert_eq!(order.draft.soak, Duration::ZERO);
+        order.run().await;
+        let evidence = order.evidence.lock().expect("not poisoned").clone();
+        let http = evidence.iter().find(|one| one.check == "http");
+        let http = http.unwrap_or_else(|| panic!("no evidence of http: {evidence:?}"));
+        assert_eq!(http.instance, "replacement");
+    }
+    // What runs now is checked by them, too.
+    let (sink, mut seen) = EvidenceSink::channel();
+    let checked = shop.kind.check(&shop.target, &shop.v1, &sink).await;
+    assert_eq!(checked.expect("it is checked"), Verdict::Passed);
+    drop(sink);
+    let mut checks = Vec::new();
+    while let Some(one) = seen.recv().await {
+        checks.push(one.check);
+    }
+    assert!(checks.contains(&"http".to_owned()), "{checks:?}");
+    // The container's own label wins.
+    let own = ["-l", "sternway.exclusive=false", "-p", publish.as_str()];
+    shop.scope.redeploy("shop", &own, &image).await;
+    let name = shop.target.local().to_owned();
+    shop.v1 = recorded(&shop.kind.inspected(&name).await.expect("recorded"));
+    shop.scope.redeploy("shop", &flags, &next).await;
+    let draft = shop.order(Swap::Unspecified).await.draft;
+    assert_eq!(draft.swap, Swap::Warm, "{}", draft.swap_reason);
 }
 
 #[tokio::test]

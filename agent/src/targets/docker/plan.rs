@@ -160,6 +160,10 @@ pub(super) struct Facts<'a> {
     pub(super) from: Option<&'a ContainerRecord>,
     pub(super) result: &'a ContainerRecord,
     pub(super) result_id: &'a RevisionId,
+    /// What the image of the result says to us by its labels.
+    pub(super) image_labels: &'a BTreeMap<String, String>,
+    /// All labels of what runs now, its image's among them.
+    pub(super) from_labels: BTreeMap<String, String>,
     pub(super) hints: &'a Hints,
     pub(super) volumes: BTreeMap<String, String>,
     pub(super) old: Option<Old>,
@@ -264,7 +268,7 @@ pub(super) fn unshareable(
 
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
-    let checks = Checks::of(facts.result);
+    let checks = Checks::of(facts.result, facts.image_labels);
     let mut blockers = Vec::new();
     let mut warnings = checks.problems.clone();
     let (swap, swap_reason) = match warm::choose(facts) {

@@ -45,6 +45,8 @@ fn planned(from: &ContainerRecord, to: &ContainerRecord, sharers: Vec<Sharer>) -
         from: Some(from),
         result: to,
         result_id: &RevisionId::of(b""),
+        image_labels: &BTreeMap::new(),
+        from_labels: from.labels(),
         hints: &Hints::default(),
         volumes: BTreeMap::new(),
         old: Some(old("shop", Again::of(from, &BTreeMap::new()))),

@@ -431,7 +431,8 @@ impl DockerKind {
             instance,
             sink: context.evidence,
         };
-        let checks = Checks::of(record);
+        let image = self.images.of(&self.engine, &record.image.id).await?;
+        let checks = Checks::of(record, &normalise::image::labels(&image));
         match subject.check(&checks).await? {
             Verdict::Passed => Ok(Done::said("every check passed")),
             _ => Err(refused(
