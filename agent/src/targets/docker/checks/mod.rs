@@ -15,6 +15,7 @@
 pub(super) mod private;
 mod probe;
 pub mod run;
+mod words;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -119,10 +119,10 @@ impl DockerKind {
         let Err(error) = done else {
             return done;
         };
-        let mut variables: Vec<Value> = steps
+        let mut configs: Vec<Value> = steps
             .iter()
             .flat_map(|step| records(&step.payload))
-            .filter_map(|record| record["config"].get("Env").cloned())
+            .filter_map(|record| record.get("config").cloned())
             .collect();
         // An engine that does not answer quotes nothing, and is not waited for once more.
         if !error.transient {
@@ -136,7 +136,7 @@ impl DockerKind {
                     let context = context.at(target);
                     for role in [Role::Replacement, Role::Standby, Role::Again] {
                         let found = self.of_order(&context, role).await.ok().flatten();
-                        variables.extend(found.map(|(_, inspect)| inspect));
+                        configs.extend(found.map(|(_, mut inspect)| inspect["Config"].take()));
                     }
                 }
                 let old = steps.iter().filter_map(|step| {
@@ -147,16 +147,13 @@ impl DockerKind {
                 let locals = targets.iter().map(TargetName::local);
                 let named: BTreeSet<&str> = old.chain(locals).collect();
                 for name in named {
-                    variables.extend(self.found(name).await.ok().flatten());
+                    let found = self.found(name).await.ok().flatten();
+                    configs.extend(found.map(|mut inspect| inspect["Config"].take()));
                 }
             };
             let _ = timeout(SEEN_AGAIN, look).await;
         }
-        let lists = variables.iter().map(|found| match found {
-            Value::Array(_) => found,
-            inspect => &inspect["Config"]["Env"],
-        });
-        let private = Private::of_all(lists);
+        let private = Private::of_all(&configs);
         Err(StepError {
             message: private.blank(error.message.as_bytes(), LOOKED_AT),
             ..error
