@@ -140,8 +140,8 @@ pub struct Draft {
     pub swap_reason: String,
     pub checks: Vec<String>,
     pub soak: std::time::Duration,
-    /// How long it may wait by wish: for the checks of all steps together, soak and all, and for what is given long to
-    /// stop. Not the restore's own time.
+    /// How long it may wait by wish: for the checks of all steps together, soak and all, for what is given long to stop,
+    /// and for an image that has to come from a registry. Not the restore's own time.
     pub waiting: std::time::Duration,
     pub warnings: Vec<v1::Problem>,
     /// Non-empty: the restore must be refused, nothing changed.

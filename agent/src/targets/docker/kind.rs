@@ -94,12 +94,13 @@ impl Kind for DockerKind {
         let unshareable = plan::unshareable(target, &hanging.sharers, &result);
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
-        let (declared, image_labels) = match self.engine.image(&result.image.id).await {
-            Ok(image) => (image::volumes(&image), image::labels(&image)),
+        let (declared, image_labels, pulls) = match self.engine.image(&result.image.id).await {
+            Ok(image) => (image::volumes(&image), image::labels(&image), false),
             // It is pulled later: the container of then had a volume at each of these.
             Err(error) if error.is_not_found() => (
                 then.volumes.keys().cloned().collect(),
                 hints.image_labels.clone(),
+                true,
             ),
             Err(error) => return Err(error.into()),
         };
@@ -124,6 +125,7 @@ impl Kind for DockerKind {
             swap: input.swap,
             redirect: self.redirectable(&result).await?,
             has_health_check: self.has_health_check(&result).await,
+            pulls,
         });
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);

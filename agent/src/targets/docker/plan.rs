@@ -173,6 +173,8 @@ pub(super) struct Facts<'a> {
     /// Whether this host can redirect connections; else why not.
     pub(super) redirect: Result<(), String>,
     pub(super) has_health_check: bool,
+    /// The image has to be pulled first.
+    pub(super) pulls: bool,
 }
 
 /// What will be done.
@@ -184,7 +186,8 @@ pub(super) struct Decision {
     pub(super) warnings: Vec<Problem>,
     pub(super) checks: Vec<String>,
     pub(super) soak: Duration,
-    /// How long its checks, and the ends of containers that ask for more than is usual, may take.
+    /// How long the pull of a missing image, its checks, and the ends of containers that ask for more than is usual, may
+    /// take.
     pub(super) waiting: Duration,
     pub(super) expected_outage: String,
 }
@@ -325,7 +328,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         checks: checks.describe(facts.has_health_check),
         soak: checks.soak,
         // A warm swap checks the standby first.
-        waiting: verify * if warm { 2 } else { 1 } + steps::graces(facts),
+        waiting: verify * if warm { 2 } else { 1 } + steps::graces(facts) + steps::pull(facts),
         expected_outage: match (&facts.old, warm) {
             (_, true) if facts.result.has_a_name() => {
                 "none at its published ports: new connections go to a standby meanwhile; who uses its name in a Docker \

@@ -272,6 +272,7 @@ mod tests {
             swap,
             redirect,
             has_health_check: false,
+            pulls: false,
         };
         change(&mut facts);
         match choose(&facts) {
