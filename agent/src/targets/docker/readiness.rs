@@ -168,7 +168,14 @@ impl DockerKind {
         record: &ContainerRecord,
         problems: &mut Vec<Problem>,
     ) -> Result<(), EngineError> {
-        for name in record.networks.keys() {
+        let joined = Some(record.network_mode()).filter(|mode| recreate::is_of_a_user(mode));
+        let named: BTreeSet<&str> = record
+            .networks
+            .keys()
+            .map(String::as_str)
+            .chain(joined)
+            .collect();
+        for name in named {
             if is_missing(self.engine.network(name).await)? {
                 let message = format!("network {name} is not there");
                 let next = format!("create it again: `docker network create {name}`");
@@ -251,11 +258,18 @@ impl DockerKind {
         problems: &mut Vec<Problem>,
     ) -> Result<(), EngineError> {
         for name in record.shares_with().into_iter().collect::<BTreeSet<_>>() {
-            if is_missing(self.engine.container(name).await)? {
-                let message = format!("container {name}, whose namespace it shares, is not there");
-                let next = format!("start {name} first");
-                problems.push(Problem::new("container-missing", message, next));
-            }
+            let (code, what) = match self.engine.container(name).await {
+                Ok(found) if matches!(text(&found["State"], "Status"), "running" | "paused") => {
+                    continue;
+                }
+                // Nothing can be started in the namespace of one that does not run.
+                Ok(_) => ("container-stopped", "does not run"),
+                Err(error) if error.is_not_found() => ("container-missing", "is not there"),
+                Err(error) => return Err(error),
+            };
+            let message = format!("container {name}, whose namespace it shares, {what}");
+            let next = format!("start {name} first");
+            problems.push(Problem::new(code, message, next));
         }
         Ok(())
     }
