@@ -228,8 +228,8 @@ pub trait Kind: Send + Sync {
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem>;
 
     /// What is wrong around the target whatever it would be restored to, such as a second instance of it that runs;
-    /// empty: nothing.
-    async fn beside(&self, target: &TargetName) -> Vec<v1::Problem>;
+    /// empty: nothing. What belongs to one of the `open_orders` is not.
+    async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<v1::Problem>;
 
     /// Keeps the artifacts of exactly these revisions of the target (pins them against pruning,
     /// repairs a pin that somebody removed) and lets go of those it kept before for others.

@@ -11,7 +11,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use sternway_agent::engine::step::EvidenceSink;
 use sternway_agent::targets::{
-    Kind as _, PlanInput,
+    Kind, PlanInput,
     docker::{
         DockerKind, DockerSettings,
         labels::{Role, own_name},
@@ -150,6 +150,27 @@ async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case
         );
         shop.is_tidy(order.id, false).await;
     }
+}
+
+#[tokio::test]
+async fn the_last_resort_does_not_start_what_somebody_had_stopped() {
+    let shop = Shop::new(&QUICK).await;
+    let before = shop.instance().await;
+    shop.scope.cli(&["stop", shop.target.local()]).await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    let steps = order.steps();
+    for step in steps
+        .iter()
+        .take_while(|step| step.id != "docker.start-new")
+    {
+        let done = order.apply(step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+    }
+    let done = Kind::rescue(&shop.kind, &order.context(), &steps).await;
+    let said = done.expect("it is left as it was").message;
+    assert!(said.contains("nothing runs, as before"), "{said}");
+    assert_eq!(shop.running().await, [""; 0]);
+    assert_eq!(shop.instance().await, before, "it has its name again");
 }
 
 #[rstest]
@@ -707,7 +728,11 @@ fn ordered_in(seconds: u64) -> Uuid {
 async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
-    let shop = Shop::new(&[&flags(&publish)[..], &["--stop-timeout", "60"]].concat()).await;
+    // Nothing ever listens behind the second port.
+    let unused = Port::lease();
+    let second = format!("{}:9", unused.number());
+    let own = ["--stop-timeout", "60", "-p", &second];
+    let shop = Shop::new(&[&flags(&publish)[..], &own].concat()).await;
     let mut order = shop.order(Swap::Warm).await;
     for step in order.steps().iter().take(order.commit() - 1) {
         let done = order.apply(step).await;
@@ -720,12 +745,21 @@ async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let collect = async |open: &[Uuid]| shop.kind.collect(open).await.expect("it collects");
     collect(&[order.id]).await;
     assert_eq!(shop.running().await.len(), running, "the order is open");
+    assert_eq!(shop.kind.beside(&shop.target, &[order.id]).await, []);
     shop.scope.cli(&["stop", shop.target.local()]).await;
     collect(&[]).await;
     assert_eq!(shop.running().await.len(), 1, "the standby alone serves");
     assert!(crate::runner::tables().contains(&order.id.simple().to_string()));
+    let told = shop.kind.beside(&shop.target, &[]).await;
+    let codes: Vec<&str> = told.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["standby-serves"], "{told:?}");
     shop.scope.cli(&["start", shop.target.local()]).await;
-    collect(&[]).await;
+    until("the standby to be collected", STARTS, async || {
+        collect(&[]).await;
+        let left = shop.running().await;
+        (left.len() == 1).then_some(()).ok_or(left.join(", "))
+    })
+    .await;
     shop.is_tidy(order.id, true).await;
     drop(idle);
 }

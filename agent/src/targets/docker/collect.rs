@@ -18,7 +18,7 @@ use super::{
     localnet::Mark,
     normalise::{short, text},
     redirect::{self, RedirectError},
-    steps::takes_connections,
+    serving,
 };
 use crate::targets::KindError;
 
@@ -112,7 +112,7 @@ impl DockerKind {
             if fate(&inspect, open, now, dwell) == Fate::Goes {
                 self.remove(id, &inspect).await?;
             } else if forgotten(&inspect, open)
-                && self.serves_now(target).await?
+                && self.serves_now(target, &inspect).await?
                 && self.retire(id, &inspect).await?
             {
                 self.remove(id, &inspect).await?;
@@ -191,10 +191,14 @@ impl DockerKind {
         Ok(ours)
     }
 
-    /// Whether the target is there and takes connections again.
-    async fn serves_now(&self, name: &str) -> Result<bool, EngineError> {
+    /// Whether the target is there and takes connections wherever its standby does.
+    async fn serves_now(&self, name: &str, standby: &Value) -> Result<bool, EngineError> {
         match self.engine.container(name).await {
-            Ok(inspect) => Ok(name_of(&inspect) == name && takes_connections(&inspect).await),
+            Ok(inspect) if name_of(&inspect) == name => {
+                let wanted = serving::taken(standby, &serving::published(standby)).await;
+                Ok(serving::takes(&inspect, &wanted).await)
+            }
+            Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }

@@ -208,8 +208,8 @@ impl Kind for DockerKind {
         self.readiness(target, recorded).await
     }
 
-    async fn beside(&self, target: &TargetName) -> Vec<v1::Problem> {
-        self.beside(target).await
+    async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<v1::Problem> {
+        self.beside(target, open_orders).await
     }
 
     async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {

@@ -55,7 +55,8 @@ impl DockerKind {
         if old.is_none() && !is_up(&made) {
             if let Some(before) = before.filter(|before| !is_up(before)) {
                 let id = text(&before, "Id");
-                self.arm(id, None, Some(&as_it_was(&before, known))).await;
+                // It does not run and is left so: a policy that stays `no` changes nothing.
+                let _ = self.arm(id, None, Some(&as_it_was(&before, known))).await;
             }
             if self.vanished_before(known).await? {
                 return Err(vanished(context, &new));

@@ -10,7 +10,7 @@ mod rescue;
 mod warm;
 
 use beside::{nested, part};
-pub(super) use cold::{as_it_is, takes_connections};
+pub(super) use cold::as_it_is;
 pub(super) use warm::bridge_of;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -100,7 +100,7 @@ impl DockerKind {
             Job::CreateNew { .. } if beside => self.remove_new(context).await,
             Job::CreateNew { .. } => self.take_new_back(context).await,
             Job::DisarmOld { old, .. } => self.rearm_old(context, &old).await,
-            Job::StopOld { old } => self.start_old(context, &old).await,
+            Job::StopOld { old } => self.start_old(context, &old, beside).await,
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
             Job::StartNew => self.stop_new(context).await,
             Job::Commit { .. } => self.uncommit(context).await,
@@ -256,7 +256,7 @@ fn refused(code: &str, message: String, next_step: impl Into<String>) -> StepErr
 }
 
 /// Whether it does its work: a paused one does not, and one that is restarting is not there to do it.
-pub(super) fn runs(inspect: &Value) -> bool {
+pub(in crate::targets::docker) fn runs(inspect: &Value) -> bool {
     let is = |state: &str| inspect["State"][state].as_bool() == Some(true);
     is("Running") && !is("Paused") && !is("Restarting")
 }

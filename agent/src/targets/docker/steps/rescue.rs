@@ -16,6 +16,7 @@ use crate::{
         normalise::text,
         plan::{Job, Old},
         record::ContainerRecord,
+        serving,
     },
 };
 
@@ -132,23 +133,34 @@ impl DockerKind {
                 done.message.push_str(&left);
                 return Ok(done);
             }
+            // Somebody had stopped it before the order came: that is not for the last resort to change.
+            let left_stopped =
+                !old.ran && !self.found(&old.id).await?.is_some_and(|old| is_up(&old));
+            if left_stopped && !new_runs {
+                let named = self.named_again(context, old).await;
+                let left = self.quiet(context, warm, None).await?;
+                return Ok(Done::said(format!(
+                    "nothing runs, as before the order: container {} had been stopped, and is left so{named}{left}",
+                    short(&old.id)
+                )));
+            }
             let id = if new_runs || old.again.is_none() {
                 old.id.clone()
             } else {
                 self.again(context, old).await
             };
-            if self.revive(&id, new_runs).await? {
+            if !left_stopped && self.revive(&id, new_runs).await? {
                 // First: what runs must come back after a reboot, whatever the rest takes.
-                self.arm(&id, None, Some(old)).await;
+                let unarmed = self.arm(&id, None, Some(old)).await;
                 if new_runs && let Some((id, _)) = &new {
                     self.wake(id).await?;
                     self.engine.stop_container(id, Some(HURRY)).await?;
                 }
                 // Under which name it runs matters less than that it does.
-                let _ = self.swap_names_back(context, Some(old)).await;
+                let named = self.named_again(context, old).await;
                 let left = self.quiet(context, warm, Some(&id)).await?;
                 return Ok(Done::said(format!(
-                    "container {}, the one from before, runs{left}",
+                    "container {}, the one from before, runs{unarmed}{named}{left}",
                     short(&id)
                 )));
             }
@@ -156,11 +168,14 @@ impl DockerKind {
         if let Some((id, _)) = &new
             && self.revive(id, false).await?
         {
-            self.arm(id, record.as_ref(), None).await;
-            let _ = self.swap_names(context, old.as_ref()).await;
+            let unarmed = self.arm(id, record.as_ref(), None).await;
+            let named = match self.swap_names(context, old.as_ref()).await {
+                Ok(_) => String::new(),
+                Err(error) => misnamed(id, context.target.local(), &error),
+            };
             let left = self.quiet(context, warm, Some(id)).await?;
             return Ok(Done::said(format!(
-                "container {id:.12}, the new one, runs{left}"
+                "container {id:.12}, the new one, runs{unarmed}{named}{left}"
             )));
         }
         match self.of_order(context, Role::Standby).await? {
@@ -177,6 +192,14 @@ impl DockerKind {
                     "see why on the host (`docker ps -a`, `docker logs`), start what is to run, or deploy it again",
                 ))
             }
+        }
+    }
+
+    /// The one from before bears the target's name again; else what is told of that it does not.
+    async fn named_again(&self, context: &StepContext<'_>, old: &Old) -> String {
+        match self.swap_names_back(context, Some(old)).await {
+            Ok(_) => String::new(),
+            Err(error) => misnamed(&old.id, context.target.local(), &error),
         }
     }
 
@@ -229,8 +252,12 @@ impl DockerKind {
         }
         let standby = self.of_order(context, Role::Standby).await?;
         let serves = standby.as_ref().is_some_and(|(_, inspect)| runs(inspect));
-        if serves && let Some(id) = stays {
-            self.serves_again(id).await?;
+        if serves
+            && let Some(id) = stays
+            && let Some((_, inspect)) = &standby
+        {
+            let wanted = serving::taken(inspect, &serving::published(inspect)).await;
+            self.serves_again(id, Some(&wanted)).await?;
         }
         // Where the redirect stays, what it may lead to does, too.
         let away = match self.undo_redirect(context).await {
@@ -246,6 +273,15 @@ impl DockerKind {
             )),
         }
     }
+}
+
+/// What is told of a container that could not be given its name.
+fn misnamed(id: &str, name: &str, error: &StepError) -> String {
+    format!(
+        "; it could not be given its name ({}), which `docker rename {} {name}` does once nothing else bears it",
+        error.message,
+        short(id)
+    )
 }
 
 /// What is told of a redirect or a standby that could not be taken away.

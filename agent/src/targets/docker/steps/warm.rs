@@ -18,7 +18,7 @@ use crate::targets::docker::{
     record::ContainerRecord,
     recreate::{CreateOptions, create},
     redirect::{self, Phase, Redirect, RedirectError},
-    serving::{self, place},
+    serving::{self, place, taken},
     warm::Published,
 };
 
@@ -299,14 +299,6 @@ pub(in crate::targets::docker) fn bridge_of(network: &Value) -> String {
 
 fn inside(ports: &[Published]) -> BTreeSet<u16> {
     ports.iter().map(|port| port.inside).collect()
-}
-
-/// Those of the ports at which the container takes connections.
-async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u16> {
-    match place(inspect) {
-        Some((address, _)) if runs(inspect) => serving::taking(address.into(), inside).await,
-        _ => BTreeSet::new(),
-    }
 }
 
 fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
