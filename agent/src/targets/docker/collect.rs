@@ -109,12 +109,11 @@ impl DockerKind {
             let Some(target) = self.target_of(&inspect) else {
                 continue;
             };
-            if fate(&inspect, open, now, dwell) == Fate::Goes {
-                self.remove(id, &inspect).await?;
-            } else if forgotten(&inspect, open)
-                && self.serves_now(target, &inspect).await?
-                && self.retire(id, &inspect).await?
-            {
+            let goes = fate(&inspect, open, now, dwell) == Fate::Goes
+                || forgotten(&inspect, open)
+                    && self.serves_now(target, &inspect).await?
+                    && self.retire(id, &inspect).await?;
+            if goes {
                 self.remove(id, &inspect).await?;
             }
         }
