@@ -6,6 +6,7 @@
 //!   (Between a whole write and its sync a death reads as after it, because the kernel lives on.)
 //! - `STERNWAY_FAULT=journal:N:fail:FILE` makes appends fail as on a full disk from the N-th on, for as long as
 //!   `FILE` exists. Half of the record is written first.
+//! - `STERNWAY_NFT=PROGRAM` runs that program instead of `nft`.
 //!
 //! N counts from 1 over the life of the process.
 
@@ -49,6 +50,21 @@ pub fn torn(record: &[u8]) -> &[u8] {
     }
 }
 
+/// What stands in for `nft`, if a test wants that.
+#[cfg(not(feature = "faults"))]
+#[inline]
+#[must_use]
+pub fn nft() -> Option<&'static Path> {
+    None
+}
+
+/// What stands in for `nft`, if a test wants that.
+#[cfg(feature = "faults")]
+#[must_use]
+pub fn nft() -> Option<&'static Path> {
+    armed::nft()
+}
+
 /// Why this journal cannot be written, if a test wants that.
 ///
 /// # Errors
@@ -83,7 +99,7 @@ fn no_space() -> io::Error {
 mod armed {
     use std::{
         io,
-        path::PathBuf,
+        path::{Path, PathBuf},
         sync::{
             LazyLock,
             atomic::{AtomicU64, Ordering},
@@ -109,6 +125,8 @@ mod armed {
         };
         Some((number.parse().ok()?, fault))
     });
+    static NFT: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("STERNWAY_NFT").map(PathBuf::from));
     static APPENDS: AtomicU64 = AtomicU64::new(0);
 
     /// Whether it dies at that moment of the append that is on its way.
@@ -126,6 +144,10 @@ mod armed {
                 rustix::process::Signal::KILL,
             );
         }
+    }
+
+    pub(super) fn nft() -> Option<&'static Path> {
+        NFT.as_deref()
     }
 
     pub(super) fn disk() -> io::Result<()> {

@@ -35,6 +35,10 @@ pub const FORWARD_RECOVERIES: u32 = 3;
 /// Recoveries after which an undo is no longer carried on with: the agent dies of this order.
 pub const RECOVERIES: u32 = 8;
 
+/// What a person can do about an agent that does not stay up.
+const WHY_RESTARTED: &str =
+    "see why the agent ends again and again: `journalctl -u sternway-agent` on the host";
+
 /// What to do next. Everything but `Plan` and `Finish` is announced in the journal first, with the
 /// event of the same name.
 #[derive(Debug, Clone, PartialEq)]
@@ -362,7 +366,12 @@ impl Run {
         }
         if !committed && now_ms >= self.until_ms {
             return Action::TurnBack {
-                reason: own_error("out-of-time", "the restore took longer than it may"),
+                reason: own_error(
+                    "out-of-time",
+                    "the restore took longer than it may",
+                    "see which of its steps took long (`ctl rollout show`), mend that or raise `order_timeout` in the \
+                     agent's settings, then roll back again",
+                ),
             };
         }
         if !committed && self.recoveries > FORWARD_RECOVERIES {
@@ -370,6 +379,7 @@ impl Run {
                 reason: own_error(
                     "interrupted-too-often",
                     "the agent was restarted too often during the restore",
+                    WHY_RESTARTED,
                 ),
             };
         }
@@ -377,6 +387,7 @@ impl Run {
             return self.untidy(&own_error(
                 "interrupted-too-often",
                 "the agent was restarted too often while it tidied up",
+                WHY_RESTARTED,
             ));
         }
         Action::Apply {
@@ -542,11 +553,11 @@ fn well_formed(steps: &[Step]) -> bool {
         && steps.iter().filter(|step| step.commits).count() <= 1
 }
 
-fn own_error(code: &str, message: &str) -> StepError {
+fn own_error(code: &str, message: &str, next_step: &str) -> StepError {
     StepError {
         code: code.to_owned(),
         message: message.to_owned(),
-        next_step: String::new(),
+        next_step: next_step.to_owned(),
         transient: false,
     }
 }

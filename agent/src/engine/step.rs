@@ -58,7 +58,7 @@ pub struct StepError {
     /// Stable, for programs: `check-failed`, `engine-unreachable`, `image-missing`, …
     pub code: String,
     pub message: String,
-    /// What a person can do. May be empty.
+    /// What a person can do.
     pub next_step: String,
     /// The same attempt may succeed if it is repeated: the engine gives it a bounded number of
     /// further attempts before the restore is undone.

@@ -145,7 +145,13 @@ pub(super) async fn readiness(core: &Core, kind: &dyn Kind, target: &TargetName)
             .default_goal(runs.as_ref(), |id| revisions.said(target, id))
             .map(|entry| (entry.id.clone(), revisions.recorded(target, &entry.id)))
     };
-    let beside = timeout(LOOK_TIMEOUT, kind.beside(target)).await;
+    let open = core.open_orders();
+    let mut beside = timeout(LOOK_TIMEOUT, kind.beside(target, &open)).await;
+    let now = core.open_orders();
+    // What an order makes that came meanwhile is no leftover.
+    if now.iter().any(|order| !open.contains(order)) {
+        beside = timeout(LOOK_TIMEOUT, kind.beside(target, &now)).await;
+    }
     let (verdict, revision, mut problems) = match goal {
         None => (
             v1::ReadinessVerdict::NoPredecessor,

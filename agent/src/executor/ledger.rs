@@ -38,7 +38,7 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 90);
 /// is right only as long as nobody has gone on from there.
 const LOST_WITHIN: Duration = Duration::from_hours(24);
 
-/// Refusals that get a journal within [`REFUSALS_WITHIN`], each a file that is kept for [`REMEMBERED`]. A controller that
+/// Refusals, at the arrival or by the plan, that keep a journal within [`REFUSALS_WITHIN`], each a file that is kept for [`REMEMBERED`]. A controller that
 /// is well has fewer refused; one that is not must not fill the host's disk.
 const REFUSALS: u32 = 30;
 const REFUSALS_WITHIN: Duration = Duration::from_hours(1);
@@ -355,12 +355,41 @@ impl Ledger {
     /// # Errors
     /// The journal cannot be read.
     pub fn lines(&self, order: Uuid) -> Result<Vec<Line>, LedgerError> {
-        let dir = if self.open.join(file_name(order)).exists() {
+        Ok(Journal::open(self.dir_of(order), order)?.lines().to_vec())
+    }
+
+    /// Where the journal of an order stands.
+    fn dir_of(&self, order: Uuid) -> &Path {
+        if self.path(order).exists() {
             &self.open
         } else {
             &self.done
-        };
-        Ok(Journal::open(dir, order)?.lines().to_vec())
+        }
+    }
+
+    /// An order that was accepted is over. One that ended before it had a plan changed nothing, and counts as a refusal:
+    /// of too many no journal is kept. Answers with the lines of such a one then: who took it in remembers them.
+    ///
+    /// # Errors
+    /// Its journal cannot be read or removed: it is kept.
+    pub fn ended(&mut self, order: Uuid, now_ms: i64) -> Result<Option<Vec<Line>>, LedgerError> {
+        let path = self.dir_of(order).join(file_name(order));
+        let journal = Journal::open(self.dir_of(order), order)?;
+        let planned = |event: &Event| matches!(event, Event::Planned { .. });
+        if !is_over(&journal) || journal.events().any(planned) {
+            return Ok(None);
+        }
+        if self.refusals.has_room(now_ms) {
+            self.refusals.count += 1;
+            return Ok(None);
+        }
+        // First: one that was accepted and has no journal is taken for lost.
+        let mut fence = self.fence.clone();
+        fence.accepted_at.remove(&order);
+        self.replace(fence)?;
+        files::remove(&path)?;
+        self.known.remove(&order);
+        Ok(Some(journal.lines().to_vec()))
     }
 
     /// The controller has stored the end of the order: nothing is to be told of it any more.

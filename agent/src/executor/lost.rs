@@ -194,7 +194,7 @@ fn late() -> StepError {
     StepError {
         code: "timeout".to_owned(),
         message: "it took too long".to_owned(),
-        next_step: String::new(),
+        next_step: "see whether the engine of the host answers: `docker info`".to_owned(),
         transient: true,
     }
 }

@@ -383,12 +383,31 @@ impl Office {
                 self.core.set_lost(&task.target, Lost { tried, ..lost });
             }
         }
+        if !task.mends {
+            self.refused_by_plan(task.order);
+        }
         // Others may be at what it left of its other targets.
         let only = task.mends.then_some(&task.target);
         for target in self.core.over(task.order, only) {
             self.core.outbox.target(&target);
             // The inventory only ends with the executor.
             let _ = self.changes.send(Changed::Target(target)).await;
+        }
+    }
+
+    /// A refusal by the plan is one like those at the arrival: too many of them are not written down for long.
+    fn refused_by_plan(&mut self, id: Uuid) {
+        let ended = self.core.ledger().ended(id, now_ms());
+        match ended {
+            Ok(None) => {}
+            Ok(Some(lines)) => {
+                tracing::warn!(order.id = %id, "the journal of order {id}, which changed nothing, is not kept: of too many");
+                self.refused_unkept(id, event::wire(id, &lines));
+            }
+            // Nothing hangs on it: the journal stays, as that of any order.
+            Err(error) => {
+                tracing::warn!(order.id = %id, "the journal of order {id} cannot be looked at: {error}");
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
     store::history::Origin,
-    targets::{Kind, Observed},
+    targets::{Kind, KindError, Observed},
 };
 
 /// Between attempts: doubled each time, so that three attempts ride out an engine's restart.
@@ -317,17 +317,12 @@ impl Course {
                 kind.check(&target, &to, &sink).await
             })
             .await?;
-        let running = Some(current);
-        let (outcome, problem) = match verdict {
-            Some(Ok(v1::Verdict::Passed)) => (Finish::Unchanged, None),
-            _ => (
-                Finish::Refused,
-                Some(v1::Problem::new(
-                    "already-running",
-                    "the wanted revision runs already, and its checks do not pass",
-                    "choose another with `ctl history`",
-                )),
-            ),
+        let found = self.look().await;
+        let stopped = found.is_some_and(|found| !is_running(found.state));
+        let running = (!stopped).then_some(current);
+        let (outcome, problem) = match unwell(self.target(), stopped, verdict.as_ref()) {
+            None => (Finish::Unchanged, None),
+            Some(problem) => (Finish::Refused, Some(problem)),
         };
         self.write(Event::Finished {
             outcome,
@@ -473,7 +468,10 @@ impl Course {
                 Err(StepError {
                     code: "timeout".to_owned(),
                     message: "the last resort took too long".to_owned(),
-                    next_step: String::new(),
+                    next_step: format!(
+                        "see what runs of {} on the host, and whether its engine answers: `docker ps -a`",
+                        target.local()
+                    ),
                     transient: true,
                 })
             })
@@ -580,6 +578,55 @@ async fn back_off(attempt: u32) {
     }
 }
 
+/// Why a target that is of the wanted revision already is not reported as good. `verdict`: of its checks; none: they did
+/// not end in time.
+fn unwell(
+    target: &TargetName,
+    stopped: bool,
+    verdict: Option<&Result<v1::Verdict, KindError>>,
+) -> Option<v1::Problem> {
+    let local = target.local();
+    let (code, message, next) = match verdict {
+        Some(Ok(v1::Verdict::Passed)) if !stopped => return None,
+        _ if stopped => (
+            "already-there",
+            format!("{target} is of the wanted revision already, and does not run"),
+            format!(
+                "see why it ended (`docker logs {local}` on the host), and start it: `docker start {local}`"
+            ),
+        ),
+        Some(Ok(v1::Verdict::Failed)) => (
+            "already-running",
+            format!("{target} runs the wanted revision already, and its checks do not pass"),
+            "see the evidence of its checks, or choose another revision with `ctl history`"
+                .to_owned(),
+        ),
+        Some(Ok(_)) => (
+            "already-running",
+            format!(
+                "{target} runs the wanted revision already, and not all of its checks can be read"
+            ),
+            "see which label it is: `ctl target show`".to_owned(),
+        ),
+        Some(Err(error)) => (
+            "already-running",
+            format!(
+                "{target} runs the wanted revision already, and its checks could not be run: {error}"
+            ),
+            "look at the engine on the host, then roll back again: `docker info`".to_owned(),
+        ),
+        None => (
+            "already-running",
+            format!(
+                "{target} runs the wanted revision already, and its checks did not end in time"
+            ),
+            "see what its checks wait for, or choose another revision with `ctl history`"
+                .to_owned(),
+        ),
+    };
+    Some(v1::Problem::new(code, message, next))
+}
+
 fn took_too_long(step: &Step) -> StepError {
     StepError {
         code: "timeout".to_owned(),
@@ -588,7 +635,9 @@ fn took_too_long(step: &Step) -> StepError {
             step.description,
             step.timeout.as_secs()
         ),
-        next_step: String::new(),
+        next_step: "see what the engine of the host is busy with (`docker ps -a`, the log of its service), then roll back \
+                    again"
+            .to_owned(),
         transient: false,
     }
 }
@@ -607,4 +656,43 @@ fn mismatch(target: &TargetName, expected: &str, found: &str) -> v1::Problem {
         ),
         "plan again: `ctl rollback --dry-run` shows what would happen now",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_already_and_not_well_is_told_as_what_it_is() {
+        use v1::Verdict::{Failed, Inconclusive, Passed};
+        let target = "docker/shop".parse().expect("valid");
+        let away = || KindError::Unreachable {
+            what: "failed to look".to_owned(),
+            reason: "nobody answers".to_owned(),
+        };
+        assert_eq!(unwell(&target, false, Some(&Ok(Passed))), None);
+        for (stopped, verdict, code, part) in [
+            (true, Some(Ok(Failed)), "already-there", "does not run"),
+            (true, Some(Ok(Passed)), "already-there", "does not run"),
+            (false, Some(Ok(Failed)), "already-running", "do not pass"),
+            (
+                false,
+                Some(Ok(Inconclusive)),
+                "already-running",
+                "can be read",
+            ),
+            (
+                false,
+                Some(Err(away())),
+                "already-running",
+                "nobody answers",
+            ),
+            (false, None, "already-running", "in time"),
+        ] {
+            let problem = unwell(&target, stopped, verdict.as_ref()).expect("it is not well");
+            assert_eq!(problem.code, code);
+            assert!(problem.message.contains(part), "{problem:?}");
+            assert!(!problem.next_step.is_empty(), "{problem:?}");
+        }
+    }
 }

@@ -321,7 +321,7 @@ impl Kind for Scripted {
         Vec::new()
     }
 
-    async fn beside(&self, _: &TargetName) -> Vec<v1::Problem> {
+    async fn beside(&self, _: &TargetName, _: &[Uuid]) -> Vec<v1::Problem> {
         Vec::new()
     }
 

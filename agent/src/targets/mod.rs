@@ -140,8 +140,8 @@ pub struct Draft {
     pub swap_reason: String,
     pub checks: Vec<String>,
     pub soak: std::time::Duration,
-    /// How long it may wait by wish: for the checks of all steps together, soak and all, and for what is given long to
-    /// stop. Not the restore's own time.
+    /// How long it may wait by wish: for the checks of all steps together, soak and all, for what is given long to stop,
+    /// and for an image that has to come from a registry. Not the restore's own time.
     pub waiting: std::time::Duration,
     pub warnings: Vec<v1::Problem>,
     /// Non-empty: the restore must be refused, nothing changed.
@@ -228,8 +228,8 @@ pub trait Kind: Send + Sync {
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem>;
 
     /// What is wrong around the target whatever it would be restored to, such as a second instance of it that runs;
-    /// empty: nothing.
-    async fn beside(&self, target: &TargetName) -> Vec<v1::Problem>;
+    /// empty: nothing. What belongs to one of the `open_orders` is not.
+    async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<v1::Problem>;
 
     /// Keeps the artifacts of exactly these revisions of the target (pins them against pruning,
     /// repairs a pin that somebody removed) and lets go of those it kept before for others.

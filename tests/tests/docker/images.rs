@@ -198,6 +198,20 @@ async fn whatever_a_restore_needs_is_missed_before_an_incident() {
     );
     drop(listener);
 
+    // Nothing starts in the namespace of what does not run.
+    record = inspected.record.clone();
+    let owner = scope.named("owner");
+    scope.run("owner", &["--ipc", "shareable"], &image).await;
+    record
+        .host
+        .insert("IpcMode".to_owned(), json!(format!("container:{owner}")));
+    revision.record = record.to_bytes().expect("written");
+    assert_eq!(kind.readiness(&target, &revision).await, []);
+    scope.cli(&["stop", &owner]).await;
+    let problems = kind.readiness(&target, &revision).await;
+    let codes: Vec<&str> = problems.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["container-stopped"], "{problems:?}");
+
     // Room for an image of more bytes than any disk has.
     record = inspected.record.clone();
     record.image.id = format!("sha256:{}", "0".repeat(64));

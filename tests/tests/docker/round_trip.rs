@@ -8,6 +8,7 @@ use std::{
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use sternway_agent::targets::docker::record::ContainerRecord;
 use sternway_tests::{engine::Scope, shop::Image};
 
 use crate::support::{Leftovers, comparable, kind, recorded, recreate};
@@ -173,6 +174,42 @@ async fn a_flag_survives(#[case] flags: &[&str], #[case] then: &[&str]) {
         places.scope.cli(&then).await;
     }
     places.goes_round().await;
+}
+
+#[tokio::test]
+async fn a_network_that_was_left_is_not_joined_again_and_must_be_there() {
+    let places = Places::new().await;
+    places.networks().await;
+    let image = Image::good("1").shared().await;
+    let [front, back, web] = ["front", "back", "web"].map(|local| places.scope.named(local));
+    places
+        .scope
+        .run("web", &["--network", &front], &image)
+        .await;
+    places.scope.cli(&["network", "connect", &back, &web]).await;
+    places
+        .scope
+        .cli(&["network", "disconnect", &front, &web])
+        .await;
+    let kind = kind(&places.scope);
+    let revision = recorded(&kind.inspected(&web).await.expect("recorded"));
+    let networks: Vec<String> = ContainerRecord::from_bytes(&revision.record)
+        .expect("a record")
+        .networks
+        .into_keys()
+        .collect();
+    assert_eq!(networks, [back]);
+    places.goes_round().await;
+    // Its mode still names it, and the engine creates nothing without it.
+    places
+        .scope
+        .cli(&["rm", "-f", &places.scope.named("again")])
+        .await;
+    places.scope.cli(&["network", "rm", &front]).await;
+    let target = places.scope.target("web").parse().expect("a target");
+    let problems = kind.readiness(&target, &revision).await;
+    let codes: Vec<&str> = problems.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["network-missing"], "{problems:?}");
 }
 
 #[tokio::test]

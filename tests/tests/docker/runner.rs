@@ -52,12 +52,17 @@ impl Shop {
 
     /// As [`Shop::new`], of these images.
     pub(crate) async fn of(flags: &[&str], old: &Image, new: &Image) -> Self {
-        let scope = Scope::new().await;
+        let (old, new) = (old.shared().await, new.shared().await);
+        Self::deployed(Scope::new().await, flags, &old, &new).await
+    }
+
+    /// As [`Shop::of`], in that scope.
+    pub(crate) async fn deployed(scope: Scope, flags: &[&str], old: &str, new: &str) -> Self {
         let kind = kind(&scope);
         let name = scope.named("shop");
-        scope.run("shop", flags, &old.shared().await).await;
+        scope.run("shop", flags, old).await;
         let v1 = recorded(&kind.inspected(&name).await.expect("v1 is recorded"));
-        scope.redeploy("shop", flags, &new.shared().await).await;
+        scope.redeploy("shop", flags, new).await;
         let v2 = Recorded {
             number: 2,
             ..recorded(&kind.inspected(&name).await.expect("v2 is recorded"))
@@ -127,11 +132,20 @@ impl Shop {
             .map(|one| one.number)
     }
 
-    /// What runs of this target, by name, and everything of ours there is besides.
+    /// What of an undone order is kept because it ran.
+    pub(crate) async fn failed(&self, order: Uuid) -> Vec<String> {
+        let mut all = self.scope.containers().await;
+        let of = format!("sternway-failed-{}-", order.simple());
+        all.retain(|name| name.starts_with(&of));
+        all
+    }
+
+    /// What runs of this target, by name, and everything of ours there is besides, but for what undone orders kept.
     pub(crate) async fn is_tidy(&self, order: Uuid, kept: bool) {
         let running = self.running().await;
         assert_eq!(running, [self.target.local()], "exactly one runs");
-        let all = self.scope.containers().await;
+        let mut all = self.scope.containers().await;
+        all.retain(|name| !name.starts_with("sternway-failed-"));
         let aside = all
             .iter()
             .filter(|name| name.starts_with("sternway-previous-"))

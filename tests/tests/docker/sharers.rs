@@ -1,9 +1,12 @@
 //! What shares a namespace of a container that is replaced.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sternway_agent::{engine::step::Done, targets::Kind as _};
 use sternway_proto::v1::Swap;
 use sternway_tests::shop::Image;
+use tokio::time::timeout;
 
 use crate::runner::{Order, Shop};
 
@@ -70,8 +73,36 @@ async fn a_restore_turned_back_anywhere_leaves_what_ran_and_what_hung_on_it() {
         assert_eq!(after, before, "turned back behind {step}");
         let names = ["shop", "side"].map(|local| shop.scope.named(local));
         assert_eq!(running(&shop).await, names, "turned back behind {step}");
-        assert_eq!(shop.scope.containers().await, names, "behind {step}");
+        let mut all = shop.scope.containers().await;
+        // Of what shares a namespace nothing is kept.
+        all.retain(|name| {
+            let failed = name.starts_with("sternway-failed-");
+            !failed || name.ends_with("-side")
+        });
+        assert_eq!(all, names, "behind {step}");
     }
+}
+
+#[tokio::test]
+async fn an_undo_does_not_wait_for_the_health_of_what_hung_on_the_target() {
+    let never = ["--health-cmd", "/shop check", "--health-interval", "1h"];
+    let shop = beside(&["side"], &never).await;
+    let before = id(&shop, "side").await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    up_to(&mut order, "docker.stop-old").await;
+    let count = order
+        .steps()
+        .iter()
+        .position(|step| step.id == "docker.stop-old")
+        .expect("such a step");
+    // It would be given half a minute to become healthy, twice.
+    let undone = timeout(Duration::from_secs(25), order.undo_all(count + 1)).await;
+    assert_eq!(undone, Ok(()));
+    assert_eq!(id(&shop, "side").await, before);
+    assert_eq!(
+        running(&shop).await,
+        ["shop", "side"].map(|local| shop.scope.named(local))
+    );
 }
 
 #[tokio::test]
@@ -186,7 +217,7 @@ async fn what_ended_before_the_target_was_up_is_started_once_more() {
 #[tokio::test]
 async fn what_will_be_in_the_way_is_told_before_an_incident() {
     let shop = beside(&["side"], &["--label", "com.docker.compose.project=x"]).await;
-    let told = shop.kind.beside(&shop.target).await;
+    let told = shop.kind.beside(&shop.target, &[]).await;
     let codes: Vec<&str> = told.iter().map(|one| one.code.as_str()).collect();
     assert_eq!(codes, ["shared-namespace"], "{told:?}");
 }

@@ -9,8 +9,9 @@ use std::{
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use sternway_agent::engine::step::EvidenceSink;
 use sternway_agent::targets::{
-    Kind as _, PlanInput,
+    Kind, PlanInput,
     docker::{
         DockerKind, DockerSettings,
         labels::{Role, own_name},
@@ -154,6 +155,142 @@ async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case
         );
         shop.is_tidy(order.id, false).await;
     }
+}
+
+#[tokio::test]
+async fn the_last_resort_does_not_start_what_somebody_had_stopped() {
+    let shop = Shop::new(&QUICK).await;
+    let before = shop.instance().await;
+    shop.scope.cli(&["stop", shop.target.local()]).await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    let steps = order.steps();
+    for step in steps
+        .iter()
+        .take_while(|step| step.id != "docker.start-new")
+    {
+        let done = order.apply(step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+    }
+    let done = Kind::rescue(&shop.kind, &order.context(), &steps).await;
+    let said = done.expect("it is left as it was").message;
+    assert!(said.contains("nothing runs, as before"), "{said}");
+    assert_eq!(shop.running().await, [""; 0]);
+    assert_eq!(shop.instance().await, before, "it has its name again");
+}
+
+#[rstest]
+#[case::cold(Swap::Cold, "docker.verify")]
+#[case::warm(Swap::Warm, "docker.verify-standby")]
+#[tokio::test]
+async fn what_failed_is_kept_with_its_log_and_its_data_stays_with_what_runs(
+    #[case] swap: Swap,
+    #[case] fails: &str,
+) {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let check = ["-l", "sternway.check.http=:8080/health"];
+    let quick = ["-l", "sternway.check.timeout=1s", "-p", &publish];
+    let data = ["-v", "/data"];
+    let data = if swap == Swap::Cold { &data[..] } else { &[] };
+    let flags = [&QUICK[..], &check, &quick, data].concat();
+    let image = |version, fault| Image {
+        version,
+        fault,
+        ..Image::default()
+    };
+    let shop = Shop::of(&flags, &image("v1", "health"), &image("v2", "")).await;
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let mut order = shop.order(swap).await;
+        let steps = order.steps();
+        let at = steps.iter().position(|step| step.id == fails);
+        let at = at.expect("such a step");
+        for step in &steps[..at] {
+            let done = order.apply(step).await;
+            assert!(done.is_ok(), "{}: {done:?}", step.id);
+        }
+        let error = order.apply(&steps[at]).await.expect_err("its check fails");
+        order.undo_all(at + 1).await;
+        assert_eq!(shop.serving().await, Some(2));
+        shop.is_tidy(order.id, false).await;
+        let name = own_name(Role::Failed, order.id, &shop.target);
+        assert_eq!(shop.failed(order.id).await, std::slice::from_ref(&name));
+        let logs = format!("docker logs {name}");
+        assert!(error.next_step.contains(&logs), "{error:?}");
+        let state = "{{.State.Running}} {{.HostConfig.RestartPolicy.Name}}";
+        let state = shop.scope.cli(&["inspect", "-f", state, &name]).await;
+        assert_eq!(state, "false no");
+        let log = shop.scope.cli(&["logs", &name]).await;
+        assert!(log.contains("v1"), "{log:?}");
+        kept.push(name);
+    }
+    let mut all = shop.scope.containers().await;
+    all.retain(|name| name.starts_with("sternway-failed-"));
+    all.sort();
+    kept.sort();
+    assert_eq!(all, kept[1..], "the newest three");
+    // Those that went took no data along.
+    let volume = ["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}"];
+    let volume = [&volume[..], &[shop.target.local()]].concat();
+    let volume = shop.scope.cli(&volume).await;
+    if swap == Swap::Cold {
+        shop.scope.cli(&["volume", "inspect", &volume]).await;
+    }
+}
+
+#[tokio::test]
+async fn labels_of_the_image_choose_the_swap_and_declare_checks_unless_the_own_say_otherwise() {
+    let scope = Scope::new().await;
+    let base = Image {
+        version: "v1",
+        ..Image::default()
+    };
+    scope.run("base", &[], &base.shared().await).await;
+    let image = format!("{}-labelled:1", scope.name());
+    let labels = [
+        "LABEL sternway.exclusive=true",
+        "LABEL sternway.soak=0s",
+        "LABEL sternway.check.http=:8080/",
+    ];
+    let changes = labels.map(|label| ["--change", label]).concat();
+    let made_from = scope.named("base");
+    let commit = [&["commit"], &changes[..], &[&made_from, &image]].concat();
+    scope.cli(&commit).await;
+    scope.cli(&["rm", "-f", &made_from]).await;
+    let (port, next) = (Port::lease(), Image::good("v2").shared().await);
+    let publish = format!("{}:8080", port.number());
+    let flags = ["-p", publish.as_str()];
+    let mut shop = Shop::deployed(scope, &flags, &image, &next).await;
+    {
+        let mut order = shop.order(Swap::Unspecified).await;
+        assert_eq!(order.draft.swap, Swap::Cold);
+        let reason = &order.draft.swap_reason;
+        assert!(reason.contains("sternway.exclusive"), "{reason}");
+        assert_eq!(order.draft.soak, Duration::ZERO);
+        order.run().await;
+        let evidence = order.evidence.lock().expect("not poisoned").clone();
+        let http = evidence.iter().find(|one| one.check == "http");
+        let http = http.unwrap_or_else(|| panic!("no evidence of http: {evidence:?}"));
+        assert_eq!(http.instance, "replacement");
+    }
+    // What runs now is checked by them, too.
+    let (sink, mut seen) = EvidenceSink::channel();
+    let checked = shop.kind.check(&shop.target, &shop.v1, &sink).await;
+    assert_eq!(checked.expect("it is checked"), Verdict::Passed);
+    drop(sink);
+    let mut checks = Vec::new();
+    while let Some(one) = seen.recv().await {
+        checks.push(one.check);
+    }
+    assert!(checks.contains(&"http".to_owned()), "{checks:?}");
+    // The container's own label wins.
+    let own = ["-l", "sternway.exclusive=false", "-p", publish.as_str()];
+    shop.scope.redeploy("shop", &own, &image).await;
+    let name = shop.target.local().to_owned();
+    shop.v1 = recorded(&shop.kind.inspected(&name).await.expect("recorded"));
+    shop.scope.redeploy("shop", &flags, &next).await;
+    let draft = shop.order(Swap::Unspecified).await.draft;
+    assert_eq!(draft.swap, Swap::Warm, "{}", draft.swap_reason);
 }
 
 #[tokio::test]
@@ -601,7 +738,11 @@ fn ordered_in(seconds: u64) -> Uuid {
 async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let port = Port::lease();
     let publish = format!("{}:8080", port.number());
-    let shop = Shop::new(&[&flags(&publish)[..], &["--stop-timeout", "60"]].concat()).await;
+    // Nothing ever listens behind the second port.
+    let unused = Port::lease();
+    let second = format!("{}:9", unused.number());
+    let own = ["--stop-timeout", "60", "-p", &second];
+    let shop = Shop::new(&[&flags(&publish)[..], &own].concat()).await;
     let mut order = shop.order(Swap::Warm).await;
     for step in order.steps().iter().take(order.commit() - 1) {
         let done = order.apply(step).await;
@@ -614,12 +755,21 @@ async fn what_a_forgotten_order_left_is_collected_once_its_target_runs() {
     let collect = async |open: &[Uuid]| shop.kind.collect(open).await.expect("it collects");
     collect(&[order.id]).await;
     assert_eq!(shop.running().await.len(), running, "the order is open");
+    assert_eq!(shop.kind.beside(&shop.target, &[order.id]).await, []);
     shop.scope.cli(&["stop", shop.target.local()]).await;
     collect(&[]).await;
     assert_eq!(shop.running().await.len(), 1, "the standby alone serves");
     assert!(crate::runner::tables().contains(&order.id.simple().to_string()));
+    let told = shop.kind.beside(&shop.target, &[]).await;
+    let codes: Vec<&str> = told.iter().map(|one| one.code.as_str()).collect();
+    assert_eq!(codes, ["standby-serves"], "{told:?}");
     shop.scope.cli(&["start", shop.target.local()]).await;
-    collect(&[]).await;
+    until("the standby to be collected", STARTS, async || {
+        collect(&[]).await;
+        let left = shop.running().await;
+        (left.len() == 1).then_some(()).ok_or(left.join(", "))
+    })
+    .await;
     shop.is_tidy(order.id, true).await;
     drop(idle);
 }

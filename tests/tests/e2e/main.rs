@@ -22,6 +22,7 @@ mod last_resort;
 mod lost_answers;
 mod meddling;
 mod metrics;
+mod no_redirect;
 mod programs;
 mod refusals;
 mod restarts;

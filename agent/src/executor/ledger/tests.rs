@@ -133,6 +133,48 @@ fn refusals_without_end_do_not_fill_the_disk() {
 }
 
 #[test]
+fn orders_without_end_that_their_plans_refuse_do_not_fill_the_disk() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    let mut refused_by_its_plan = |id: u64, now_ms: i64| {
+        let order = sealed(id.into(), "docker/shop", 3, id);
+        let Ok(Arrival::Accepted(order, mut journal)) =
+            ledger.arrive(&order, now_ms, NOW, |_| Ok(()))
+        else {
+            panic!("{id} is not accepted");
+        };
+        let event = Event::Finished {
+            outcome: Finish::Refused,
+            problem: Some(v1::Problem::new("image-missing", "gone", "load it")),
+            running: None,
+        };
+        let at_ms = now_ms;
+        journal.append(Line { at_ms, event }).expect("written");
+        drop(journal);
+        // The controller may have stored it before.
+        if id.is_multiple_of(2) {
+            ledger.settle(order.id()).expect("settled");
+        }
+        let told = ledger.ended(order.id(), now_ms).expect("looked at");
+        assert!(!ledger.lost(order.id(), now_ms), "{id}");
+        told.map(|lines| lines.len())
+    };
+    for id in 1..=30 {
+        assert_eq!(refused_by_its_plan(id, NOW), None, "{id}");
+    }
+    for id in 31..100 {
+        assert_eq!(refused_by_its_plan(id, NOW), Some(2), "{id}");
+    }
+    assert_eq!(refused_by_its_plan(100, NOW + 3_600_000), None);
+    let files = |folder| {
+        fs::read_dir(dir.path().join(folder))
+            .expect("a folder")
+            .count()
+    };
+    assert_eq!(files("open") + files("done"), 31);
+}
+
+#[test]
 fn a_deadline_is_judged_by_the_controllers_clock_however_wrong_the_hosts_is() {
     const WRONG: i64 = 3_600_000;
     for host_ms in [NOW - WRONG, NOW, NOW + WRONG] {

@@ -18,7 +18,7 @@ use super::{
     localnet::Mark,
     normalise::{short, text},
     redirect::{self, RedirectError},
-    steps::takes_connections,
+    serving,
 };
 use crate::targets::KindError;
 
@@ -40,7 +40,7 @@ fn fate(inspect: &Value, open: &[Uuid], now: Timestamp, dwell: Duration) -> Fate
     if open.iter().any(|order| name.contains(&order_tail(*order))) {
         return Fate::Stays;
     }
-    if is(Role::Previous) {
+    if is(Role::Previous) || is(Role::Failed) {
         let old = kept_since(inspect).is_some_and(|since| {
             let age = now.duration_since(since);
             age.unsigned_abs() > dwell && age.is_positive()
@@ -73,13 +73,6 @@ fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
         && labels_of(inspect).contains_key(labels::ORDER)
         && inspect["State"]["Running"].as_bool() == Some(true)
         && !open.iter().any(|order| name.contains(&order_tail(*order)))
-}
-
-fn failed(error: RedirectError) -> KindError {
-    KindError::Failed {
-        what: error.what.to_owned(),
-        reason: error.reason,
-    }
 }
 
 impl DockerKind {
@@ -116,40 +109,66 @@ impl DockerKind {
             let Some(target) = self.target_of(&inspect) else {
                 continue;
             };
-            if fate(&inspect, open, now, dwell) == Fate::Goes {
-                self.remove(id, &inspect).await?;
-            } else if forgotten(&inspect, open) && self.serves_now(target).await? {
-                self.retire(id, &inspect).await?;
+            let goes = fate(&inspect, open, now, dwell) == Fate::Goes
+                || forgotten(&inspect, open)
+                    && self.serves_now(target, &inspect).await?
+                    && self.retire(id, &inspect).await?;
+            if goes {
                 self.remove(id, &inspect).await?;
             }
         }
         ended
     }
 
-    /// Stops a standby, once nothing leads to it and what it was asked is answered.
-    async fn retire(&self, id: &str, inspect: &Value) -> Result<(), KindError> {
+    /// Stops a standby, once nothing leads to it and what it was asked is answered. False: nobody can say whether
+    /// something leads to it, so it stays.
+    async fn retire(&self, id: &str, inspect: &Value) -> Result<bool, KindError> {
         let order = text(&inspect["Config"]["Labels"], labels::ORDER);
         if let Ok(order) = order.parse::<Uuid>() {
-            redirect::release(order).await.map_err(failed)?;
-            let said = self.drain_left_over(id).await;
-            redirect::end(order).await.map_err(failed)?;
-            info!("ended the redirect that order {order} left: {said}");
+            let ended = async {
+                redirect::release(order).await?;
+                let said = self.drain_left_over(id).await;
+                redirect::end(order).await.map(|()| said)
+            };
+            match ended.await {
+                Ok(said) => info!("ended the redirect that order {order} left: {said}"),
+                Err(error) => {
+                    self.cannot_end(&error);
+                    return Ok(false);
+                }
+            }
         }
         self.engine.stop_container(id, None).await?;
-        Ok(())
+        Ok(true)
     }
 
-    /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves.
+    /// Ends the redirects of orders that are over, unless the standby they lead to is all that serves. An agent that
+    /// may not see redirects goes on with the rest.
     async fn end_redirects(&self, open: &[Uuid]) -> Result<(), KindError> {
-        for mark in redirect::present().await.map_err(failed)? {
+        let marks = match redirect::present().await {
+            Ok(marks) => marks,
+            Err(error) => {
+                self.cannot_end(&error);
+                return Ok(());
+            }
+        };
+        for mark in marks {
             let order = mark.order;
             if open.contains(&order) || !self.is_over(&mark).await? {
                 continue;
             }
-            redirect::end(order).await.map_err(failed)?;
-            info!("ended the redirect that order {order} left");
+            match redirect::end(order).await {
+                Ok(()) => info!("ended the redirect that order {order} left"),
+                Err(error) => self.cannot_end(&error),
+            }
         }
         Ok(())
+    }
+
+    fn cannot_end(&self, error: &RedirectError) {
+        if self.tell_once(error.to_string()) {
+            warn!("what orders left of redirects stays: {error}; see `nft list ruleset`");
+        }
     }
 
     /// Whether the redirect tells that it is one of ours, or what its order made does, and no standby of
@@ -171,10 +190,14 @@ impl DockerKind {
         Ok(ours)
     }
 
-    /// Whether the target is there and takes connections again.
-    async fn serves_now(&self, name: &str) -> Result<bool, EngineError> {
+    /// Whether the target is there and takes connections wherever its standby does.
+    async fn serves_now(&self, name: &str, standby: &Value) -> Result<bool, EngineError> {
         match self.engine.container(name).await {
-            Ok(inspect) => Ok(name_of(&inspect) == name && takes_connections(&inspect).await),
+            Ok(inspect) if name_of(&inspect) == name => {
+                let wanted = serving::taken(standby, &serving::published(standby)).await;
+                Ok(serving::takes(&inspect, &wanted).await)
+            }
+            Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
@@ -249,6 +272,10 @@ mod tests {
         assert_eq!(judge(&long_ago, &[order]), Fate::Stays);
         let lately = container(Role::Previous, false, "2026-01-01T23:30:00Z");
         assert_eq!(judge(&lately, &[]), Fate::Stays);
+        let failed = container(Role::Failed, false, "2026-01-01T00:00:00Z");
+        assert_eq!(judge(&failed, &[]), Fate::Goes);
+        let failed = container(Role::Failed, false, "2026-01-01T23:30:00Z");
+        assert_eq!(judge(&failed, &[]), Fate::Stays);
         let running = container(Role::Previous, true, "2026-01-01T00:00:00Z");
         assert_eq!(judge(&running, &[]), Fate::Stays);
         let left = container(Role::Replacement, false, "0001-01-01T00:00:00Z");

@@ -188,6 +188,10 @@ impl DockerKind {
 
     /// What an order made, in a line of the engine's list.
     fn made(&self, container: &Value) -> Option<Made> {
+        // What was taken back makes nothing any more.
+        if listed_name(container).is_some_and(labels::is_failed) {
+            return None;
+        }
         let labels = strings(&object(container, "Labels"));
         let target: TargetName = labels.get(labels::TARGET)?.parse().ok()?;
         let ours = target.kind() == Self::LABEL && self.names.cover(target.local());

@@ -94,11 +94,19 @@ impl Kind for DockerKind {
         let unshareable = plan::unshareable(target, &hanging.sharers, &result);
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
-        let declared = match self.engine.image(&result.image.id).await {
-            Ok(image) => image::volumes(&image),
+        let (declared, image_labels, pulls) = match self.engine.image(&result.image.id).await {
+            Ok(image) => (image::volumes(&image), image::labels(&image), false),
             // It is pulled later: the container of then had a volume at each of these.
-            Err(error) if error.is_not_found() => then.volumes.keys().cloned().collect(),
+            Err(error) if error.is_not_found() => (
+                then.volumes.keys().cloned().collect(),
+                hints.image_labels.clone(),
+                true,
+            ),
             Err(error) => return Err(error.into()),
+        };
+        let from_labels = match (&from, &now) {
+            (Some(from), Some(now)) => from.labels_over(&now.image_labels),
+            _ => BTreeMap::new(),
         };
         let lost = plan::volumes_lost(target, old.as_ref(), &result, &declared);
         let decision = plan::decide(&Facts {
@@ -108,6 +116,8 @@ impl Kind for DockerKind {
             from: from.as_ref(),
             result: &result,
             result_id: &result_id,
+            image_labels: &image_labels,
+            from_labels,
             hints: &hints,
             volumes: volumes_to_carry(now.as_ref(), &then),
             sharers: hanging.sharers,
@@ -115,6 +125,7 @@ impl Kind for DockerKind {
             swap: input.swap,
             redirect: self.redirectable(&result).await?,
             has_health_check: self.has_health_check(&result).await,
+            pulls,
         });
         let mut blockers: Vec<_> = replaced.into_iter().collect();
         blockers.extend(decision.blockers);
@@ -181,20 +192,24 @@ impl Kind for DockerKind {
             instance: "current",
             sink: evidence,
         };
-        Ok(subject.check_all(&Checks::of(&record)).await?)
+        let checks = Checks::of(&record, &Hints::read(&recorded.hints).image_labels);
+        Ok(subject.check_all(&checks).await?)
     }
 
     fn unreadable(&self, recorded: &Recorded) -> Vec<v1::Problem> {
-        ContainerRecord::from_bytes(&recorded.record)
-            .map_or_else(|_| Vec::new(), |record| Checks::of(&record).problems)
+        let labels = Hints::read(&recorded.hints).image_labels;
+        ContainerRecord::from_bytes(&recorded.record).map_or_else(
+            |_| Vec::new(),
+            |record| Checks::of(&record, &labels).problems,
+        )
     }
 
     async fn readiness(&self, target: &TargetName, recorded: &Recorded) -> Vec<v1::Problem> {
         self.readiness(target, recorded).await
     }
 
-    async fn beside(&self, target: &TargetName) -> Vec<v1::Problem> {
-        self.beside(target).await
+    async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<v1::Problem> {
+        self.beside(target, open_orders).await
     }
 
     async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {

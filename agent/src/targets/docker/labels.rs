@@ -46,6 +46,8 @@ pub enum Role {
     Replacement,
     /// The container that was replaced, stopped and renamed, for the post-mortem.
     Previous,
+    /// One that an order made, that ran, and that its undo took back: stopped and renamed, for the post-mortem.
+    Failed,
     /// The container that was replaced, created again by an undo because it had removed itself: the target itself.
     Again,
 }
@@ -58,6 +60,7 @@ impl Role {
             Self::Standby => "standby",
             Self::Replacement => "replacement",
             Self::Previous => "previous",
+            Self::Failed => "failed",
             Self::Again => "again",
         }
     }
@@ -71,7 +74,7 @@ pub const NAME_PREFIX: &str = "sternway-";
 /// aside bears the whole id of its order, which carries its time.
 pub fn own_name(role: Role, order: Uuid, target: &TargetName) -> String {
     let order = match role {
-        Role::Previous => order.simple().to_string(),
+        Role::Previous | Role::Failed => order.simple().to_string(),
         _ => order_tail(order),
     };
     format!("{NAME_PREFIX}{}-{order}-{}", role.as_str(), target.local())
@@ -79,11 +82,22 @@ pub fn own_name(role: Role, order: Uuid, target: &TargetName) -> String {
 
 /// The local name of the target of a container that was put aside.
 pub fn put_aside(name: &str) -> Option<&str> {
-    let rest = name.strip_prefix(NAME_PREFIX)?;
-    let rest = rest.strip_prefix(Role::Previous.as_str())?;
-    rest.strip_prefix('-')?
-        .split_once('-')
+    [Role::Previous, Role::Failed]
+        .into_iter()
+        .find_map(|role| of_role(name, role))
         .map(|(_, local)| local)
+}
+
+/// Whether a container bears the name of one that an undo put aside. Its labels still say what it was made for.
+pub fn is_failed(name: &str) -> bool {
+    of_role(name, Role::Failed).is_some()
+}
+
+/// What stands in the name of a container of ours with that role: its order, and the local name of its target.
+pub fn of_role(name: &str, role: Role) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix(NAME_PREFIX)?;
+    let rest = rest.strip_prefix(role.as_str())?;
+    rest.strip_prefix('-')?.split_once('-')
 }
 
 /// What the names of all containers of an order have in common: the random part of a version 7 UUID.
@@ -140,8 +154,14 @@ mod tests {
         assert_eq!(not_ours("web", &labels(&[(ROLE, "replacement")])), None);
         assert_eq!(not_ours("web", &labels(&[(ROLE, "again")])), None);
         let target = "docker/web".parse().expect("valid");
-        let aside = own_name(Role::Previous, Uuid::nil(), &target);
-        assert!(not_ours(&aside, &labels(&[])).is_some(), "{aside}");
+        for role in [Role::Previous, Role::Failed] {
+            let aside = own_name(role, Uuid::nil(), &target);
+            assert!(not_ours(&aside, &labels(&[])).is_some(), "{aside}");
+            assert_eq!(put_aside(&aside), Some("web"));
+            assert_eq!(is_failed(&aside), role == Role::Failed);
+        }
+        let made = own_name(Role::Replacement, Uuid::nil(), &target);
+        assert_eq!(put_aside(&made), None);
         for other in [
             ("com.docker.compose.project", "x"),
             ("com.docker.swarm.service.id", "x"),

@@ -160,6 +160,10 @@ pub(super) struct Facts<'a> {
     pub(super) from: Option<&'a ContainerRecord>,
     pub(super) result: &'a ContainerRecord,
     pub(super) result_id: &'a RevisionId,
+    /// What the image of the result says to us by its labels.
+    pub(super) image_labels: &'a BTreeMap<String, String>,
+    /// All labels of what runs now, its image's among them.
+    pub(super) from_labels: BTreeMap<String, String>,
     pub(super) hints: &'a Hints,
     pub(super) volumes: BTreeMap<String, String>,
     pub(super) old: Option<Old>,
@@ -169,6 +173,8 @@ pub(super) struct Facts<'a> {
     /// Whether this host can redirect connections; else why not.
     pub(super) redirect: Result<(), String>,
     pub(super) has_health_check: bool,
+    /// The image has to be pulled first.
+    pub(super) pulls: bool,
 }
 
 /// What will be done.
@@ -180,7 +186,8 @@ pub(super) struct Decision {
     pub(super) warnings: Vec<Problem>,
     pub(super) checks: Vec<String>,
     pub(super) soak: Duration,
-    /// How long its checks, and the ends of containers that ask for more than is usual, may take.
+    /// How long the pull of a missing image, its checks, and the ends of containers that ask for more than is usual, may
+    /// take.
     pub(super) waiting: Duration,
     pub(super) expected_outage: String,
 }
@@ -264,7 +271,7 @@ pub(super) fn unshareable(
 
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
-    let checks = Checks::of(facts.result);
+    let checks = Checks::of(facts.result, facts.image_labels);
     let mut blockers = Vec::new();
     let mut warnings = checks.problems.clone();
     let (swap, swap_reason) = match warm::choose(facts) {
@@ -321,7 +328,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         checks: checks.describe(facts.has_health_check),
         soak: checks.soak,
         // A warm swap checks the standby first.
-        waiting: verify * if warm { 2 } else { 1 } + steps::graces(facts),
+        waiting: verify * if warm { 2 } else { 1 } + steps::graces(facts) + steps::pull(facts),
         expected_outage: match (&facts.old, warm) {
             (_, true) if facts.result.has_a_name() => {
                 "none at its published ports: new connections go to a standby meanwhile; who uses its name in a Docker \

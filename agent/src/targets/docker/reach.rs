@@ -20,9 +20,6 @@ impl DockerKind {
         &self,
         record: &ContainerRecord,
     ) -> Result<Result<(), String>, EngineError> {
-        if let Err(reason) = redirect::available() {
-            return Ok(Err(reason));
-        }
         if is_rootless(&self.engine.info().await?) {
             let reason = "the engine is rootless: its networks are not this host's";
             return Ok(Err(reason.to_owned()));
@@ -41,7 +38,7 @@ impl DockerKind {
                 return Ok(Err(format!("its network {} {reason}", clean_text(name))));
             }
         }
-        Ok(Ok(()))
+        Ok(redirect::available().await)
     }
 }
 

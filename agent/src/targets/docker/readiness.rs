@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::Value;
 use sternway_proto::{name::TargetName, v1::Problem};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::{
     DockerKind,
@@ -58,11 +59,12 @@ impl DockerKind {
         }
     }
 
-    /// Containers of the target that run although a rollback put them aside. An engine that does not answer has its
-    /// own problem told.
-    pub async fn beside(&self, target: &TargetName) -> Vec<Problem> {
+    /// Containers of the target that run although a rollback put them aside, or although the order that they were a
+    /// standby of is over. An engine that does not answer has its own problem told.
+    pub async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<Problem> {
         let listed = self.engine.containers(&[]).await.unwrap_or_default();
         let mut problems = running_aside(target, &listed);
+        problems.extend(standing_by(target, &listed, open_orders));
         problems.extend(self.in_the_way(target, &listed).await);
         problems
     }
@@ -168,7 +170,14 @@ impl DockerKind {
         record: &ContainerRecord,
         problems: &mut Vec<Problem>,
     ) -> Result<(), EngineError> {
-        for name in record.networks.keys() {
+        let joined = Some(record.network_mode()).filter(|mode| recreate::is_of_a_user(mode));
+        let named: BTreeSet<&str> = record
+            .networks
+            .keys()
+            .map(String::as_str)
+            .chain(joined)
+            .collect();
+        for name in named {
             if is_missing(self.engine.network(name).await)? {
                 let message = format!("network {name} is not there");
                 let next = format!("create it again: `docker network create {name}`");
@@ -251,11 +260,18 @@ impl DockerKind {
         problems: &mut Vec<Problem>,
     ) -> Result<(), EngineError> {
         for name in record.shares_with().into_iter().collect::<BTreeSet<_>>() {
-            if is_missing(self.engine.container(name).await)? {
-                let message = format!("container {name}, whose namespace it shares, is not there");
-                let next = format!("start {name} first");
-                problems.push(Problem::new("container-missing", message, next));
-            }
+            let (code, what) = match self.engine.container(name).await {
+                Ok(found) if matches!(text(&found["State"], "Status"), "running" | "paused") => {
+                    continue;
+                }
+                // Nothing can be started in the namespace of one that does not run.
+                Ok(_) => ("container-stopped", "does not run"),
+                Err(error) if error.is_not_found() => ("container-missing", "is not there"),
+                Err(error) => return Err(error),
+            };
+            let message = format!("container {name}, whose namespace it shares, {what}");
+            let next = format!("start {name} first");
+            problems.push(Problem::new(code, message, next));
         }
         Ok(())
     }
@@ -286,6 +302,34 @@ pub(super) fn running_aside(target: &TargetName, listed: &[Value]) -> Vec<Proble
             )
         })
         .collect()
+}
+
+/// Standbys that serve in place of the target, or beside it, and whose order is over.
+fn standing_by(target: &TargetName, listed: &[Value], open_orders: &[Uuid]) -> Vec<Problem> {
+    let left = listed.iter().filter_map(|container| {
+        let name = listed_name(container)?;
+        let (tail, of) = labels::of_role(name, labels::Role::Standby)?;
+        let open = open_orders
+            .iter()
+            .any(|order| labels::order_tail(*order) == tail);
+        let runs = text(container, "State") == "running";
+        (runs && !open && of == target.local()).then_some(name)
+    });
+    let local = target.local();
+    left.map(|name| {
+        Problem::new(
+            "standby-serves",
+            format!(
+                "container {name}, the standby of a rollback of {target} that is over, runs, and new connections may go \
+                 to it and not to {local}"
+            ),
+            format!(
+                "make {local} run and take connections (`docker logs {local}` on the host), or deploy it again: the agent \
+                 takes the standby away once {local} takes them wherever the standby does"
+            ),
+        )
+    })
+    .collect()
 }
 
 fn is_missing(answer: Result<Value, EngineError>) -> Result<bool, EngineError> {
@@ -333,7 +377,7 @@ mod tests {
     fn what_was_put_aside_and_runs_is_a_problem_of_its_own_target() {
         let (shop, other) = ("docker/my-shop", "docker/shop");
         let parse = |name: &str| name.parse::<TargetName>().expect("valid");
-        let aside = labels::own_name(labels::Role::Previous, uuid::Uuid::nil(), &parse(shop));
+        let aside = labels::own_name(labels::Role::Previous, Uuid::nil(), &parse(shop));
         let listed =
             |name: &str, state: &str| json!({"Names": [format!("/{name}")], "State": state});
         let found = |target: &str, name: &str, state: &str| {
@@ -353,8 +397,24 @@ mod tests {
         assert_eq!(found(shop, &aside, "restarting").len(), 1);
         assert!(found(shop, &aside, "exited").is_empty());
         assert!(found(other, &aside, "running").is_empty());
-        let standby = labels::own_name(labels::Role::Standby, uuid::Uuid::nil(), &parse(shop));
+        let standby = labels::own_name(labels::Role::Standby, Uuid::nil(), &parse(shop));
         assert!(found(shop, &standby, "running").is_empty());
+    }
+
+    #[test]
+    fn a_standby_that_runs_is_a_problem_of_its_own_target_once_its_order_is_over() {
+        let target: TargetName = "docker/my-shop".parse().expect("valid");
+        let other: TargetName = "docker/shop".parse().expect("valid");
+        let order = Uuid::from_u128(7);
+        let name = labels::own_name(labels::Role::Standby, order, &target);
+        let listed = |state: &str| [json!({"Names": [format!("/{name}")], "State": state})];
+        let found = standing_by(&target, &listed("running"), &[]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].code, "standby-serves");
+        assert!(found[0].message.contains(&name), "{found:?}");
+        assert!(standing_by(&target, &listed("running"), &[order]).is_empty());
+        assert!(standing_by(&target, &listed("exited"), &[]).is_empty());
+        assert!(standing_by(&other, &listed("running"), &[]).is_empty());
     }
 
     #[test]

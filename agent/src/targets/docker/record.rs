@@ -56,6 +56,8 @@ pub struct Hints {
     pub volumes: BTreeMap<String, String>,
     /// The image's size, bytes; 0: unknown.
     pub image_bytes: u64,
+    /// What the image's own labels say to Sternway. Empty also where an earlier version wrote the hints.
+    pub image_labels: BTreeMap<String, String>,
 }
 
 /// Why a stored record cannot be used.
@@ -107,6 +109,14 @@ impl ContainerRecord {
             .flatten()
             .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
             .collect()
+    }
+
+    /// All labels that decide about a container of it: those of its image that speak to Sternway, and over them the
+    /// user's own.
+    pub fn labels_over(&self, image: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut all = image.clone();
+        all.extend(self.labels());
+        all
     }
 
     /// `HostConfig.NetworkMode`: `bridge`, `host`, a network's name, `container:NAME`, …
@@ -230,6 +240,24 @@ mod tests {
         let strange = br#"{"schema":1,"config":"s3cret"}"#;
         let error = ContainerRecord::from_bytes(strange).err().expect("refused");
         assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn labels_of_the_image_count_where_the_containers_own_say_nothing() {
+        let mut one = record("a", "K=1");
+        one.config
+            .insert("Labels".to_owned(), json!({"sternway.soak": "1s"}));
+        let text = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let image = text(&[("sternway.soak", "9s"), ("sternway.check.tcp", ":80")]);
+        assert_eq!(
+            one.labels_over(&image),
+            text(&[("sternway.soak", "1s"), ("sternway.check.tcp", ":80")])
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From a record to a container that inspects the same: what to ask of the engine is a pure function
 //! ([`creation`]); [`create`] asks it and compares what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -35,6 +35,8 @@ pub struct Creation {
     pub body: Value,
     /// Further networks and their endpoint settings.
     pub connect: Vec<(String, Value)>,
+    /// All networks it is to be in.
+    pub networks: BTreeSet<String>,
 }
 
 /// What came of a creation.
@@ -77,6 +79,7 @@ pub fn creation(
         json!({"EndpointsConfig": given}),
     );
     Creation {
+        networks: record.networks.keys().cloned().collect(),
         name: options.name.clone(),
         body: Value::Object(body),
         connect,
@@ -118,7 +121,35 @@ async fn finish(engine: &Engine, id: &str, wanted: &Creation) -> Result<Value, E
     for (network, endpoint) in &wanted.connect {
         engine.connect_network(network, id, endpoint).await?;
     }
+    let inspect = engine.container(id).await?;
+    let extra = unwanted(&wanted.networks, &inspect);
+    if extra.is_empty() {
+        return Ok(inspect);
+    }
+    for network in extra {
+        engine.disconnect_network(&network, id).await?;
+    }
     engine.container(id).await
+}
+
+/// The networks that the engine put a container into by its mode and that the recorded one had left: it was disconnected
+/// from the network that it was created on. Where it had left them all, the engine puts it back with its next start, and
+/// so it does here.
+fn unwanted(wanted: &BTreeSet<String>, inspect: &Value) -> Vec<String> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let networks = inspect["NetworkSettings"]["Networks"].as_object();
+    let names = networks.into_iter().flatten().map(|(name, _)| name);
+    names
+        .filter(|name| !wanted.contains(*name))
+        .cloned()
+        .collect()
+}
+
+/// Whether a network mode names a network that a person made.
+pub(super) fn is_of_a_user(mode: &str) -> bool {
+    !matches!(mode, "" | "default" | "bridge" | "host" | "none") && !mode.starts_with("container:")
 }
 
 /// What leads to the recorded image, and the volumes it declares: the reference while it does, so

@@ -24,9 +24,13 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{alone::alone, conntrack, localnet, warm::Published};
+use crate::fault;
 
 /// How long `nft` may take: it talks to the kernel alone.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long each question may take that a plan waits for.
+const ASKED: Duration = Duration::from_secs(3);
 
 /// Prefix of our tables.
 pub(super) const PREFIX: &str = "sternway_";
@@ -42,16 +46,45 @@ pub(super) struct RedirectError {
     pub(super) reason: String,
 }
 
-/// Whether this host can redirect.
-pub(super) fn available() -> Result<(), String> {
-    match program() {
-        Some(_) => Ok(()),
-        None => Err("nft (package nftables) is not on this host".to_owned()),
-    }
+/// Whether this host can redirect; else why not, in nft's own words. Changes nothing.
+pub(super) async fn available() -> Result<(), String> {
+    let Some(program) = program() else {
+        return Err("nft (package nftables) is not on this host".to_owned());
+    };
+    usable(program)
+        .await
+        .map_err(|error| format!("nft cannot redirect on this host: {}", error.reason))
 }
 
-fn program() -> Option<&'static str> {
-    NFT.into_iter().find(|path| Path::new(path).exists())
+/// Whether the kernel lets us see chains, and would take rules like ours: the agent may lack the right
+/// (`CAP_NET_ADMIN`), or the kernel a module.
+async fn usable(program: &Path) -> Result<(), RedirectError> {
+    run(program, &["list", "chains", "ip"], "", ASKED).await?;
+    let here = Ipv4Addr::LOCALHOST;
+    let port = Published {
+        port: 1,
+        inside: 1,
+        address: None,
+    };
+    let rules = leading(&Redirect {
+        order: Uuid::nil(),
+        owner: "",
+        bridge: "lo",
+        standby: here,
+        ports: &[port],
+        spared: &[SocketAddrV4::new(here, 1)],
+    });
+    let text = replaced(&table(Uuid::nil()), &[], &rules);
+    run(program, &["--check", "-f", "-"], &text, ASKED)
+        .await
+        .map(drop)
+}
+
+fn program() -> Option<&'static Path> {
+    if let Some(stand_in) = fault::nft() {
+        return Some(stand_in);
+    }
+    NFT.into_iter().map(Path::new).find(|path| path.exists())
 }
 
 /// The table of an order.
@@ -226,12 +259,24 @@ async fn marks() -> Result<Vec<localnet::Mark>, RedirectError> {
     Ok(localnet::marks(&listed))
 }
 
+fn failed(reason: impl AsRef<str>) -> RedirectError {
+    RedirectError {
+        what: "failed to see or change the kernel's redirects",
+        reason: clean_text(reason.as_ref()),
+    }
+}
+
 async fn nft(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
-    let failed = |reason: String| RedirectError {
-        what: "failed to change the kernel's redirects",
-        reason: clean_text(&reason),
-    };
-    let program = program().ok_or_else(|| failed("nft is not on this host".to_owned()))?;
+    let program = program().ok_or_else(|| failed("nft is not on this host"))?;
+    run(program, arguments, input, NFT_TIMEOUT).await
+}
+
+async fn run(
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    limit: Duration,
+) -> Result<String, RedirectError> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -243,21 +288,20 @@ async fn nft(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
         .map_err(|error| failed(error.to_string()))?;
     let work = async {
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).await?;
+            // One that ends before it has read all says why, with its own words.
+            let _ = stdin.write_all(input.as_bytes()).await;
         }
         child.wait_with_output().await
     };
-    let output = timeout(NFT_TIMEOUT, work)
+    let output = timeout(limit, work)
         .await
-        .map_err(|_| failed("nft did not end in time".to_owned()))?
+        .map_err(|_| failed(format!("nft did not end within {} s", limit.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(failed(
-            said.lines().next().unwrap_or("nft failed").to_owned(),
-        ))
+        Err(failed(said.lines().next().unwrap_or("nft failed")))
     }
 }
 
@@ -288,8 +332,12 @@ fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
         })
 }
 
-/// Sets whether a bridge accepts loopback addresses.
+/// Sets whether a bridge accepts loopback addresses. Where it does so already nothing is written: `/proc/sys` may be
+/// read-only.
 fn accept_loopback(bridge: &str, accept: bool) -> Result<(), RedirectError> {
+    if accepts_loopback(bridge)? == accept {
+        return Ok(());
+    }
     let path = setting(bridge)?;
     std::fs::write(&path, if accept { "1" } else { "0" }).map_err(|error| RedirectError {
         what: "failed to set route_localnet",
@@ -343,6 +391,32 @@ mod tests {
             over.contains("127.0.0.0/8 oifname \"docker0\" masquerade"),
             "{over}"
         );
+    }
+
+    /// Stands in for nft: `script` is its body.
+    fn stand_in(folder: &Path, script: &str) -> std::path::PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let program = folder.join("nft");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).expect("executable");
+        program
+    }
+
+    #[tokio::test]
+    async fn an_nft_that_is_there_and_may_do_nothing_is_not_usable_in_its_own_words() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = "Operation not permitted (you must be root)";
+        let may_nothing = format!("echo '{refused}' >&2; exit 1");
+        // It may look, and the kernel does not know such rules.
+        let may_look = format!("[ \"$1\" = list ] && exit 0; {may_nothing}");
+        for script in [may_nothing, may_look] {
+            let program = stand_in(folder.path(), &script);
+            let error = usable(&program).await.expect_err("it may nothing");
+            assert_eq!(error.reason, refused, "{script}");
+        }
+        let may_all = stand_in(folder.path(), "cat > /dev/null");
+        assert_eq!(usable(&may_all).await, Ok(()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connections, drain, normalise::text, warm::Published};
+use super::{connections, drain, normalise::text, steps::runs, warm::Published};
 
 /// On this machine; a listener that has no room in its queue for that long takes none.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -37,6 +37,35 @@ pub(super) async fn taking(address: IpAddr, inside: &BTreeSet<u16>) -> BTreeSet<
         taken.then_some(*port)
     });
     join_all(tried).await.into_iter().flatten().collect()
+}
+
+/// The TCP ports, inside, that a container publishes.
+pub(super) fn published(inspect: &Value) -> BTreeSet<u16> {
+    let ports = inspect["HostConfig"]["PortBindings"].as_object();
+    ports
+        .into_iter()
+        .flatten()
+        .filter_map(|(port, _)| port.strip_suffix("/tcp")?.parse().ok())
+        .collect()
+}
+
+/// Those of the ports, inside, at which the container takes connections.
+pub(super) async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u16> {
+    match place(inspect) {
+        Some((address, _)) if runs(inspect) => taking(address.into(), inside).await,
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Whether the container runs, is not starting, and takes connections at all of the ports. Those of them that it does
+/// not publish, and all where it has no address of its own, do not count.
+pub(super) async fn takes(inspect: &Value, wanted: &BTreeSet<u16>) -> bool {
+    if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
+        return false;
+    }
+    let published = published(inspect);
+    let wanted: BTreeSet<u16> = wanted.intersection(&published).copied().collect();
+    place(inspect).is_none() || taken(inspect, &wanted).await.is_superset(&wanted)
 }
 
 /// One way to a published port: a client of ours that the redirect spares, and where it goes.
@@ -111,9 +140,38 @@ fn bound(from: SocketAddrV4) -> io::Result<TcpSocket> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_nobody_asks_for_is_no_reason_to_wait() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let open = listener.local_addr().expect("bound").port();
+        let unused = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let closed = unused.local_addr().expect("bound").port();
+        drop(unused);
+        let mut inspect = json!({
+            "State": {"Running": true, "Health": {"Status": "healthy"}},
+            "HostConfig": {"PortBindings": {
+                format!("{open}/tcp"): [{"HostPort": "1"}],
+                format!("{closed}/tcp"): [{"HostPort": "2"}],
+                "53/udp": [{"HostPort": "53"}],
+            }},
+            "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "127.0.0.1"}}},
+        });
+        assert_eq!(published(&inspect), BTreeSet::from([open, closed]));
+        assert_eq!(
+            taken(&inspect, &published(&inspect)).await,
+            BTreeSet::from([open])
+        );
+        // What another takes and this one does not even publish is not asked of it.
+        assert!(takes(&inspect, &BTreeSet::from([open, 9])).await);
+        assert!(!takes(&inspect, &BTreeSet::from([open, closed])).await);
+        inspect["State"]["Health"]["Status"] = json!("starting");
+        assert!(!takes(&inspect, &BTreeSet::from([open])).await);
+    }
 
     #[tokio::test]
     async fn a_way_leads_where_something_listens() {

@@ -1,6 +1,8 @@
 //! Whether two instances of a container may run at once: then a standby takes new connections while the
 //! container is exchanged, and no request is lost.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sternway_proto::{
@@ -31,7 +33,10 @@ pub(super) struct Published {
 /// # Errors
 /// Warm is wished for and not possible.
 pub(super) fn choose(facts: &Facts<'_>) -> Result<(Swap, String), Problem> {
-    let label = facts.result.labels().remove(labels::SWAP);
+    let label = facts
+        .result
+        .labels_over(facts.image_labels)
+        .remove(labels::SWAP);
     let hindrance = hindrance(facts);
     match (facts.swap, label.as_deref(), hindrance) {
         (Swap::Cold, _, _) => Ok((Swap::Cold, "it was asked for".to_owned())),
@@ -81,11 +86,8 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
         return Some("it was started with --rm, and is gone once it is stopped".to_owned());
     }
     // Either would run beside the other.
-    if [Some(record), facts.from]
-        .into_iter()
-        .flatten()
-        .any(is_exclusive)
-    {
+    let own = record.labels_over(facts.image_labels);
+    if [&own, &facts.from_labels].into_iter().any(is_exclusive) {
         let label = labels::EXCLUSIVE;
         return Some(format!("its label {label} says that there may be one only"));
     }
@@ -133,8 +135,8 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
     facts.redirect.clone().err()
 }
 
-fn is_exclusive(record: &ContainerRecord) -> bool {
-    let label = record.labels().remove(labels::EXCLUSIVE);
+fn is_exclusive(all: &BTreeMap<String, String>) -> bool {
+    let label = all.get(labels::EXCLUSIVE);
     // Whatever else was written there was meant to say so.
     label.is_some_and(|value| !matches!(value.as_str(), "" | "false" | "no" | "0"))
 }
@@ -213,8 +215,6 @@ pub(super) fn named(ports: &[Published]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::json;
     use sternway_proto::name::RevisionId;
 
@@ -257,6 +257,8 @@ mod tests {
             result: record,
             result_id: &RevisionId::of(b""),
             from: Some(from),
+            image_labels: &BTreeMap::new(),
+            from_labels: from.labels(),
             hints: &Hints::default(),
             volumes: BTreeMap::new(),
             old: Some(Old {
@@ -270,6 +272,7 @@ mod tests {
             swap,
             redirect,
             has_health_check: false,
+            pulls: false,
         };
         change(&mut facts);
         match choose(&facts) {

@@ -15,6 +15,7 @@
 pub(super) mod private;
 mod probe;
 pub mod run;
+mod words;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -91,10 +92,11 @@ impl Check {
 }
 
 impl Checks {
-    /// The checks that the labels of a record declare. What cannot be read is a problem, never a crash.
+    /// The checks of a container of that record: declared by its own labels, or by those of its image. What cannot be
+    /// read is a problem, never a crash.
     #[must_use]
-    pub fn of(record: &ContainerRecord) -> Self {
-        Self::from_labels(&record.labels())
+    pub fn of(record: &ContainerRecord, image_labels: &BTreeMap<String, String>) -> Self {
+        Self::from_labels(&record.labels_over(image_labels))
     }
 
     fn from_labels(labels: &BTreeMap<String, String>) -> Self {

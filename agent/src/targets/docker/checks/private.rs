@@ -1,19 +1,23 @@
-//! What a container says of itself may quote its environment, and leaves the host as evidence: the values of the
-//! environment's variables are blanked in it.
+//! What a container says of itself may quote its environment, its command and its checks, and leaves the host as
+//! evidence: the values of the environment's variables are blanked in it, and those words of the others that may be
+//! secret.
 
 use std::cmp::Reverse;
 
 use serde_json::Value;
 
+use super::words;
+use crate::targets::docker::normalise::list;
+
 /// A value this short is no secret, and blanking it would only make what was said unreadable.
-const SHORTEST: usize = 5;
+pub(super) const SHORTEST: usize = 5;
 
 /// What is looked at of a text, bytes. More of it is never shown.
 pub(in crate::targets::docker) const LOOKED_AT: usize = 16 * 1024;
 
 const BLANK: &str = "***";
 
-/// The values of a container's environment in the forms in which they are found in texts, the longest first, so
+/// The private values of a container in the forms in which they are found in texts, the longest first, so
 /// that none is torn by a shorter one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::targets::docker) struct Private(Vec<Form>);
@@ -28,19 +32,23 @@ struct Form {
 impl Private {
     /// Of a container, as the engine shows it.
     pub(super) fn of(inspect: &Value) -> Self {
-        Self::of_all([&inspect["Config"]["Env"]])
+        Self::of_all([&inspect["Config"]])
     }
 
-    /// Of these lists of variables.
+    /// Of all these: each the `Config` of a container, as the engine or a record has it.
     pub(in crate::targets::docker) fn of_all<'a>(
-        lists: impl IntoIterator<Item = &'a Value>,
+        configs: impl IntoIterator<Item = &'a Value>,
     ) -> Self {
-        let values = lists
-            .into_iter()
-            .filter_map(Value::as_array)
-            .flatten()
-            .filter_map(|variable| variable.as_str()?.split_once('='));
-        let mut forms: Vec<Form> = values
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for config in configs {
+            let variables = list(&config["Env"]).iter().filter_map(Value::as_str);
+            let variables = variables.filter_map(|variable| variable.split_once('='));
+            pairs.extend(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            pairs.extend(words::of(config));
+        }
+        let mut forms: Vec<Form> = pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
             // A key in several lines is also quoted line by line.
             .flat_map(|(name, value)| value.lines().chain([value]).map(move |one| (name, one)))
             .map(|(name, value)| (name, value.trim()))
@@ -109,7 +117,7 @@ fn blanked(said: &str, form: &Form) -> String {
 }
 
 /// Whether a variable's name says that its value is a secret: that one is blanked everywhere.
-fn names_a_secret(name: &str) -> bool {
+pub(super) fn names_a_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     [
         "PASS", "PWD", "SECRET", "TOKEN", "KEY", "AUTH", "CRED", "PIN",
@@ -119,7 +127,7 @@ fn names_a_secret(name: &str) -> bool {
 }
 
 /// A word as languages have them. Passwords of letters alone that are longer than this are none.
-fn is_ordinary(value: &str) -> bool {
+pub(super) fn is_ordinary(value: &str) -> bool {
     const LONGEST: usize = 10;
     let small = value.bytes().skip(1).all(|byte| byte.is_ascii_lowercase());
     value.len() <= LONGEST && small && value.starts_with(|it: char| it.is_ascii_alphabetic())
@@ -177,6 +185,44 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn never_leaked_what_checks_and_commands_are_given_and_may_be_secret() {
+        let private = Private::of(&json!({"Config": {
+            "Cmd": ["serve", "--admin-token", "tiger", "--db=postgres://u:Pa55w0rd@db/x", "--verbose", "0.0.0.0:8080", "/etc/app.conf"],
+            "Entrypoint": ["/bin/app"],
+            "Healthcheck": {"Test": ["CMD-SHELL", "curl -u admin:h3althy-h3althy localhost || exit 1"]},
+            "Labels": {
+                "sternway.check.http": ":8080/health?token=hunter2&plain&verbose=full",
+                "sternway.check.http.1": ":8080/ready?password=dragon",
+                "sternway.check.command": r#"["/shop","check","--key","s3cr3t-argv","healthy"]"#,
+                "sternway.check.tcp": ":8080",
+                "other": "not-ours-at-all",
+            },
+        }}));
+        for (said, shown) in [
+            ("bad token hunter2 in /health", "bad token *** in /health"),
+            ("/health?token=hunter2&plain", "/health?token=***&plain"),
+            ("no dragon!", "no ***!"),
+            (
+                "unknown key s3cr3t-argv; not healthy",
+                "unknown key ***; not healthy",
+            ),
+            ("tiger is no token", "*** is no token"),
+            (
+                "cannot reach postgres://u:Pa55w0rd@db/x",
+                "cannot reach ***",
+            ),
+            ("wrong password Pa55w0rd", "wrong password ***"),
+            ("admin:h3althy-h3althy", "***"),
+            (
+                "/bin/app: no /etc/app.conf, --verbose serve 0.0.0.0:8080, not-ours-at-all",
+                "/bin/app: no /etc/app.conf, --verbose serve 0.0.0.0:8080, not-ours-at-all",
+            ),
+        ] {
+            assert_eq!(private.blank(said.as_bytes(), 200), shown);
+        }
+    }
 
     fn private(variables: &[&str]) -> Private {
         Private::of(&json!({"Config": {"Env": variables}}))

@@ -174,6 +174,23 @@ impl Engine {
             .map(drop)
     }
 
+    /// Disconnects a container from a network.
+    ///
+    /// # Errors
+    /// The engine does not answer or refuses.
+    pub async fn disconnect_network(
+        &self,
+        network: &str,
+        container: &str,
+    ) -> Result<(), EngineError> {
+        let path = format!("/networks/{}/disconnect", wire::encode(network));
+        let what = format!("disconnect container {container} from network {network}");
+        let body = json!({"Container": container, "Force": false});
+        self.call(&what, Method::POST, &path, Some(&body), WORK)
+            .await
+            .map(drop)
+    }
+
     /// The inspect answer of a volume.
     ///
     /// # Errors

@@ -88,7 +88,7 @@ impl EngineError {
         }
     }
 
-    /// What a person can do. May be empty.
+    /// What a person can do.
     pub fn next_step(&self) -> &'static str {
         match self.kind {
             EngineErrorKind::Unreachable | EngineErrorKind::Timeout => {
@@ -97,7 +97,16 @@ impl EngineError {
             EngineErrorKind::NoSpace => {
                 "free space on the disk of the Docker engine: `docker system df`"
             }
-            _ => "",
+            EngineErrorKind::NotFound => {
+                "see what is there on the host (`docker ps -a`, `docker images`), and who removed it: `docker events \
+                 --since 1h`"
+            }
+            EngineErrorKind::Conflict => {
+                "see on the host what bears that name or is just being removed (`docker ps -a`), then try again"
+            }
+            EngineErrorKind::Refused => {
+                "mend on the host what the engine says, for instance by the log of its service: `journalctl -u docker`"
+            }
         }
     }
 }
@@ -153,6 +162,14 @@ mod tests {
             (503, "shutting down", EngineErrorKind::Unreachable),
         ] {
             assert_eq!(classify(status, message), kind, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn never_silent_every_error_says_what_to_do() {
+        for status in [404, 409, 500, 503] {
+            let error = EngineError::of_status("x", status, "y".to_owned());
+            assert!(!error.next_step().is_empty(), "{error:?}");
         }
     }
 

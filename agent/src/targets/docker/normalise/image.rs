@@ -1,9 +1,12 @@
 //! Takes the image's own configuration out of a container's. The engine merges the two at creation;
 //! this is that merge, backwards (`daemon.mergeAndVerifyConfig` in its sources).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{Settings, list, object};
+use crate::targets::docker::labels::{PREFIX, is_own};
 
 /// The container's configuration less what it got from its image.
 pub(super) fn subtract(config: &Map<String, Value>, image: &Value) -> Settings {
@@ -78,6 +81,15 @@ fn subtract_health(rest: &mut Settings, base: &Map<String, Value>) {
     }
 }
 
+/// What an image's own labels say to Sternway.
+pub fn labels(image: &Value) -> BTreeMap<String, String> {
+    object(&image["Config"], "Labels")
+        .into_iter()
+        .filter(|(key, _)| key.starts_with(PREFIX) && !is_own(key))
+        .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())))
+        .collect()
+}
+
 /// Volumes that an image declares.
 pub fn volumes(image: &Value) -> Vec<String> {
     object(&image["Config"], "Volumes")
@@ -119,6 +131,19 @@ mod tests {
             case(json!(null), json!(["c"])),
             json!({"Entrypoint": [""], "Cmd": ["c"]})
         );
+    }
+
+    #[test]
+    fn of_an_images_labels_those_count_that_speak_to_us_and_are_not_ours() {
+        let image = json!({"Config": {"Labels": {
+            "app": "shop",
+            "sternway.exclusive": "true",
+            "sternway.order": "x",
+            "sternway.soak": 1,
+        }}});
+        let found = labels(&image);
+        assert_eq!(json!(found), json!({"sternway.exclusive": "true"}));
+        assert!(labels(&json!({"Config": null})).is_empty());
     }
 
     #[test]

@@ -65,6 +65,11 @@ pub(super) fn graces(facts: &Facts<'_>) -> Duration {
         .sum()
 }
 
+/// How long a missing image may take.
+pub(super) fn pull(facts: &Facts<'_>) -> Duration {
+    if facts.pulls { FETCH } else { Duration::ZERO }
+}
+
 /// The list as it grows.
 struct List<'a> {
     facts: &'a Facts<'a>,

@@ -38,21 +38,38 @@ fn sharer(name: &str) -> Sharer {
 
 /// The plan from `from` to `to`, with what shares a namespace.
 fn planned(from: &ContainerRecord, to: &ContainerRecord, sharers: Vec<Sharer>) -> Decision {
-    decide(&Facts {
-        target: &"docker/shop".parse().expect("valid"),
+    planned_with(from, to, sharers, |_| ())
+}
+
+/// As [`planned`], with a change of what it is made of.
+fn planned_with(
+    from: &ContainerRecord,
+    to: &ContainerRecord,
+    sharers: Vec<Sharer>,
+    change: impl FnOnce(&mut Facts<'_>),
+) -> Decision {
+    let target = "docker/shop".parse().expect("valid");
+    let (id, hints, labels) = (RevisionId::of(b""), Hints::default(), BTreeMap::new());
+    let mut facts = Facts {
+        target: &target,
         from_number: 2,
         to_number: 1,
         from: Some(from),
         result: to,
-        result_id: &RevisionId::of(b""),
-        hints: &Hints::default(),
+        result_id: &id,
+        image_labels: &labels,
+        from_labels: from.labels(),
+        hints: &hints,
         volumes: BTreeMap::new(),
         old: Some(old("shop", Again::of(from, &BTreeMap::new()))),
         sharers,
         swap: v1::Swap::Unspecified,
         redirect: Ok(()),
         has_health_check: false,
-    })
+        pulls: false,
+    };
+    change(&mut facts);
+    decide(&facts)
 }
 
 fn step<'a>(plan: &'a Decision, id: &str) -> &'a Step {
@@ -112,6 +129,15 @@ fn what_is_given_long_to_stop_has_the_time() {
             long.waiting
         );
     }
+}
+
+#[test]
+fn an_image_that_has_to_come_from_its_registry_has_the_time() {
+    let shop = record(json!({}), json!({}));
+    let there = planned(&shop, &shop, Vec::new());
+    let missing = planned_with(&shop, &shop, Vec::new(), |facts| facts.pulls = true);
+    let fetch = step(&missing, "docker.fetch-image").timeout;
+    assert_eq!(missing.waiting, there.waiting + fetch);
 }
 
 #[test]

@@ -32,6 +32,10 @@ impl DockerKind {
                             "container {} was started with --rm, is stopped, and is not removed",
                             short(id)
                         ),
+                        format!(
+                            "see what the engine says of it (`docker ps -a`, its log), and remove it: `docker rm {}`",
+                            short(id)
+                        ),
                     )
                 });
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sternway_proto::name::TargetName;
 use tokio::time::{Instant, sleep};
 
-use super::{Done, StepContext, StepError, is_up, refused, runs, short};
+use super::{Done, NEWER_AGENT, StepContext, StepError, is_up, refused, runs, short};
 use crate::targets::docker::{
     DockerKind,
     client::EngineError,
@@ -42,14 +42,13 @@ impl DockerKind {
         Err(StepError {
             // A probe that ends in a second is no reason to turn back.
             transient: true,
-            next_step: "plan again: `ctl rollback --dry-run` shows what would happen now"
-                .to_owned(),
             ..refused(
                 "changed-by-another",
                 format!(
                     "other containers share a namespace of {} than when it was planned",
                     context.target
                 ),
+                "plan again: `ctl rollback --dry-run` shows what would happen now",
             )
         })
     }
@@ -160,5 +159,6 @@ pub(super) fn nested(target: &TargetName) -> StepError {
     refused(
         "step-unreadable",
         format!("a step about {target} lies within another such step"),
+        NEWER_AGENT,
     )
 }

@@ -11,7 +11,7 @@ use sternway_proto::{
     v1::{Evidence, Verdict},
 };
 
-use super::{again::removes_itself, is_up, name_of, refused, runs, short};
+use super::{SEE_WHO, again::removes_itself, is_up, name_of, refused, runs, short};
 use crate::{
     engine::step::{DIFFERS, Done, StepContext, StepError},
     targets::docker::{
@@ -24,8 +24,15 @@ use crate::{
         plan::{Old, policy_of},
         record::{ContainerRecord, Hints, ImageRef, differences},
         recreate::{CreateOptions, create},
+        serving,
     },
 };
+
+/// In the output of a stop: the ports, inside, at which a container took connections before, by its id.
+const TOOK: &str = "took";
+
+/// How long the last resort waits for a restart policy to be set.
+const ARMED: Duration = Duration::from_secs(10);
 
 /// How long an undo waits for the container that comes back.
 const SERVES_AGAIN: Duration = Duration::from_secs(30);
@@ -159,10 +166,20 @@ impl DockerKind {
         // What shared a namespace of it is stopped by now.
         self.hangs_as_planned(context, old, &BTreeSet::new())
             .await?;
-        self.stop(&old.id).await
+        let took = match self.found(&old.id).await? {
+            Some(inspect) if runs(&inspect) => {
+                Some(serving::taken(&inspect, &serving::published(&inspect)).await)
+            }
+            _ => None,
+        };
+        let mut done = self.stop(&old.id).await?;
+        if let Some(took) = took {
+            done.output = json!({(TOOK): {(old.id.as_str()): took}});
+        }
+        Ok(done)
     }
 
-    async fn stop(&self, id: &str) -> Result<Done, StepError> {
+    pub(super) async fn stop(&self, id: &str) -> Result<Done, StepError> {
         let Some(inspect) = self.found(id).await? else {
             return Ok(Done::said(format!("container {} is gone", short(id))));
         };
@@ -183,17 +200,23 @@ impl DockerKind {
                 ..refused(
                     "still-running",
                     format!("container {} runs although it was stopped", short(id)),
+                    format!(
+                        "see what starts it (`docker events --since 1h` on the host), and stop it: `docker stop {}`",
+                        short(id)
+                    ),
                 )
             }),
             _ => Ok(Done::said(format!("container {} is stopped", short(id)))),
         }
     }
 
-    /// The undo that matters: what ran before runs again, and serves, before anything else is taken back.
+    /// The undo that matters: what ran before runs again, and serves, before anything else is taken back. Of what only
+    /// shares a namespace of the target (`beside`) nobody waits for more than that it runs.
     pub(super) async fn start_old(
         &self,
         context: &StepContext<'_>,
         old: &Old,
+        beside: bool,
     ) -> Result<Done, StepError> {
         if !old.ran {
             return Ok(Done::said("it did not run before"));
@@ -211,7 +234,9 @@ impl DockerKind {
         // Its policy goes first: one that crashes at once is restarted, as it was before.
         self.set_policy(&id, &old.policy).await?;
         let done = self.start(&id).await?;
-        self.serves_again(&id).await?;
+        if !beside {
+            self.serves_again(&id, took(context, old).as_ref()).await?;
+        }
         Ok(done)
     }
 
@@ -232,13 +257,19 @@ impl DockerKind {
         }
     }
 
-    /// Waits until a container that was started runs and takes connections. It did before, or it did
-    /// not: how it is in the end is no failure of the undo.
-    pub(super) async fn serves_again(&self, id: &str) -> Result<(), StepError> {
+    /// Waits until a container that was started runs and takes connections where it did before, or where what serves in
+    /// its place does (`wanted`; none: nobody knows, so wherever it publishes). How it is in the end is no failure of the
+    /// undo.
+    pub(super) async fn serves_again(
+        &self,
+        id: &str,
+        wanted: Option<&BTreeSet<u16>>,
+    ) -> Result<(), StepError> {
         let end = tokio::time::Instant::now() + SERVES_AGAIN;
         while let Some(inspect) = self.found(id).await? {
             let over = tokio::time::Instant::now() >= end || !is_up(&inspect);
-            if over || takes_connections(&inspect).await {
+            let all = serving::published(&inspect);
+            if over || serving::takes(&inspect, wanted.unwrap_or(&all)).await {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -262,6 +293,7 @@ impl DockerKind {
             None => Err(refused(
                 "changed-by-another",
                 format!("container {} is gone", short(id)),
+                SEE_WHO,
             )),
         }
     }
@@ -284,18 +316,14 @@ impl DockerKind {
         if name_of(&holder) != name || ours || old.is_some_and(|old| old.id == id) {
             return Ok(());
         }
-        Err(StepError {
-            next_step:
-                "see what was deployed meanwhile, then roll back again if it is still wanted"
-                    .to_owned(),
-            ..refused(
-                "changed-by-another",
-                format!(
-                    "{name} is another container now ({}): somebody deployed it meanwhile",
-                    short(id)
-                ),
-            )
-        })
+        Err(refused(
+            "changed-by-another",
+            format!(
+                "{name} is another container now ({}): somebody deployed it meanwhile",
+                short(id)
+            ),
+            "see what was deployed meanwhile, then roll back again if it is still wanted",
+        ))
     }
 
     /// Never both: it may have been started since it was stopped, by a person, by a tool that starts what is
@@ -310,6 +338,7 @@ impl DockerKind {
                 "container {} was stopped and runs again: two would run",
                 short(&old.id)
             ),
+            SEE_WHO,
         ))
     }
 
@@ -378,6 +407,7 @@ impl DockerKind {
             return Err(refused(
                 "changed-by-another",
                 format!("container {} was renamed meanwhile", short(&id)),
+                SEE_WHO,
             ));
         }
         self.start(&id).await
@@ -387,7 +417,7 @@ impl DockerKind {
         match self.of_order(context, Role::Replacement).await? {
             None => Ok(Done::said("there is no new container")),
             Some((id, _)) => {
-                let drained = self.drain_new(context, &id).await?;
+                let drained = self.drain_new(context, &id).await;
                 let mut done = self.stop(&id).await?;
                 if let Some(drained) = drained {
                     done.message = format!("{}; {drained}", done.message);
@@ -428,13 +458,20 @@ impl DockerKind {
             instance,
             sink: context.evidence,
         };
-        let checks = Checks::of(record);
+        let image = self.images.of(&self.engine, &record.image.id).await?;
+        let checks = Checks::of(record, &normalise::image::labels(&image));
         match subject.check(&checks).await? {
             Verdict::Passed => Ok(Done::said("every check passed")),
-            _ => Err(StepError {
-                next_step: "see the evidence of that check".to_owned(),
-                ..refused("check-failed", format!("a check of the {instance} failed"))
-            }),
+            _ => Err(refused(
+                "check-failed",
+                format!("a check of the {instance} failed"),
+                if record.removes_itself() {
+                    "see the evidence of that check".to_owned()
+                } else {
+                    let aside = own_name(Role::Failed, context.order_id, context.target);
+                    format!("see the evidence of that check, and `docker logs {aside}` on the host")
+                },
+            )),
         }
     }
 
@@ -492,6 +529,7 @@ impl DockerKind {
         Err(refused(
             "wrong-image",
             "the new container runs another image than was ordered".to_owned(),
+            "see which image its name leads to now (`docker images --digests` on the host), then roll back again",
         ))
     }
 
@@ -506,6 +544,7 @@ impl DockerKind {
             return Err(refused(
                 "stopped-again",
                 format!("container {} does not run any more", short(&id)),
+                format!("see why it ended: `docker logs {}` on the host", short(&id)),
             ));
         }
         if let Some(old) = old {
@@ -515,6 +554,7 @@ impl DockerKind {
             return Err(refused(
                 "changed-by-another",
                 format!("container {} was renamed meanwhile", short(&id)),
+                SEE_WHO,
             ));
         }
         self.set_policy(&id, policy).await
@@ -540,16 +580,51 @@ impl DockerKind {
         Ok((name_of(&inspect) == name).then(|| as_it_is(&inspect)))
     }
 
-    /// Gives whatever of the two runs the restart policy it was recorded with.
-    pub(super) async fn arm(&self, id: &str, record: Option<&ContainerRecord>, old: Option<&Old>) {
+    /// Gives whatever of the two runs the restart policy it was recorded with. What runs matters more: where that
+    /// cannot be done it is answered with as a part of what is told, with the command that does it. Empty: it is done.
+    pub(super) async fn arm(
+        &self,
+        id: &str,
+        record: Option<&ContainerRecord>,
+        old: Option<&Old>,
+    ) -> String {
         let policy = match (record, old) {
             (Some(record), _) => policy_of(record),
             (None, Some(old)) => old.policy.clone(),
-            (None, None) => return,
+            (None, None) => return String::new(),
         };
-        // The last resort reports what runs; a policy that could not be set is in the engine's hands.
-        let _ = tokio::time::timeout(Duration::from_secs(10), self.set_policy(id, &policy)).await;
+        let set = tokio::time::timeout(ARMED, self.set_policy(id, &policy)).await;
+        let reason = match set {
+            Ok(Ok(_)) => return String::new(),
+            Ok(Err(error)) => error.message,
+            Err(_) => format!("the engine did not answer within {} s", ARMED.as_secs()),
+        };
+        unarmed(id, &policy, &reason)
     }
+}
+
+/// What is told of a restart policy that could not be set.
+fn unarmed(id: &str, policy: &Value, reason: &str) -> String {
+    let mut name = normalise::text(policy, "Name").to_owned();
+    if let Some(count) = policy["MaximumRetryCount"]
+        .as_u64()
+        .filter(|count| *count > 0)
+    {
+        name = format!("{name}:{count}");
+    }
+    format!(
+        "; its restart policy could not be set ({reason}), which `docker update --restart {name} {}` does",
+        short(id)
+    )
+}
+
+/// At which of its ports a container took connections before it was stopped. None: nobody saw it.
+fn took(context: &StepContext<'_>, old: &Old) -> Option<BTreeSet<u16>> {
+    let seen = context
+        .outputs
+        .values()
+        .find_map(|output| output.get(TOOK)?.get(&old.id))?;
+    serde_json::from_value(seen.clone()).ok()
 }
 
 /// A container that a plan replaces, from an inspect answer.
@@ -572,29 +647,18 @@ fn is_paused(inspect: &Value) -> bool {
     inspect["State"]["Paused"].as_bool() == Some(true)
 }
 
-/// Whether a container runs, is not starting, and accepts on what it publishes in TCP.
-pub(in crate::targets::docker) async fn takes_connections(inspect: &Value) -> bool {
-    if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
-        return false;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_silent_a_restart_policy_that_could_not_be_set_is_told_with_its_command() {
+        let policy = json!({"Name": "on-failure", "MaximumRetryCount": 3});
+        let said = unarmed("0123456789abcdef", &policy, "it hangs");
+        assert!(said.contains("(it hangs)"), "{said}");
+        let command = "`docker update --restart on-failure:3 0123456789ab`";
+        assert!(said.contains(command), "{said}");
+        let always = unarmed("0", &json!({"Name": "always", "MaximumRetryCount": 0}), "x");
+        assert!(always.contains("--restart always 0"), "{always}");
     }
-    let networks = inspect["NetworkSettings"]["Networks"].as_object();
-    let address = networks.into_iter().flatten().find_map(|(_, network)| {
-        let address: std::net::IpAddr = normalise::text(network, "IPAddress").parse().ok()?;
-        Some(address)
-    });
-    let Some(address) = address else {
-        return true;
-    };
-    let ports = inspect["HostConfig"]["PortBindings"].as_object();
-    for (port, _) in ports.into_iter().flatten() {
-        let Some(Ok(port)) = port.strip_suffix("/tcp").map(str::parse::<u16>) else {
-            continue;
-        };
-        let connect = tokio::net::TcpStream::connect((address, port));
-        let answer = tokio::time::timeout(Duration::from_secs(1), connect).await;
-        if !matches!(answer, Ok(Ok(_))) {
-            return false;
-        }
-    }
-    true
 }

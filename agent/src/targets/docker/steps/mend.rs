@@ -55,7 +55,8 @@ impl DockerKind {
         if old.is_none() && !is_up(&made) {
             if let Some(before) = before.filter(|before| !is_up(before)) {
                 let id = text(&before, "Id");
-                self.arm(id, None, Some(&as_it_was(&before, known))).await;
+                // It does not run and is left so: a policy that stays `no` changes nothing.
+                let _ = self.arm(id, None, Some(&as_it_was(&before, known))).await;
             }
             if self.vanished_before(known).await? {
                 return Err(vanished(context, &new));
@@ -83,12 +84,13 @@ impl DockerKind {
                 ..error
             }
         })?;
-        // It is taken away wherever another one runs.
-        if self.standby_runs(context).await? {
-            return Err(StepError {
-                next_step: format!("start {0} again, or deploy {0} again", target.local()),
-                ..refused("only-standby", done.message)
-            });
+        // It is taken away wherever another one runs and its redirect can be ended.
+        if self.standby_runs(context).await? && !self.runs_besides(context).await? {
+            return Err(refused(
+                "only-standby",
+                done.message,
+                format!("start {0} again, or deploy {0} again", target.local()),
+            ));
         }
         if disarmed {
             done.message = format!(
@@ -122,18 +124,18 @@ impl DockerKind {
         let name = context.target.local();
         match self.named(name).await? {
             Some(holder) if is_up(&holder) => {
-                self.quiet(context, true, Some(text(&holder, "Id"))).await?;
-                Ok(Done::said(format!(
-                    "{name} runs as it did; the standby is removed"
-                )))
+                let left = self.quiet(context, true, Some(text(&holder, "Id"))).await?;
+                Ok(Done::said(if left.is_empty() {
+                    format!("{name} runs as it did; the standby is removed")
+                } else {
+                    format!("{name} runs as it did{left}")
+                }))
             }
-            _ => Err(StepError {
-                next_step: format!("start {name} again, or deploy it again"),
-                ..refused(
-                    "only-standby",
-                    format!("{name} does not run; its standby is left as it is"),
-                )
-            }),
+            _ => Err(refused(
+                "only-standby",
+                format!("{name} does not run; its standby is left as it is"),
+                format!("start {name} again, or deploy it again"),
+            )),
         }
     }
 
@@ -147,25 +149,24 @@ impl DockerKind {
         let name = context.target.local();
         let holder = self.named(name).await?;
         if name_of(made) == name {
-            return Err(StepError {
-                next_step: format!(
+            return Err(refused(
+                "nothing-runs",
+                format!(
+                    "nothing runs: container {}, which it made, never proved itself, and what was there before is gone or \
+                     had stopped before the order",
+                    short(new)
+                ),
+                format!(
                     "restore a revision that is kept, or deploy {name} again; `docker rm {name}` on the host takes the \
                      half-made container away"
                 ),
-                ..refused(
-                    "nothing-runs",
-                    format!(
-                        "nothing runs: container {}, which it made, never proved itself, and what was there before is gone \
-                         or had stopped before the order",
-                        short(new)
-                    ),
-                )
-            });
+            ));
         }
         self.tidied(context).await?;
-        self.quiet(context, self.is_warm(context).await?, None)
+        let left = self
+            .quiet(context, self.is_warm(context).await?, None)
             .await?;
-        Ok(Done::said(match holder {
+        let mut said = match holder {
             Some(holder) if is_up(&holder) => {
                 format!(
                     "{name} runs as it did; the half-made container {} is removed",
@@ -180,7 +181,9 @@ impl DockerKind {
                 "there was no {name} and there is none; the half-made container {} is removed",
                 short(new)
             ),
-        }))
+        };
+        said.push_str(&left);
+        Ok(Done::said(said))
     }
 
     /// Takes the half-made container away, unless it runs or bears a name that matters.
@@ -203,6 +206,12 @@ impl DockerKind {
     async fn standby_runs(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
         let standby = self.of_order(context, Role::Standby).await?;
         Ok(standby.is_some_and(|(_, inspect)| is_up(&inspect)))
+    }
+
+    /// Whether what bears the target's name runs.
+    async fn runs_besides(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
+        let holder = self.named(context.target.local()).await?;
+        Ok(holder.is_some_and(|holder| is_up(&holder)))
     }
 
     /// Whether there is a standby of it, or a redirect to one.
@@ -262,36 +271,32 @@ fn as_it_was(inspect: &Value, known: &Known) -> Old {
 /// The half-made one is all that is left: it stays for whoever decides.
 fn vanished(context: &StepContext<'_>, new: &str) -> StepError {
     let name = context.target.local();
-    StepError {
-        next_step: format!(
+    refused(
+        "nothing-runs",
+        format!(
+            "nothing runs: what ran before was started with --rm and is gone, and container {}, which it made, never \
+             proved itself",
+            short(new)
+        ),
+        format!(
             "deploy {name} again, or see whether what it made does its work: `docker rename {0} {name}`, `docker start \
              {name}`",
             short(new)
         ),
-        ..refused(
-            "nothing-runs",
-            format!(
-                "nothing runs: what ran before was started with --rm and is gone, and container {}, which it made, never \
-                 proved itself",
-                short(new)
-            ),
-        )
-    }
+    )
 }
 
 /// Somebody has it under a name of their own: it is theirs now.
 fn renamed(made: &Value, context: &StepContext<'_>) -> StepError {
     let name = name_of(made);
-    StepError {
-        next_step: format!(
+    refused(
+        "renamed",
+        format!("the container that it made was renamed to {name}: nothing is touched"),
+        format!(
             "see what runs, and deploy {} again where that is not what is wanted; {name} is left to you",
             context.target.local()
         ),
-        ..refused(
-            "renamed",
-            format!("the container that it made was renamed to {name}: nothing is touched"),
-        )
-    }
+    )
 }
 
 fn is_of(inspect: &Value, context: &StepContext<'_>) -> bool {

@@ -4,12 +4,13 @@
 mod again;
 mod beside;
 mod cold;
+mod failed;
 mod mend;
 mod rescue;
 mod warm;
 
 use beside::{nested, part};
-pub(super) use cold::{as_it_is, takes_connections};
+pub(super) use cold::as_it_is;
 pub(super) use warm::bridge_of;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -22,11 +23,19 @@ use super::{
     DockerKind,
     checks::private::{LOOKED_AT, Private},
     client::EngineError,
+    discover::listed_name,
     labels::{self, Role},
     normalise::{self, text},
     plan::Job,
 };
 use crate::engine::step::{Done, Step, StepContext, StepError};
+
+/// Somebody else was at the containers meanwhile.
+const SEE_WHO: &str = "see who changes it (`docker events --since 1h` on the host), and roll back again if it is still \
+                       wanted";
+/// A plan that another version wrote.
+const NEWER_AGENT: &str =
+    "start the agent of the version that began this order, or a newer one; then the order goes on";
 
 /// How long the look at the containers of a failed step may take.
 const SEEN_AGAIN: Duration = Duration::from_secs(10);
@@ -76,19 +85,22 @@ impl DockerKind {
     /// As the step says.
     pub async fn undo(&self, context: &StepContext<'_>, step: &Step) -> Result<Done, StepError> {
         let (target, job) = part(context.target, job(step)?);
+        let beside = target != *context.target;
         let context = &context.at(&target);
         match job {
             Job::FetchImage { .. } => Ok(Done::said("the image stays")),
-            Job::StartStandby { .. } | Job::StopStandby => self.stop_standby(context).await,
+            Job::StartStandby { .. } => self.take_standby_back(context).await,
+            Job::StopStandby => self.stop_standby(context).await,
             Job::VerifyStandby { .. } | Job::DrainOld { .. } | Job::Verify { .. } => {
                 Ok(Done::said("nothing to undo"))
             }
             Job::Redirect { .. } => self.undo_redirect(context).await,
             // Back to where the redirect stood: the container that comes back needs a moment, too.
             Job::EndRedirect { ports, .. } => self.redirect_again(context, &ports).await,
-            Job::CreateNew { .. } => self.remove_new(context).await,
+            Job::CreateNew { .. } if beside => self.remove_new(context).await,
+            Job::CreateNew { .. } => self.take_new_back(context).await,
             Job::DisarmOld { old, .. } => self.rearm_old(context, &old).await,
-            Job::StopOld { old } => self.start_old(context, &old).await,
+            Job::StopOld { old } => self.start_old(context, &old, beside).await,
             Job::SwapNames { old } => self.swap_names_back(context, old.as_ref()).await,
             Job::StartNew => self.stop_new(context).await,
             Job::Commit { .. } => self.uncommit(context).await,
@@ -107,10 +119,10 @@ impl DockerKind {
         let Err(error) = done else {
             return done;
         };
-        let mut variables: Vec<Value> = steps
+        let mut configs: Vec<Value> = steps
             .iter()
             .flat_map(|step| records(&step.payload))
-            .filter_map(|record| record["config"].get("Env").cloned())
+            .filter_map(|record| record.get("config").cloned())
             .collect();
         // An engine that does not answer quotes nothing, and is not waited for once more.
         if !error.transient {
@@ -124,7 +136,7 @@ impl DockerKind {
                     let context = context.at(target);
                     for role in [Role::Replacement, Role::Standby, Role::Again] {
                         let found = self.of_order(&context, role).await.ok().flatten();
-                        variables.extend(found.map(|(_, inspect)| inspect));
+                        configs.extend(found.map(|(_, mut inspect)| inspect["Config"].take()));
                     }
                 }
                 let old = steps.iter().filter_map(|step| {
@@ -135,23 +147,21 @@ impl DockerKind {
                 let locals = targets.iter().map(TargetName::local);
                 let named: BTreeSet<&str> = old.chain(locals).collect();
                 for name in named {
-                    variables.extend(self.found(name).await.ok().flatten());
+                    let found = self.found(name).await.ok().flatten();
+                    configs.extend(found.map(|mut inspect| inspect["Config"].take()));
                 }
             };
             let _ = timeout(SEEN_AGAIN, look).await;
         }
-        let lists = variables.iter().map(|found| match found {
-            Value::Array(_) => found,
-            inspect => &inspect["Config"]["Env"],
-        });
-        let private = Private::of_all(lists);
+        let private = Private::of_all(&configs);
         Err(StepError {
             message: private.blank(error.message.as_bytes(), LOOKED_AT),
             ..error
         })
     }
 
-    /// The container of this order and target with that role. None: there is none (any more).
+    /// The container of this order and target with that role. None: there is none (any more). One that was taken back
+    /// and is only kept for the post-mortem is none.
     async fn of_order(
         &self,
         context: &StepContext<'_>,
@@ -164,7 +174,8 @@ impl DockerKind {
         ];
         let listed = self.engine.containers(&wanted).await?;
         let Some(id) = listed
-            .first()
+            .iter()
+            .find(|one| !listed_name(one).is_some_and(labels::is_failed))
             .map(|container| text(container, "Id").to_owned())
         else {
             return Ok(None);
@@ -186,6 +197,7 @@ impl DockerKind {
                     "the container that this order created is gone: it ended and was started with --rm, or somebody \
                      removed it"
                         .to_owned(),
+                    SEE_WHO,
                 )
             })
     }
@@ -211,6 +223,7 @@ fn job(step: &Step) -> Result<Job, StepError> {
                 step.id,
                 class(&error)
             ),
+            NEWER_AGENT,
         )
     })
 }
@@ -232,18 +245,18 @@ fn class(error: &serde_json::Error) -> &'static str {
     }
 }
 
-/// A failure that repeating does not mend.
-fn refused(code: &str, message: String) -> StepError {
+/// A failure that repeating does not mend. `next_step`: what a person can do.
+fn refused(code: &str, message: String, next_step: impl Into<String>) -> StepError {
     StepError {
         code: code.to_owned(),
         message,
-        next_step: String::new(),
+        next_step: next_step.into(),
         transient: false,
     }
 }
 
 /// Whether it does its work: a paused one does not, and one that is restarting is not there to do it.
-pub(super) fn runs(inspect: &Value) -> bool {
+pub(in crate::targets::docker) fn runs(inspect: &Value) -> bool {
     let is = |state: &str| inspect["State"][state].as_bool() == Some(true);
     is("Running") && !is("Paused") && !is("Restarting")
 }

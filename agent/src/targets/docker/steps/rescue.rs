@@ -16,6 +16,7 @@ use crate::{
         normalise::text,
         plan::{Job, Old},
         record::ContainerRecord,
+        serving,
     },
 };
 
@@ -122,27 +123,44 @@ impl DockerKind {
         if let Some(old) = &old {
             if let Some(said) = self.taken_over(context, old).await? {
                 self.stop_new(context).await?;
-                self.quiet(context, warm, None).await?;
+                let left = self.quiet(context, warm, None).await?;
                 let holder = self.found(context.target.local()).await?;
-                return Ok(holder.and_then(|holder| theirs(&holder)).unwrap_or(said));
+                let mut done = holder.and_then(|holder| theirs(&holder)).unwrap_or(said);
+                if !left.is_empty() {
+                    // Something is to be done, whoever serves.
+                    done.output = Value::Null;
+                }
+                done.message.push_str(&left);
+                return Ok(done);
+            }
+            // Somebody had stopped it before the order came: that is not for the last resort to change.
+            let left_stopped =
+                !old.ran && !self.found(&old.id).await?.is_some_and(|old| is_up(&old));
+            if left_stopped && !new_runs {
+                let named = self.named_again(context, old).await;
+                let left = self.quiet(context, warm, None).await?;
+                return Ok(Done::said(format!(
+                    "nothing runs, as before the order: container {} had been stopped, and is left so{named}{left}",
+                    short(&old.id)
+                )));
             }
             let id = if new_runs || old.again.is_none() {
                 old.id.clone()
             } else {
                 self.again(context, old).await
             };
-            if self.revive(&id, new_runs).await? {
+            if !left_stopped && self.revive(&id, new_runs).await? {
                 // First: what runs must come back after a reboot, whatever the rest takes.
-                self.arm(&id, None, Some(old)).await;
+                let unarmed = self.arm(&id, None, Some(old)).await;
                 if new_runs && let Some((id, _)) = &new {
                     self.wake(id).await?;
                     self.engine.stop_container(id, Some(HURRY)).await?;
                 }
                 // Under which name it runs matters less than that it does.
-                let _ = self.swap_names_back(context, Some(old)).await;
-                self.quiet(context, warm, Some(&id)).await?;
+                let named = self.named_again(context, old).await;
+                let left = self.quiet(context, warm, Some(&id)).await?;
                 return Ok(Done::said(format!(
-                    "container {}, the one from before, runs",
+                    "container {}, the one from before, runs{unarmed}{named}{left}",
                     short(&id)
                 )));
             }
@@ -150,10 +168,15 @@ impl DockerKind {
         if let Some((id, _)) = &new
             && self.revive(id, false).await?
         {
-            self.arm(id, record.as_ref(), None).await;
-            let _ = self.swap_names(context, old.as_ref()).await;
-            self.quiet(context, warm, Some(id)).await?;
-            return Ok(Done::said(format!("container {id:.12}, the new one, runs")));
+            let unarmed = self.arm(id, record.as_ref(), None).await;
+            let named = match self.swap_names(context, old.as_ref()).await {
+                Ok(_) => String::new(),
+                Err(error) => misnamed(id, context.target.local(), &error),
+            };
+            let left = self.quiet(context, warm, Some(id)).await?;
+            return Ok(Done::said(format!(
+                "container {id:.12}, the new one, runs{unarmed}{named}{left}"
+            )));
         }
         match self.of_order(context, Role::Standby).await? {
             Some((id, inspect)) if runs(&inspect) => Ok(Done::said(format!(
@@ -166,8 +189,17 @@ impl DockerKind {
                 Err(refused(
                     "nothing-runs",
                     "neither the container from before nor the new one can be started".to_owned(),
+                    "see why on the host (`docker ps -a`, `docker logs`), start what is to run, or deploy it again",
                 ))
             }
+        }
+    }
+
+    /// The one from before bears the target's name again; else what is told of that it does not.
+    async fn named_again(&self, context: &StepContext<'_>, old: &Old) -> String {
+        match self.swap_names_back(context, Some(old)).await {
+            Ok(_) => String::new(),
+            Err(error) => misnamed(&old.id, context.target.local(), &error),
         }
     }
 
@@ -204,25 +236,66 @@ impl DockerKind {
     }
 
     /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
-    /// may have removed, the redirect leads nowhere and goes at once.
+    /// may have removed, the redirect leads nowhere and goes at once. What could not be taken away changes nothing about
+    /// who serves: it is answered with as a part of what is told, empty where nothing is left.
+    ///
+    /// # Errors
+    /// The engine is away: all of it is to be tried again.
     pub(super) async fn quiet(
         &self,
         context: &StepContext<'_>,
         warm: bool,
         stays: Option<&str>,
-    ) -> Result<(), StepError> {
+    ) -> Result<String, StepError> {
         if !warm {
-            return Ok(());
+            return Ok(String::new());
         }
         let standby = self.of_order(context, Role::Standby).await?;
-        let serves = standby.is_some_and(|(_, inspect)| runs(&inspect));
-        if serves && let Some(id) = stays {
-            self.serves_again(id).await?;
+        let serves = standby.as_ref().is_some_and(|(_, inspect)| runs(inspect));
+        if serves
+            && let Some(id) = stays
+            && let Some((_, inspect)) = &standby
+        {
+            let wanted = serving::taken(inspect, &serving::published(inspect)).await;
+            self.serves_again(id, Some(&wanted)).await?;
         }
-        self.undo_redirect(context).await?;
-        self.stop_standby(context).await?;
-        Ok(())
+        // Where the redirect stays, what it may lead to does, too.
+        let away = match self.undo_redirect(context).await {
+            Ok(_) => self.stop_standby(context).await,
+            failed => failed,
+        };
+        match away {
+            Ok(_) => Ok(String::new()),
+            Err(error) if error.transient => Err(error),
+            Err(error) => Ok(left_over(
+                &error,
+                standby.as_ref().map(|(_, inspect)| inspect),
+            )),
+        }
     }
+}
+
+/// What is told of a container that could not be given its name.
+fn misnamed(id: &str, name: &str, error: &StepError) -> String {
+    format!(
+        "; it could not be given its name ({}), which `docker rename {} {name}` does once nothing else bears it",
+        error.message,
+        short(id)
+    )
+}
+
+/// What is told of a redirect or a standby that could not be taken away.
+fn left_over(error: &StepError, standby: Option<&Value>) -> String {
+    let standby = standby.map_or(String::new(), |inspect| {
+        format!(
+            ", and its standby {} stays, because connections may go to it",
+            name_of(inspect)
+        )
+    });
+    format!(
+        "; its redirect could not be taken away{standby}: {}; see `nft list ruleset` on the host",
+        error.message
+    )
 }
 
 /// What is said of a container that somebody deployed during the order, where it does its work: it was not restarted

@@ -18,7 +18,7 @@ use crate::targets::docker::{
     record::ContainerRecord,
     recreate::{CreateOptions, create},
     redirect::{self, Phase, Redirect, RedirectError},
-    serving::{self, place},
+    serving::{self, place, taken},
     warm::Published,
 };
 
@@ -70,6 +70,7 @@ impl DockerKind {
                 refused(
                     "standby-gone",
                     "the standby does not run any more".to_owned(),
+                    "see why it ended (`docker events --since 1h` on the host), or roll back with --swap cold",
                 )
             })
     }
@@ -113,6 +114,7 @@ impl DockerKind {
             refused(
                 "no-address",
                 "the standby has no address on a bridge".to_owned(),
+                "roll back with --swap cold",
             )
         })?;
         let bridge = bridge_of(&self.engine.network(&network).await?);
@@ -209,15 +211,15 @@ impl DockerKind {
     }
 
     /// Lets what was begun with the new container end where it may have begun something: its connections
-    /// go to the standby again.
-    pub(super) async fn drain_new(
-        &self,
-        context: &StepContext<'_>,
-        id: &str,
-    ) -> Result<Option<String>, StepError> {
-        match self.phase(context).await? {
-            Some(Phase::Leads) => Ok(Some(self.drain(id, None, drain::BUDGET).await)),
-            _ => Ok(None),
+    /// go to the standby again. Never a reason not to stop it: what cannot be seen is not waited for.
+    pub(super) async fn drain_new(&self, context: &StepContext<'_>, id: &str) -> Option<String> {
+        // Without a standby nothing was ever redirected, and nobody needs to be asked.
+        let standby = self.of_order(context, Role::Standby).await;
+        standby.ok().flatten()?;
+        match redirect::phase(context.order_id).await {
+            Ok(Some(Phase::Leads)) => Some(self.drain(id, None, drain::BUDGET).await),
+            Ok(_) => None,
+            Err(error) => Some(format!("its connections were not waited for: {error}")),
         }
     }
 
@@ -248,6 +250,7 @@ impl DockerKind {
             ..refused(
                 "no-ways",
                 format!("cannot try the published ports: {error}"),
+                "see whether the host has free ports and addresses (`ss -s`), or roll back with --swap cold",
             )
         };
         let ways = serving::ways(ports, &wanted, gateway)
@@ -298,22 +301,12 @@ fn inside(ports: &[Published]) -> BTreeSet<u16> {
     ports.iter().map(|port| port.inside).collect()
 }
 
-/// Those of the ports at which the container takes connections.
-async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u16> {
-    match place(inspect) {
-        Some((address, _)) if runs(inspect) => serving::taking(address.into(), inside).await,
-        _ => BTreeSet::new(),
-    }
-}
-
 fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
-    StepError {
-        next_step: "see its log; with --swap cold nothing has to answer beforehand".to_owned(),
-        ..refused(
-            "port-not-answering",
-            format!("{who} does not take connections at all of its ports {wanted:?}"),
-        )
-    }
+    refused(
+        "port-not-answering",
+        format!("{who} does not take connections at all of its ports {wanted:?}"),
+        "see its log; with --swap cold nothing has to answer beforehand",
+    )
 }
 
 fn failed(error: &RedirectError) -> StepError {

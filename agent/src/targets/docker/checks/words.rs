@@ -1,0 +1,96 @@
+//! The words of a container's command, of its HEALTHCHECK and of its checks that may be secret: what stands behind a
+//! name that says so, what stands in an address, and what is no word as languages or paths have them.
+
+use serde_json::Value;
+
+use super::private::{SHORTEST, is_ordinary, names_a_secret};
+use crate::targets::docker::normalise::list;
+
+/// What is looked at of one text, words.
+const MOST: usize = 256;
+
+/// Names and values, as variables have them; where a word has no name, that is empty.
+pub(super) fn of(config: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for key in ["Cmd", "Entrypoint"] {
+        arguments(texts(&config[key]), &mut found);
+    }
+    arguments(texts(&config["Healthcheck"]["Test"]), &mut found);
+    let labels = config["Labels"].as_object();
+    for (key, value) in labels.into_iter().flatten() {
+        let Some(value) = value.as_str() else {
+            continue;
+        };
+        match key
+            .strip_prefix("sternway.check.")
+            .map(|rest| rest.split('.').next().unwrap_or_default())
+        {
+            Some("http") => query(value, &mut found),
+            Some("command") => {
+                let argv = serde_json::from_str(value).unwrap_or(Value::Null);
+                arguments(texts(&argv), &mut found);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A list of texts, or one; a text with spaces is a shell's.
+fn texts(value: &Value) -> Vec<&str> {
+    let one = value.as_str().into_iter();
+    let all = list(value).iter().filter_map(Value::as_str).chain(one);
+    all.flat_map(str::split_whitespace).take(MOST).collect()
+}
+
+fn arguments(words: Vec<&str>, found: &mut Vec<(String, String)>) {
+    let mut flag = "";
+    for word in words {
+        let word = word.trim_matches(['"', '\'']);
+        if let Some((name, value)) = word.split_once('=') {
+            add(name, value, found);
+        } else {
+            add(flag, word, found);
+        }
+        query(word, found);
+        flag = if word.starts_with('-') { word } else { "" };
+    }
+}
+
+/// What stands behind `?` in an address, and what stands before its `@`.
+fn query(address: &str, found: &mut Vec<(String, String)>) {
+    let rest = address.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if let Some((user, _)) = authority.rsplit_once('@') {
+        let password = user.split_once(':').map_or(user, |(_, password)| password);
+        found.push(("PASSWORD".to_owned(), password.to_owned()));
+    }
+    let Some((_, query)) = address.split_once(['?', '#']) else {
+        return;
+    };
+    for pair in query.split(['&', ';', '#', '?']).take(MOST) {
+        let (name, value) = pair.split_once('=').unwrap_or(("", pair));
+        add(name, value, found);
+    }
+}
+
+fn add(name: &str, value: &str, found: &mut Vec<(String, String)>) {
+    if value.len() < SHORTEST {
+        return;
+    }
+    if names_a_secret(name) || !is_plain(value) {
+        found.push((name.to_owned(), value.to_owned()));
+    }
+}
+
+/// A word that says nothing to a stranger: of letters, a number, a flag, a path, the name of a file, an address.
+fn is_plain(word: &str) -> bool {
+    let same = |part: &str| {
+        part.bytes().all(|byte| byte.is_ascii_alphabetic())
+            || part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let flag = word.starts_with('-');
+    let path = word.starts_with(['/', '.', ':']) && !word.contains(['?', '@']);
+    let joined = word.split(['-', '_', '.', ',', ':', '/']).all(same);
+    is_ordinary(word) || flag || path || joined
+}
