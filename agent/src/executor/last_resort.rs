@@ -1,4 +1,5 @@
-//! The last resort, asked for again as long as the engine does not answer: nothing else would start what can run.
+//! The last resort, asked for again as long as the engine does not answer or has no room: nothing else would start
+//! what can run.
 
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use crate::engine::step::{Done, StepError};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long an engine may be away in the middle of an exchange: somebody is at it, or the host is given up.
+/// The code of what a kind has no room for.
+const NO_DISK_SPACE: &str = "no-disk-space";
+
+/// How long an engine may be away, or its disk full, in the middle of an exchange: somebody is at it, or the host is given up.
 const PATIENCE: Duration = Duration::from_hours(24);
 
 impl Course {
@@ -34,7 +38,7 @@ impl Course {
             }
             if let Err(error) = &result {
                 told = true;
-                self.tell_away(error);
+                self.tell_waiting(error);
             }
             tokio::select! {
                 biased;
@@ -45,16 +49,23 @@ impl Course {
         }
     }
 
-    fn tell_away(&self, error: &StepError) {
+    fn tell_waiting(&self, error: &StepError) {
         let (id, target) = (self.id(), self.target());
-        let problem = v1::Problem::new(
-            "engine-away",
-            format!(
-                "order {id} stands still in the middle of an exchange, and what serves is not known: {}",
-                error.message
-            ),
-            "look at the engine on the host: the order goes on by itself once it answers",
-        );
+        let still = format!("order {id} stands still in the middle of an exchange");
+        let problem = if error.code == NO_DISK_SPACE {
+            v1::Problem::new(
+                NO_DISK_SPACE,
+                format!("{still}: {}", error.message),
+                "free space on the disk of the Docker engine (`docker system df`): the order goes on by itself once \
+                 there is room",
+            )
+        } else {
+            v1::Problem::new(
+                "engine-away",
+                format!("{still}, and what serves is not known: {}", error.message),
+                "look at the engine on the host: the order goes on by itself once it answers",
+            )
+        };
         if self.core.stuck(target).as_ref() != Some(&problem) {
             tracing::error!(order.id = %id, "{}", problem.message);
             self.core.set_stuck(target, Some(problem));

@@ -4,6 +4,9 @@ use thiserror::Error;
 
 use crate::{engine::step::StepError, targets::KindError};
 
+/// The code of [`EngineErrorKind::NoSpace`].
+pub(crate) const NO_SPACE: &str = "no-disk-space";
+
 /// A call to the engine that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("failed to {what}: {message}")]
@@ -83,7 +86,7 @@ impl EngineError {
             EngineErrorKind::Conflict => "conflict",
             EngineErrorKind::Unreachable => "engine-unreachable",
             EngineErrorKind::Timeout => "engine-timeout",
-            EngineErrorKind::NoSpace => "no-disk-space",
+            EngineErrorKind::NoSpace => NO_SPACE,
             EngineErrorKind::Refused => "engine-refused",
         }
     }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
+pub(crate) use error::NO_SPACE;
 pub use error::{EngineError, EngineErrorKind};
 pub use streams::ExecOutcome;
 

@@ -11,7 +11,7 @@ use crate::{
     engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     targets::docker::{
         DockerKind,
-        client::EngineError,
+        client::{EngineError, NO_SPACE},
         labels::Role,
         normalise::text,
         plan::{Job, Old},
@@ -117,6 +117,7 @@ impl DockerKind {
         record: Option<ContainerRecord>,
         warm: bool,
     ) -> Result<Done, StepError> {
+        let mut full = None;
         let new = self.of_order(context, Role::Replacement).await?;
         // Also a paused one, and one that is restarting, would be the second.
         let new_runs = new.as_ref().is_some_and(|(_, inspect)| is_up(inspect));
@@ -147,9 +148,9 @@ impl DockerKind {
             let id = if new_runs || old.again.is_none() {
                 old.id.clone()
             } else {
-                self.again(context, old).await
+                self.again(context, old, &mut full).await
             };
-            if !left_stopped && self.revive(&id, new_runs).await? {
+            if !left_stopped && self.revive(&id, new_runs, &mut full).await? {
                 // First: what runs must come back after a reboot, whatever the rest takes.
                 let unarmed = self.arm(&id, None, Some(old)).await;
                 if new_runs && let Some((id, _)) = &new {
@@ -166,7 +167,7 @@ impl DockerKind {
             }
         }
         if let Some((id, _)) = &new
-            && self.revive(id, false).await?
+            && self.revive(id, false, &mut full).await?
         {
             let unarmed = self.arm(id, record.as_ref(), None).await;
             let named = match self.swap_names(context, old.as_ref()).await {
@@ -178,12 +179,17 @@ impl DockerKind {
                 "container {id:.12}, the new one, runs{unarmed}{named}{left}"
             )));
         }
-        match self.of_order(context, Role::Standby).await? {
-            Some((id, inspect)) if runs(&inspect) => Ok(Done::said(format!(
+        let standby = self.of_order(context, Role::Standby).await?;
+        let standby = standby.filter(|(_, inspect)| runs(inspect));
+        if let Some(full) = full {
+            return Err(no_room(standby.is_some(), full));
+        }
+        match standby {
+            Some((id, _)) => Ok(Done::said(format!(
                 "only the standby, container {}, runs; new connections go to it",
                 short(&id)
             ))),
-            _ => {
+            None => {
                 // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
                 let _ = self.quiet(context, warm, None).await;
                 Err(refused(
@@ -203,16 +209,33 @@ impl DockerKind {
         }
     }
 
-    /// What there is of a container that removes itself; the new one must not bear its name for that.
-    async fn again(&self, context: &StepContext<'_>, old: &Old) -> String {
+    /// What there is of a container that removes itself; the new one must not bear its name for that. `full` is as for
+    /// [`Self::revive`].
+    async fn again(
+        &self,
+        context: &StepContext<'_>,
+        old: &Old,
+        full: &mut Option<StepError>,
+    ) -> String {
         let _ = self.swap_names_back(context, None).await;
-        // The one that is gone cannot be started, and the new one is tried.
-        let found = self.brought_back(context, old).await;
-        found.unwrap_or_else(|_| old.id.clone())
+        match self.brought_back(context, old).await {
+            Ok(id) => id,
+            // The one that is gone cannot be started, and the new one is tried.
+            Err(error) => {
+                note_full(full, error);
+                old.id.clone()
+            }
+        }
     }
 
-    /// Whether it runs, or tries to: started if need be and if nothing else does. One that ends at once does not.
-    async fn revive(&self, id: &str, another_runs: bool) -> Result<bool, StepError> {
+    /// Whether it runs, or tries to: started if need be and if nothing else does. One that ends at once does not. `full`
+    /// becomes what the engine says where it has no room for a start.
+    async fn revive(
+        &self,
+        id: &str,
+        another_runs: bool,
+        full: &mut Option<StepError>,
+    ) -> Result<bool, StepError> {
         let running = |inspect: Option<Value>| inspect.is_some_and(|inspect| is_up(&inspect));
         self.wake(id).await?;
         if running(self.found(id).await?) {
@@ -222,10 +245,13 @@ impl DockerKind {
             return Ok(false);
         }
         // Whether it started is asked of the engine, whatever the answer was.
-        let _ = self.engine.start_container(id).await;
+        let started = self.engine.start_container(id).await;
         let end = Instant::now() + STEADY;
         loop {
             if !running(self.found(id).await?) {
+                if let Err(error) = started {
+                    note_full(full, error.into());
+                }
                 return Ok(false);
             }
             if Instant::now() >= end {
@@ -316,6 +342,27 @@ fn theirs(holder: &Value) -> Option<Done> {
     })
 }
 
+/// Keeps an error that says that the engine's disk is full: room may be made, and what failed works then.
+fn note_full(full: &mut Option<StepError>, error: StepError) {
+    if error.code == NO_SPACE && full.is_none() {
+        *full = Some(error);
+    }
+}
+
+/// Nothing can be started for want of room. To be tried again: once there is some, all of it can be.
+fn no_room(standby_serves: bool, full: StepError) -> StepError {
+    let serves = if standby_serves {
+        "only the standby serves"
+    } else {
+        "nothing runs"
+    };
+    StepError {
+        message: format!("{serves}, for the engine has no room: {}", full.message),
+        transient: true,
+        ..full
+    }
+}
+
 /// Whether the plan redirects connections to a standby.
 fn is_warm(steps: &[Step]) -> bool {
     steps
@@ -364,6 +411,29 @@ fn parties(ordered: &TargetName, steps: &[Step]) -> Vec<Party> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_nothing_else_is() {
+        let mut full = None;
+        let error = |code: &str| StepError {
+            code: code.to_owned(),
+            message: "failed to start container x".to_owned(),
+            next_step: "free space".to_owned(),
+            transient: false,
+        };
+        note_full(&mut full, error("conflict"));
+        assert_eq!(full, None);
+        note_full(&mut full, error(NO_SPACE));
+        note_full(&mut full, error("conflict"));
+        let told = no_room(false, full.expect("full"));
+        assert!(told.transient && told.message.starts_with("nothing runs"));
+        assert_eq!(told.next_step, "free space");
+        assert!(
+            no_room(true, told)
+                .message
+                .starts_with("only the standby serves")
+        );
+    }
 
     #[test]
     fn only_a_container_that_does_its_work_is_said_to_serve() {
