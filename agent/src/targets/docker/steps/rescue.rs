@@ -184,21 +184,19 @@ impl DockerKind {
         if let Some(full) = full {
             return Err(no_room(standby.is_some(), full));
         }
-        match standby {
-            Some((id, _)) => Ok(Done::said(format!(
+        if let Some((id, _)) = standby {
+            return Ok(Done::said(format!(
                 "only the standby, container {}, runs; new connections go to it",
                 short(&id)
-            ))),
-            None => {
-                // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
-                let _ = self.quiet(context, warm, None).await;
-                Err(refused(
-                    "nothing-runs",
-                    "neither the container from before nor the new one can be started".to_owned(),
-                    "see why on the host (`docker ps -a`, `docker logs`), start what is to run, or deploy it again",
-                ))
-            }
+            )));
         }
+        // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
+        let _ = self.quiet(context, warm, None).await;
+        Err(refused(
+            "nothing-runs",
+            "neither the container from before nor the new one can be started".to_owned(),
+            "see why on the host (`docker ps -a`, `docker logs`), start what is to run, or deploy it again",
+        ))
     }
 
     /// The one from before bears the target's name again; else what is told of that it does not.
