@@ -8,6 +8,7 @@ use sternway_proto::v1;
 use tokio::time::sleep;
 
 use super::{
+    last_resort::NO_DISK_SPACE,
     plan::is_running,
     run::{Course, Stalled},
 };
@@ -29,6 +30,8 @@ const RESCUES: u32 = 5;
 pub(super) struct Hold {
     tries: u32,
     rescues: u32,
+    /// Why nothing runs meanwhile, where the last resort could start nothing.
+    nothing_runs: Option<String>,
 }
 
 impl Course {
@@ -42,6 +45,8 @@ impl Course {
             if tries > 0 {
                 self.tell_stuck(&error);
                 self.keep_serving().await;
+                // Again where that found nothing to run.
+                self.tell_stuck(&error);
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(false),
@@ -88,10 +93,17 @@ impl Course {
         } else {
             "mend the disk"
         };
+        let nothing_runs = self
+            .held
+            .as_ref()
+            .and_then(|held| held.nothing_runs.as_deref());
+        let serves = nothing_runs.map_or("what runs goes on".to_owned(), |why| {
+            format!("nothing runs meanwhile: {why}")
+        });
         let problem = v1::Problem::new(
             "journal-failed",
             format!(
-                "order {id} stands still: {} on the host cannot be written ({reason}); what runs goes on",
+                "order {id} stands still: {} on the host cannot be written ({reason}); {serves}",
                 self.journal.path().display()
             ),
             format!("{next}: the order then goes on by itself"),
@@ -106,13 +118,22 @@ impl Course {
     async fn keep_serving(&mut self) {
         let rescues = self.held.get_or_insert_default().rescues;
         let midway = self.run.may_turn_back() && self.run.has_begun() || self.run.is_undoing();
-        if !midway || rescues >= RESCUES || !self.ran_before() || self.runs().await {
+        if !midway || rescues >= RESCUES || !self.ran_before() {
             return;
         }
-        self.held.get_or_insert_default().rescues += 1;
+        if self.runs().await {
+            self.held.get_or_insert_default().nothing_runs = None;
+            return;
+        }
         // Also where it fails: it may have changed something.
         self.rescued = true;
-        match self.rescue().await {
+        let result = self.rescue().await;
+        let held = self.held.get_or_insert_default();
+        // What has no room for a start is asked again for as long as the hold lasts.
+        let full = matches!(&result, Err(error) if error.code == NO_DISK_SPACE);
+        held.rescues += u32::from(!full);
+        held.nothing_runs = result.as_ref().err().map(|error| error.message.clone());
+        match result {
             Ok(done) => {
                 tracing::warn!(order.id = %self.id(), "nothing served while order {} stands still: {}", self.id(), done.message);
             }

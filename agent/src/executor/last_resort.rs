@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The code of what a kind has no room for.
-const NO_DISK_SPACE: &str = "no-disk-space";
+pub(super) const NO_DISK_SPACE: &str = "no-disk-space";
 
 /// How long an engine may be away, or its disk full, in the middle of an exchange: somebody is at it, or the host is given up.
 const PATIENCE: Duration = Duration::from_hours(24);

@@ -159,7 +159,7 @@ async fn what_removes_itself_comes_back_wherever_a_restore_is_turned_back(#[case
 
 #[tokio::test]
 async fn the_last_resort_does_not_start_what_somebody_had_stopped() {
-    let shop = Shop::new(&QUICK).await;
+    let shop = Shop::new(&[&QUICK[..], &["--restart", "always"]].concat()).await;
     let before = shop.instance().await;
     shop.scope.cli(&["stop", shop.target.local()]).await;
     let mut order = shop.order(Swap::Unspecified).await;
@@ -176,6 +176,29 @@ async fn the_last_resort_does_not_start_what_somebody_had_stopped() {
     assert!(said.contains("nothing runs, as before"), "{said}");
     assert_eq!(shop.running().await, [""; 0]);
     assert_eq!(shop.instance().await, before, "it has its name again");
+    assert_eq!(shop.policy().await, "always", "and its restart policy");
+}
+
+#[tokio::test]
+async fn the_last_resort_starts_what_was_proven_where_nothing_ran_before() {
+    let shop = Shop::new(&QUICK).await;
+    shop.scope.cli(&["stop", shop.target.local()]).await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    let steps = order.steps();
+    let verified = steps.iter().position(|step| step.id == "docker.verify");
+    for step in steps.iter().take(verified.expect("a check") + 1) {
+        let done = order.apply(step).await;
+        assert!(done.is_ok(), "{}: {done:?}", step.id);
+    }
+    let new = shop.instance().await;
+    let start = steps.iter().find(|step| step.id == "docker.start-new");
+    let stopped = order.undo(start.expect("a start")).await;
+    assert!(stopped.is_ok(), "{stopped:?}");
+    let done = Kind::rescue(&shop.kind, &order.context(), &steps).await;
+    let said = done.expect("it can run").message;
+    assert!(said.contains("the new one, runs"), "{said}");
+    assert_eq!(shop.running().await, [shop.target.local()]);
+    assert_eq!(shop.instance().await, new);
 }
 
 #[rstest]

@@ -165,13 +165,13 @@ impl Kind for DockerKind {
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError> {
         self.awaited(LAST_RESORT).await?;
         let done = self.rescue(context, steps).await;
-        self.told(context, steps, done).await
+        self.told_whole(context, steps, done).await
     }
 
     async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
         self.awaited(LAST_RESORT).await?;
         let done = self.mend(context, known).await;
-        self.told(context, &[], done).await
+        self.told_whole(context, &[], done).await
     }
 
     async fn check(

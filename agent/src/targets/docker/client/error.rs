@@ -114,8 +114,14 @@ impl EngineError {
     }
 }
 
+/// The kernel says the same of other things that have run out, which no room on a disk mends.
+fn is_full_disk(message: &str) -> bool {
+    let others = ["cgroup", "cpuset", "inotify", "tmpfs"];
+    message.contains("no space left on device") && !others.iter().any(|it| message.contains(it))
+}
+
 fn classify(status: u16, message: &str) -> EngineErrorKind {
-    if message.contains("no space left on device") {
+    if is_full_disk(message) {
         return EngineErrorKind::NoSpace;
     }
     match status {
@@ -159,6 +165,11 @@ mod tests {
         let full = "write /var/lib/docker/tmp/x: no space left on device";
         for (status, message, kind) in [
             (500, full, EngineErrorKind::NoSpace),
+            (
+                500,
+                "mkdir /sys/fs/cgroup/memory/docker/x: no space left on device",
+                EngineErrorKind::Refused,
+            ),
             (500, "driver failed", EngineErrorKind::Refused),
             (404, "No such container: x", EngineErrorKind::NotFound),
             (409, "name in use", EngineErrorKind::Conflict),

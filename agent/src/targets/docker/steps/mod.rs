@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::{
     DockerKind,
     checks::private::{LOOKED_AT, Private},
-    client::EngineError,
+    client::{EngineError, NO_SPACE},
     discover::listed_name,
     labels::{self, Role},
     normalise::{self, text},
@@ -108,8 +108,8 @@ impl DockerKind {
         }
     }
 
-    /// What came of steps as it may be told: an engine may quote what it could not create or start, so the private
-    /// values of all containers they have to do with are blanked in a failure.
+    /// What came of a step as it may be told: an engine may quote what it could not create or start, so the private
+    /// values of all containers it has to do with are blanked in a failure.
     pub(super) async fn told(
         &self,
         context: &StepContext<'_>,
@@ -119,13 +119,41 @@ impl DockerKind {
         let Err(error) = done else {
             return done;
         };
+        // An engine that does not answer quotes nothing, and is not waited for once more.
+        let answered = !error.transient || error.code == NO_SPACE;
+        let private = self.private_of(context, steps, answered).await;
+        Err(StepError {
+            message: private.blank(error.message.as_bytes(), LOOKED_AT),
+            ..error
+        })
+    }
+
+    /// As [`Self::told`], of what also quotes the engine where it succeeds: it says what it could not do beside.
+    pub(super) async fn told_whole(
+        &self,
+        context: &StepContext<'_>,
+        steps: &[Step],
+        done: Result<Done, StepError>,
+    ) -> Result<Done, StepError> {
+        match done {
+            Ok(done) => {
+                let private = self.private_of(context, steps, true).await;
+                let message = private.blank(done.message.as_bytes(), LOOKED_AT);
+                Ok(Done { message, ..done })
+            }
+            failed => self.told(context, steps, failed).await,
+        }
+    }
+
+    /// What is private of the containers that steps have to do with: by their records, and as the engine has them where
+    /// it is asked.
+    async fn private_of(&self, context: &StepContext<'_>, steps: &[Step], asks: bool) -> Private {
         let mut configs: Vec<Value> = steps
             .iter()
             .flat_map(|step| records(&step.payload))
             .filter_map(|record| record.get("config").cloned())
             .collect();
-        // An engine that does not answer quotes nothing, and is not waited for once more.
-        if !error.transient {
+        if asks {
             let look = async {
                 let parts = steps.iter().filter_map(|step| {
                     let (target, _) = part(context.target, job(step).ok()?);
@@ -153,11 +181,7 @@ impl DockerKind {
             };
             let _ = timeout(SEEN_AGAIN, look).await;
         }
-        let private = Private::of_all(&configs);
-        Err(StepError {
-            message: private.blank(error.message.as_bytes(), LOOKED_AT),
-            ..error
-        })
+        Private::of_all(&configs)
     }
 
     /// The container of this order and target with that role. None: there is none (any more). One that was taken back

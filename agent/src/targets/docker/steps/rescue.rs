@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The step that says that the new one is good.
+const VERIFIED: &str = "docker.verify";
+
 /// How long what the last resort started is watched before it is said to run. The other one is as good, and waits.
 const STEADY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,6 +49,10 @@ impl DockerKind {
             .unwrap_or_else(|| Party::of(context.target.clone()));
         let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
         let new_stays = self.new_runs(context).await?;
+        if !new_stays {
+            // Its log says why it failed. It is no longer of any use here, so that whatever becomes of this is as good.
+            let _ = self.take_new_back(context).await;
+        }
         let mut away = None;
         for party in beside {
             let at = context.at(&party.target);
@@ -64,7 +71,10 @@ impl DockerKind {
                 Ok(said) => said.message,
                 // The others are not to wait for it; behind them all of it is tried again.
                 Err(error) if error.transient => {
-                    away = away.or(Some(error));
+                    away = away.or(Some(StepError {
+                        message: format!("{}; {}: {}", done.message, party.target, error.message),
+                        ..error
+                    }));
                     continue;
                 }
                 Err(_) if once && self.holder_ended_well(&at).await? => {
@@ -134,14 +144,17 @@ impl DockerKind {
                 done.message.push_str(&left);
                 return Ok(done);
             }
-            // Somebody had stopped it before the order came: that is not for the last resort to change.
+            // It did not run before the order, stopped by somebody or crashed: that is not for the last resort to
+            // change. One that was proven before things went wrong is better than nothing.
             let left_stopped =
                 !old.ran && !self.found(&old.id).await?.is_some_and(|old| is_up(&old));
-            if left_stopped && !new_runs {
+            let proven = context.outputs.contains_key(VERIFIED);
+            if left_stopped && !new_runs && !proven {
+                let unarmed = self.arm(&old.id, None, Some(old)).await;
                 let named = self.named_again(context, old).await;
                 let left = self.quiet(context, warm, None).await?;
                 return Ok(Done::said(format!(
-                    "nothing runs, as before the order: container {} had been stopped, and is left so{named}{left}",
+                    "nothing runs, as before the order: container {} did not run, and is left so{unarmed}{named}{left}",
                     short(&old.id)
                 )));
             }
@@ -189,6 +202,10 @@ impl DockerKind {
                 "only the standby, container {}, runs; new connections go to it",
                 short(&id)
             )));
+        }
+        if let Some(old) = &old {
+            // Whoever starts it by hand finds it as it was; so does a reboot.
+            let _ = self.arm(&old.id, None, Some(old)).await;
         }
         // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
         let _ = self.quiet(context, warm, None).await;
@@ -284,18 +301,17 @@ impl DockerKind {
             self.serves_again(id, Some(&wanted)).await?;
         }
         // Where the redirect stays, what it may lead to does, too.
-        let away = match self.undo_redirect(context).await {
-            Ok(_) => self.stop_standby(context).await,
-            failed => failed,
+        let standby = standby.map(|(_, inspect)| inspect);
+        let left = match self.undo_redirect(context).await {
+            Ok(_) => match self.stop_standby(context).await {
+                Ok(_) => return Ok(String::new()),
+                Err(error) if error.transient => return Err(error),
+                Err(error) => standby_left(&error, standby.as_ref()),
+            },
+            Err(error) if error.transient => return Err(error),
+            Err(error) => left_over(&error, standby.as_ref()),
         };
-        match away {
-            Ok(_) => Ok(String::new()),
-            Err(error) if error.transient => Err(error),
-            Err(error) => Ok(left_over(
-                &error,
-                standby.as_ref().map(|(_, inspect)| inspect),
-            )),
-        }
+        Ok(left)
     }
 }
 
@@ -308,7 +324,16 @@ fn misnamed(id: &str, name: &str, error: &StepError) -> String {
     )
 }
 
-/// What is told of a redirect or a standby that could not be taken away.
+/// What is told of a standby that could not be removed, when nothing leads to it any more.
+fn standby_left(error: &StepError, standby: Option<&Value>) -> String {
+    let name = standby.map_or("of this order", name_of);
+    format!(
+        "; its standby {name} could not be removed: {}; `docker rm -f {name}` on the host does",
+        error.message
+    )
+}
+
+/// What is told of a redirect that could not be taken away.
 fn left_over(error: &StepError, standby: Option<&Value>) -> String {
     let standby = standby.map_or(String::new(), |inspect| {
         format!(
