@@ -11,7 +11,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use sternway_agent::engine::step::EvidenceSink;
 use sternway_agent::targets::{
-    Kind, PlanInput,
+    Kind, PlanInput, Recorded,
     docker::{
         DockerKind, DockerSettings,
         labels::{Role, own_name},
@@ -524,6 +524,53 @@ async fn a_client_that_was_reset_before_is_redirected_as_everybody() {
     let answer = ask_from(client, server, "/").await;
     assert_eq!(answer.expect("it is answered"), "v1", "by the standby");
     order.undo_all(before.len() + 1).await;
+    shop.is_tidy(order.id, false).await;
+}
+
+/// Both are reached at the same port of the host, and the one that is to serve there is not up at once.
+#[tokio::test]
+async fn a_standby_that_listens_at_another_port_of_its_own_is_waited_for() {
+    let slow = Image {
+        version: "v1",
+        startup: "3s",
+        ..Image::default()
+    };
+    let port = Port::lease();
+    let before = format!("{}:8080", port.number());
+    let flags = [&QUICK[..], &["-p", &before]].concat();
+    let next = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let mut shop = Shop::of(&flags, &slow, &next).await;
+    let other = format!("{}:9090", port.number());
+    let moved = ["-e", "SHOP_PORT=9090", "-p", &other];
+    let flags = [&QUICK[..], &moved].concat();
+    shop.scope
+        .redeploy("shop", &flags, &next.shared().await)
+        .await;
+    let name = shop.target.local().to_owned();
+    let found = shop.kind.inspected(&name).await.expect("recorded");
+    shop.v2 = Recorded {
+        number: 2,
+        ..recorded(&found)
+    };
+    let address = format!("127.0.0.1:{}", port.number());
+    until("v2 to answer", STARTS, async || {
+        let answer = http::get(&address, "/").await;
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let redirect = steps.iter().position(|step| step.id == "docker.redirect");
+    let redirect = redirect.expect("it is warm");
+    for step in &steps[..=redirect] {
+        let _ = order.apply(step).await.expect("it succeeds");
+    }
+    let answer = http::get(&address, "/").await.expect("it is answered");
+    assert_eq!(answer.body, "v1", "by the standby");
+    order.undo_all(redirect + 1).await;
     shop.is_tidy(order.id, false).await;
 }
 

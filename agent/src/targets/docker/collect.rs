@@ -19,8 +19,12 @@ use super::{
     normalise::{short, text},
     redirect::{self, RedirectError},
     serving,
+    steps::runs,
 };
 use crate::targets::KindError;
+
+/// How long a target may take until it takes connections, where nothing says at which of its ports it ever does.
+const STARTS: Duration = Duration::from_mins(1);
 
 /// What to do with a container of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,15 @@ fn kept_since(inspect: &Value) -> Option<Timestamp> {
         .and_then(|order| Uuid::try_parse(order).ok()?.get_timestamp())
         .and_then(|time| Timestamp::from_second(time.to_unix().0.try_into().ok()?).ok());
     finished.max(ordered)
+}
+
+/// Whether it has run for longer than a start takes.
+fn is_well_worn(inspect: &Value, now: Timestamp) -> bool {
+    let started = text(&inspect["State"], "StartedAt").parse::<Timestamp>();
+    started.is_ok_and(|started| {
+        let age = now.duration_since(started);
+        age.is_positive() && age.unsigned_abs() > STARTS
+    })
 }
 
 /// Whether it is a standby of an order that is over, and still runs.
@@ -190,12 +203,15 @@ impl DockerKind {
         Ok(ours)
     }
 
-    /// Whether the target is there and takes connections wherever its standby does.
+    /// Whether the target is there and takes connections wherever its standby does. Where nobody knows at which of its
+    /// ports it is to, it has had its time to begin.
     async fn serves_now(&self, name: &str, standby: &Value) -> Result<bool, EngineError> {
         match self.engine.container(name).await {
             Ok(inspect) if name_of(&inspect) == name => {
                 let wanted = serving::taken(standby, &serving::published(standby)).await;
-                Ok(serving::takes(&inspect, &wanted).await)
+                let takes = serving::takes(&inspect, &wanted).await;
+                let known = serving::asked(&inspect, &wanted).known;
+                Ok(takes || !known && runs(&inspect) && is_well_worn(&inspect, Timestamp::now()))
             }
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(false),
@@ -250,6 +266,20 @@ mod tests {
             ),
         ] {
             assert_eq!(since(&format!("/{name}")).as_deref(), Some(from), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_never_took_connections_is_waited_for_as_long_as_a_start_takes() {
+        let now: Timestamp = "2026-01-02T00:10:00Z".parse().expect("valid");
+        for (started, worn) in [
+            ("2026-01-02T00:08:59Z", true),
+            ("2026-01-02T00:09:30Z", false),
+            ("2026-01-02T00:30:00Z", false),
+            ("", false),
+        ] {
+            let inspect = json!({"State": {"StartedAt": started}});
+            assert_eq!(is_well_worn(&inspect, now), worn, "{started:?}");
         }
     }
 

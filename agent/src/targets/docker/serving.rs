@@ -15,10 +15,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connections, drain, normalise::text, steps::runs, warm::Published};
+use super::{
+    connections, drain,
+    normalise::text,
+    steps::runs,
+    warm::{self, Published},
+};
 
 /// On this machine; a listener that has no room in its queue for that long takes none.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long a container is waited for of which nobody knows where it is to take connections: some publish ports at
+/// which nothing ever listens.
+pub(super) const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// The container's address and the network it has it in: that of the first network, which is the one that
 /// the engine publishes through.
@@ -57,15 +66,52 @@ pub(super) async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u
     }
 }
 
-/// Whether the container runs, is not starting, and takes connections at all of the ports. Those of them that it does
-/// not publish, and all where it has no address of its own, do not count.
+/// Whether the container runs, is not starting, and takes connections at all of the ports that are asked of it. Where it
+/// has no address of its own none counts.
 pub(super) async fn takes(inspect: &Value, wanted: &BTreeSet<u16>) -> bool {
     if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
         return false;
     }
+    let asked = asked(inspect, wanted).ports;
+    place(inspect).is_none() || taken(inspect, &asked).await.is_superset(&asked)
+}
+
+/// What is asked of a container before clients are sent to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Inside.
+    pub(super) ports: BTreeSet<u16>,
+    /// Something served there before. Else it is not known whether anything ever will, and nobody waits for ever.
+    pub(super) known: bool,
+}
+
+/// Of the ports that were served, inside, those that the container publishes; all that it publishes where it is none of
+/// them: another revision may listen at other ports, and what served may not have been seen to.
+pub(super) fn asked(inspect: &Value, wanted: &BTreeSet<u16>) -> Asked {
     let published = published(inspect);
-    let wanted: BTreeSet<u16> = wanted.intersection(&published).copied().collect();
-    place(inspect).is_none() || taken(inspect, &wanted).await.is_superset(&wanted)
+    let common: BTreeSet<u16> = wanted.intersection(&published).copied().collect();
+    let known = !common.is_empty();
+    Asked {
+        ports: if known { common } else { published },
+        known,
+    }
+}
+
+/// The ports that a container publishes at addresses and ports of the host that are known beforehand.
+pub(super) fn doors(inspect: &Value) -> Vec<Published> {
+    warm::bound(&inspect["HostConfig"]["PortBindings"])
+}
+
+/// Those of the doors behind which the container takes connections, by what it publishes there itself.
+pub(super) async fn served(inspect: &Value, doors: &[Published]) -> Vec<Published> {
+    let own = self::doors(inspect);
+    let inside = own.iter().map(|own| own.inside).collect();
+    let taken = taken(inspect, &inside).await;
+    let serves = |door: &&Published| {
+        let mut behind = own.iter().filter(|own| own.is_door_of(door));
+        behind.any(|own| taken.contains(&own.inside))
+    };
+    doors.iter().filter(serves).cloned().collect()
 }
 
 /// One way to a published port: a client of ours that the redirect spares, and where it goes.
@@ -169,8 +215,52 @@ mod tests {
         // What another takes and this one does not even publish is not asked of it.
         assert!(takes(&inspect, &BTreeSet::from([open, 9])).await);
         assert!(!takes(&inspect, &BTreeSet::from([open, closed])).await);
+        // It listens elsewhere than the other, or the other was not seen to listen: then all of its own count.
+        for unknown in [BTreeSet::from([9]), BTreeSet::new()] {
+            assert!(!takes(&inspect, &unknown).await, "{unknown:?}");
+            let all = Asked {
+                ports: published(&inspect),
+                known: false,
+            };
+            assert_eq!(asked(&inspect, &unknown), all);
+        }
         inspect["State"]["Health"]["Status"] = json!("starting");
         assert!(!takes(&inspect, &BTreeSet::from([open])).await);
+    }
+
+    #[tokio::test]
+    async fn who_serves_at_a_port_of_the_host_is_asked_at_its_own_port_behind_it() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let open = listener.local_addr().expect("bound").port();
+        let door = |port, inside, address| Published {
+            port,
+            inside,
+            address,
+        };
+        let inspect = json!({
+            "State": {"Running": true},
+            "HostConfig": {"PortBindings": {
+                format!("{open}/tcp"): [
+                    {"HostIp": "", "HostPort": "80"},
+                    {"HostIp": "127.0.0.1", "HostPort": "81"},
+                ],
+                "1/tcp": [{"HostIp": "0.0.0.0", "HostPort": "82"}],
+            }},
+            "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "127.0.0.1"}}},
+        });
+        let here = Some(Ipv4Addr::LOCALHOST);
+        let doors = [
+            // Behind it the other revision listens at another port.
+            door(80, 8080, None),
+            door(81, 8080, Some(Ipv4Addr::new(192, 168, 1, 2))),
+            door(81, 8081, here),
+            door(82, open, None),
+            door(83, open, None),
+        ];
+        let found = served(&inspect, &doors).await;
+        assert_eq!(found, [doors[0].clone(), doors[2].clone()]);
+        let stopped = json!({"State": {"Running": false}, "HostConfig": inspect["HostConfig"]});
+        assert_eq!(served(&stopped, &doors).await, []);
     }
 
     #[tokio::test]

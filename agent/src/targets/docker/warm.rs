@@ -165,11 +165,18 @@ fn writable(record: &ContainerRecord, facts: &Facts<'_>) -> Option<String> {
     facts.volumes.keys().next().cloned()
 }
 
-fn bindings(record: &ContainerRecord) -> impl Iterator<Item = (&String, &Value)> {
-    record
-        .host
-        .get("PortBindings")
-        .and_then(Value::as_object)
+impl Published {
+    /// Whether clients of the one come to the other, too: the port of the host is the same, at an address that both
+    /// take.
+    pub(super) fn is_door_of(&self, other: &Self) -> bool {
+        let any = self.address.is_none() || other.address.is_none();
+        self.port == other.port && (any || self.address == other.address)
+    }
+}
+
+fn bindings(bound: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    bound
+        .as_object()
         .into_iter()
         .flatten()
         .flat_map(|(port, bindings)| list(bindings).iter().map(move |binding| (port, binding)))
@@ -177,12 +184,18 @@ fn bindings(record: &ContainerRecord) -> impl Iterator<Item = (&String, &Value)>
 
 fn published_count(record: &ContainerRecord) -> usize {
     let all = record.host.get("PublishAllPorts").and_then(Value::as_bool) == Some(true);
-    bindings(record).count() + usize::from(all)
+    let bound = record.host.get("PortBindings").unwrap_or(&Value::Null);
+    bindings(bound).count() + usize::from(all)
 }
 
 /// The published ports that can be redirected.
 pub(super) fn published(record: &ContainerRecord) -> Vec<Published> {
-    let mut ports: Vec<Published> = bindings(record)
+    bound(record.host.get("PortBindings").unwrap_or(&Value::Null))
+}
+
+/// The same of `PortBindings`, as the engine writes them.
+pub(super) fn bound(bindings: &Value) -> Vec<Published> {
+    let mut ports: Vec<Published> = self::bindings(bindings)
         .filter_map(|(port, binding)| {
             let (inside, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
             let address = match text(binding, "HostIp") {

@@ -258,18 +258,24 @@ impl DockerKind {
     }
 
     /// Waits until a container that was started runs and takes connections where it did before, or where what serves in
-    /// its place does (`wanted`; none: nobody knows, so wherever it publishes). How it is in the end is no failure of the
-    /// undo.
+    /// its place does (`wanted`; none: nobody knows, so wherever it publishes). Where it publishes none of those nobody
+    /// knows either, and less is waited for. How it is in the end is no failure of the undo.
     pub(super) async fn serves_again(
         &self,
         id: &str,
         wanted: Option<&BTreeSet<u16>>,
     ) -> Result<(), StepError> {
-        let end = tokio::time::Instant::now() + SERVES_AGAIN;
+        let begun = tokio::time::Instant::now();
         while let Some(inspect) = self.found(id).await? {
-            let over = tokio::time::Instant::now() >= end || !is_up(&inspect);
             let all = serving::published(&inspect);
-            if over || serving::takes(&inspect, wanted.unwrap_or(&all)).await {
+            let wanted = wanted.unwrap_or(&all);
+            let limit = if serving::asked(&inspect, wanted).known {
+                SERVES_AGAIN
+            } else {
+                serving::UNKNOWN
+            };
+            let over = begun.elapsed() >= limit || !is_up(&inspect);
+            if over || serving::takes(&inspect, wanted).await {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

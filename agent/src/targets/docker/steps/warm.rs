@@ -88,11 +88,17 @@ impl DockerKind {
         }
         let (_, standby) = self.standby(context).await?;
         if let Some(present) = self.found(context.target.local()).await? {
-            let wanted = taken(&present, &inside(ports)).await;
-            let end = Instant::now() + SERVES;
+            // Behind the same port of the host the two may listen at different ones of their own.
+            let served = serving::served(&present, ports).await;
+            let known = !served.is_empty();
+            let wanted = inside(if known { &served } else { ports });
+            let end = Instant::now() + limit(known);
             while !taken(&standby, &wanted).await.is_superset(&wanted) {
                 if Instant::now() >= end {
-                    return Err(not_serving("the standby", &wanted));
+                    if known {
+                        return Err(not_serving("the standby", &wanted));
+                    }
+                    break;
                 }
                 sleep(PAUSE).await;
             }
@@ -230,7 +236,8 @@ impl DockerKind {
     }
 
     /// Waits until the replacement takes connections wherever the standby does, which is of the same
-    /// revision: at its own address and at the published ports, tried past the redirect.
+    /// revision: at its own address and at the published ports, tried past the redirect. A standby that takes none was
+    /// paused, or is of a revision that never does.
     async fn proven(
         &self,
         context: &StepContext<'_>,
@@ -240,7 +247,9 @@ impl DockerKind {
             // It serves nobody: the sooner its redirect ends the better.
             return Ok(());
         };
-        let wanted = taken(&standby, &inside(ports)).await;
+        let served = taken(&standby, &inside(ports)).await;
+        let known = !served.is_empty();
+        let wanted = if known { served } else { inside(ports) };
         let gateway = place(&standby).and_then(|(_, network)| {
             let network = &standby["NetworkSettings"]["Networks"][network];
             text(network, "Gateway").parse().ok()
@@ -258,7 +267,7 @@ impl DockerKind {
             .map_err(no_ways)?;
         let spared: Vec<SocketAddrV4> = ways.iter().map(|way| way.from).collect();
         self.lead(context, &standby, ports, &spared).await?;
-        let end = Instant::now() + SERVES;
+        let end = Instant::now() + limit(known);
         loop {
             let (_, new) = self.replacement(context).await?;
             let mut leads = taken(&new, &wanted).await.is_superset(&wanted);
@@ -269,7 +278,10 @@ impl DockerKind {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(not_serving("the new container", &wanted));
+                if known {
+                    return Err(not_serving("the new container", &wanted));
+                }
+                return Ok(());
             }
             sleep(PAUSE).await;
         }
@@ -299,6 +311,11 @@ pub(in crate::targets::docker) fn bridge_of(network: &Value) -> String {
 
 fn inside(ports: &[Published]) -> BTreeSet<u16> {
     ports.iter().map(|port| port.inside).collect()
+}
+
+/// How long is waited until what passed its checks takes connections. `known`: something does there, so it must.
+fn limit(known: bool) -> Duration {
+    if known { SERVES } else { serving::UNKNOWN }
 }
 
 fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
