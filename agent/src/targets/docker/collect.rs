@@ -44,14 +44,15 @@ fn fate(inspect: &Value, open: &[Uuid], now: Timestamp, dwell: Duration) -> Fate
     if open.iter().any(|order| name.contains(&order_tail(*order))) {
         return Fate::Stays;
     }
-    if is(Role::Previous) || is(Role::Failed) {
+    let ours = labels_of(inspect).contains_key(labels::ORDER);
+    // One that was put aside may be a person's own; one that failed was made by an order.
+    if is(Role::Previous) || is(Role::Failed) && ours {
         let old = kept_since(inspect).is_some_and(|since| {
             let age = now.duration_since(since);
             age.unsigned_abs() > dwell && age.is_positive()
         });
         return if old { Fate::Goes } else { Fate::Stays };
     }
-    let ours = labels_of(inspect).contains_key(labels::ORDER);
     if ours && (is(Role::Replacement) || is(Role::Standby)) {
         return Fate::Goes;
     }
@@ -306,6 +307,9 @@ mod tests {
         assert_eq!(judge(&failed, &[]), Fate::Goes);
         let failed = container(Role::Failed, false, "2026-01-01T23:30:00Z");
         assert_eq!(judge(&failed, &[]), Fate::Stays);
+        let mut named = container(Role::Failed, false, "2026-01-01T00:00:00Z");
+        named["Config"]["Labels"] = json!({});
+        assert_eq!(judge(&named, &[]), Fate::Stays, "a person named it so");
         let running = container(Role::Previous, true, "2026-01-01T00:00:00Z");
         assert_eq!(judge(&running, &[]), Fate::Stays);
         let left = container(Role::Replacement, false, "0001-01-01T00:00:00Z");

@@ -78,7 +78,8 @@ impl DockerKind {
     }
 
     async fn let_older_go(&self, context: &StepContext<'_>) -> Result<(), EngineError> {
-        let listed = self.engine.containers(&[]).await?;
+        // By its name alone it could be somebody's who chose such a one.
+        let listed = self.engine.containers(&[labels::ORDER.to_owned()]).await?;
         let local = context.target.local();
         let mut kept: Vec<(&str, &str)> = listed
             .iter()
