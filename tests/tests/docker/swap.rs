@@ -575,6 +575,31 @@ async fn a_standby_that_listens_at_another_port_of_its_own_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_standby_that_ended_before_it_served_is_kept_with_its_log() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let shop = Shop::new(&flags(&publish)).await;
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let redirect = steps.iter().position(|step| step.id == "docker.redirect");
+    let redirect = redirect.expect("it is warm");
+    for step in &steps[..redirect] {
+        let _ = order.apply(step).await.expect("it succeeds");
+    }
+    let standby = own_name(Role::Standby, order.id, &shop.target);
+    shop.scope.cli(&["kill", &standby]).await;
+    let error = order.apply(&steps[redirect]).await;
+    let error = error.expect_err("there is nothing to redirect to");
+    assert_eq!(error.code, "standby-gone");
+    let name = own_name(Role::Failed, order.id, &shop.target);
+    let logs = format!("docker logs {name}");
+    assert!(error.next_step.contains(&logs), "{error:?}");
+    order.undo_all(redirect + 1).await;
+    assert_eq!(shop.failed(order.id).await, [name]);
+    shop.is_tidy(order.id, false).await;
+}
+
+#[tokio::test]
 async fn a_container_that_was_deployed_while_it_is_planned_is_not_replaced() {
     let shop = Shop::new(&QUICK).await;
     let seen = shop.instance().await;

@@ -2,6 +2,8 @@
 
 mod steps;
 
+pub(super) use steps::redirected;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

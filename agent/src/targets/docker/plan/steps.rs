@@ -1,6 +1,9 @@
 //! The steps of a restore, in their order: those of the target, and beside each those of what shares a namespace of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -23,6 +26,18 @@ const STOP: Duration = Duration::from_mins(12);
 const BEHIND_GRACE: Duration = Duration::from_mins(2);
 /// For a container to take connections, and for another's to end.
 const HANDOVER: Duration = Duration::from_mins(3);
+
+/// From this step on clients are sent to the standby.
+const REDIRECT: &str = "redirect";
+
+fn step_id(id: &str) -> String {
+    format!("docker.{id}")
+}
+
+/// Whether clients were sent to the standby of an order, by the outputs of its steps.
+pub(in crate::targets::docker) fn redirected(outputs: &BTreeMap<String, Value>) -> bool {
+    outputs.contains_key(&step_id(REDIRECT))
+}
 
 /// All steps. `verify`: how long the checks may take once.
 pub(super) fn list(facts: &Facts<'_>, warm: bool, verify: Duration) -> Vec<Step> {
@@ -82,7 +97,7 @@ struct List<'a> {
 impl List<'_> {
     fn add(&mut self, id: &str, description: String, timeout: Duration, job: &Job) {
         self.steps.push(Step {
-            id: format!("docker.{id}"),
+            id: step_id(id),
             description,
             // A job of plain maps and texts always serialises; were it not so, the step refuses itself.
             payload: serde_json::to_value(job).unwrap_or(Value::Null),
@@ -143,7 +158,7 @@ impl List<'_> {
             ports: self.ports.clone(),
             old: self.old(),
         };
-        self.add("redirect", description, HANDOVER, &job);
+        self.add(REDIRECT, description, HANDOVER, &job);
 
         let description = format!("let {} finish what it has begun", self.name);
         let job = Job::DrainOld {

@@ -112,6 +112,21 @@ fn what_shares_a_namespace_stops_before_it_and_starts_behind_it() {
 }
 
 #[test]
+fn clients_go_to_the_standby_from_its_redirect_on() {
+    let ports = json!({"PortBindings": {"80/tcp": [{"HostPort": "80"}]}});
+    let shop = record(json!({}), ports);
+    let plan = planned(&shop, &shop, Vec::new());
+    let mut outputs = BTreeMap::new();
+    let mut done = plan.steps.iter().map(|step| {
+        outputs.insert(step.id.clone(), Value::Null);
+        (step.id.as_str(), redirected(&outputs))
+    });
+    let first = done.find(|(_, redirected)| *redirected);
+    assert_eq!(first, Some(("docker.redirect", true)));
+    assert!(done.all(|(_, redirected)| redirected));
+}
+
+#[test]
 fn what_is_given_long_to_stop_has_the_time() {
     let hour = record(json!({"StopTimeout": 3_600}), json!({}));
     let usual = record(json!({}), json!({}));

@@ -10,10 +10,8 @@ use crate::targets::docker::{
     discover::listed_name,
     labels::{self, Role, own_name},
     normalise::text,
+    plan::redirected,
 };
-
-/// The step that says that a standby is good.
-const STANDBY_VERIFIED: &str = "docker.verify-standby";
 
 /// Those of one target that are kept at most, the newest.
 const KEPT: usize = 3;
@@ -29,15 +27,13 @@ impl DockerKind {
         }
     }
 
-    /// The undo of a standby's start. One that passed its checks has nothing to tell.
+    /// The undo of a standby's start. One that clients were sent to was good, and has nothing to tell.
     pub(super) async fn take_standby_back(
         &self,
         context: &StepContext<'_>,
     ) -> Result<Done, StepError> {
         match self.of_order(context, Role::Standby).await? {
-            Some((id, inspect))
-                if says_why(&inspect) && !context.outputs.contains_key(STANDBY_VERIFIED) =>
-            {
+            Some((id, inspect)) if says_why(&inspect) && !redirected(context.outputs) => {
                 self.put_aside(context, &id, &inspect).await
             }
             _ => self.stop_standby(context).await,
@@ -96,6 +92,12 @@ impl DockerKind {
         }
         Ok(())
     }
+}
+
+/// How a person reads the log of what this order made, which its undo keeps.
+pub(super) fn see_log(context: &StepContext<'_>) -> String {
+    let aside = own_name(Role::Failed, context.order_id, context.target);
+    format!("see its log on the host, where it is kept (`docker logs {aside}`)")
 }
 
 /// Whether anything can be learnt from it: it ran, and it does not take its log with it.

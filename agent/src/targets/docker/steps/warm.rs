@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{Done, StepContext, StepError, refused, runs, short};
+use super::{Done, StepContext, StepError, failed::see_log, refused, runs, short};
 use crate::targets::docker::{
     DockerKind, drain,
     labels::{Role, own_name},
@@ -63,16 +63,19 @@ impl DockerKind {
     }
 
     async fn standby(&self, context: &StepContext<'_>) -> Result<(String, Value), StepError> {
-        self.of_order(context, Role::Standby)
-            .await?
-            .filter(|(_, inspect)| runs(inspect))
-            .ok_or_else(|| {
-                refused(
-                    "standby-gone",
-                    "the standby does not run any more".to_owned(),
-                    "see why it ended (`docker events --since 1h` on the host), or roll back with --swap cold",
-                )
-            })
+        let found = self.of_order(context, Role::Standby).await?;
+        let see = if found.is_some() {
+            see_log(context)
+        } else {
+            "see who removed it (`docker events --since 1h` on the host)".to_owned()
+        };
+        found.filter(|(_, inspect)| runs(inspect)).ok_or_else(|| {
+            refused(
+                "standby-gone",
+                "the standby does not run any more".to_owned(),
+                format!("{see}, or roll back with --swap cold"),
+            )
+        })
     }
 
     /// New connections go to the standby, which takes them wherever the container does that they went to
@@ -96,7 +99,7 @@ impl DockerKind {
             while !taken(&standby, &wanted).await.is_superset(&wanted) {
                 if Instant::now() >= end {
                     if known {
-                        return Err(not_serving("the standby", &wanted));
+                        return Err(not_serving(context, "the standby", &wanted));
                     }
                     break;
                 }
@@ -279,7 +282,7 @@ impl DockerKind {
             }
             if Instant::now() >= end {
                 if known {
-                    return Err(not_serving("the new container", &wanted));
+                    return Err(not_serving(context, "the new container", &wanted));
                 }
                 return Ok(());
             }
@@ -318,11 +321,14 @@ fn limit(known: bool) -> Duration {
     if known { SERVES } else { serving::UNKNOWN }
 }
 
-fn not_serving(who: &str, wanted: &BTreeSet<u16>) -> StepError {
+fn not_serving(context: &StepContext<'_>, who: &str, wanted: &BTreeSet<u16>) -> StepError {
     refused(
         "port-not-answering",
         format!("{who} does not take connections at all of its ports {wanted:?}"),
-        "see its log; with --swap cold nothing has to answer beforehand",
+        format!(
+            "{}; with --swap cold nothing has to answer beforehand",
+            see_log(context)
+        ),
     )
 }
 
