@@ -43,6 +43,13 @@ const LOST_WITHIN: Duration = Duration::from_hours(24);
 const REFUSALS: u32 = 30;
 const REFUSALS_WITHIN: Duration = Duration::from_hours(1);
 
+/// Orders whose journals were not kept and that may be delivered again: each is a line of the fence, which is written with
+/// every order. While there are so many no further one is accepted.
+const LET_GO: usize = 1_000;
+
+/// How long after its deadline such an order is still remembered: the estimate of the controller's clock moves.
+const BEHIND_DEADLINE: Duration = Duration::from_hours(1);
+
 /// Why the ledger could not be used.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -86,6 +93,10 @@ struct Fence {
     /// this host's clock.
     #[serde(default)]
     accepted_at: BTreeMap<Uuid, i64>,
+    /// The orders that were accepted, came to nothing, and whose journals are not kept, and until when one may be taken
+    /// for a new one, in milliseconds of the controller's clock.
+    #[serde(default)]
+    let_go: BTreeMap<Uuid, i64>,
 }
 
 /// What becomes of an order that arrived.
@@ -240,6 +251,9 @@ impl Ledger {
         if self.known.contains(&id) || self.lost(id, now_ms) {
             return Ok(Arrival::Repeated(id));
         }
+        if self.fence.let_go.contains_key(&id) {
+            return Ok(Arrival::RefusedUnkept(id, came_to_nothing(now_ms)));
+        }
         let context = Context {
             host_id: self.host_id,
             highest_epoch: self.fence.epoch,
@@ -248,6 +262,7 @@ impl Ledger {
         let judged = order::verify(sealed, &context)
             .map_err(|error| refusal(&error))
             .and_then(|order| self.pass(&order).map(|()| order))
+            .and_then(|order| self.has_memory(controller_now_ms).map(|()| order))
             .and_then(|order| {
                 acceptable(&order)
                     .map(|()| order)
@@ -268,7 +283,7 @@ impl Ledger {
                 let journal = Journal::create(&self.open, id, line)?;
                 self.known.insert(id);
                 // Behind its journal: an order that dies before it has one is new when it comes again.
-                if let Err(error) = self.remember(id, now_ms) {
+                if let Err(error) = self.remember(id, now_ms, controller_now_ms) {
                     tracing::warn!(order.id = %id, "should the journal of order {id} be lost, nobody will know: {error}");
                 }
                 Ok(Arrival::Accepted(Box::new(order), journal))
@@ -312,6 +327,25 @@ impl Ledger {
         }
     }
 
+    /// An order that nothing would be known of any more could be taken for a new one.
+    fn has_memory(&self, controller_now_ms: i64) -> Result<(), (Finish, v1::Problem)> {
+        let until = self.fence.let_go.values();
+        if until.filter(|until| **until > controller_now_ms).count() < LET_GO {
+            return Ok(());
+        }
+        Err((
+            Finish::Refused,
+            v1::Problem::new(
+                "too-many-refused",
+                format!(
+                    "this host refused more than {LET_GO} orders whose deadlines have not passed, and remembers no more"
+                ),
+                "see what gives so many orders (`ctl record ls`); they are taken again once the others' deadlines have \
+                 passed",
+            ),
+        ))
+    }
+
     fn raise(&mut self, order: &VerifiedOrder) -> Result<(), LedgerError> {
         let wire = order.order();
         let mut fence = self.fence.clone();
@@ -322,9 +356,15 @@ impl Ledger {
         self.replace(fence)
     }
 
-    fn remember(&mut self, order: Uuid, now_ms: i64) -> Result<(), LedgerError> {
+    fn remember(
+        &mut self,
+        order: Uuid,
+        now_ms: i64,
+        controller_now_ms: i64,
+    ) -> Result<(), LedgerError> {
         let mut fence = self.fence.clone();
         fence.accepted_at.retain(|_, at| is_recent(*at, now_ms));
+        fence.let_go.retain(|_, until| *until > controller_now_ms);
         fence.accepted_at.insert(order, now_ms);
         self.replace(fence)
     }
@@ -367,25 +407,31 @@ impl Ledger {
         }
     }
 
-    /// An order that was accepted is over. One that ended before it had a plan changed nothing, and counts as a refusal:
-    /// of too many no journal is kept. Answers with the lines of such a one then: who took it in remembers them.
+    /// An order that was accepted is over. One that was refused before it had a plan, and before anything was looked at,
+    /// counts as a refusal: of too many no journal is kept, only that they came. Answers with the lines of such a one then:
+    /// who took it in remembers them.
     ///
     /// # Errors
     /// Its journal cannot be read or removed: it is kept.
     pub fn ended(&mut self, order: Uuid, now_ms: i64) -> Result<Option<Vec<Line>>, LedgerError> {
         let path = self.dir_of(order).join(file_name(order));
         let journal = Journal::open(self.dir_of(order), order)?;
-        let planned = |event: &Event| matches!(event, Event::Planned { .. });
-        if !is_over(&journal) || journal.events().any(planned) {
+        let Some(deadline_ms) = refused_at_once(&journal) else {
             return Ok(None);
-        }
+        };
         if self.refusals.has_room(now_ms) {
             self.refusals.count += 1;
             return Ok(None);
         }
-        // First: one that was accepted and has no journal is taken for lost.
+        let behind = i64::try_from(BEHIND_DEADLINE.as_millis()).unwrap_or(i64::MAX);
+        let longest = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+        let until = deadline_ms.saturating_add(behind);
+        // First: one that was accepted and has no journal is taken for lost, and one that is not known for new.
         let mut fence = self.fence.clone();
         fence.accepted_at.remove(&order);
+        fence
+            .let_go
+            .insert(order, until.min(now_ms.saturating_add(longest)));
         self.replace(fence)?;
         files::remove(&path)?;
         self.known.remove(&order);
@@ -424,6 +470,46 @@ fn is_over(journal: &Journal) -> bool {
     journal
         .events()
         .any(|event| matches!(event, Event::Finished { .. }))
+}
+
+/// The deadline, by the controller's clock, of an order that was refused without a plan and without evidence. None: it
+/// was not, or is not over.
+fn refused_at_once(journal: &Journal) -> Option<i64> {
+    let mut deadline_ms = None;
+    let mut refused = false;
+    for event in journal.events() {
+        match event {
+            Event::Accepted { order, .. } => {
+                let sealed = v1::SealedOrder {
+                    order: order.clone(),
+                };
+                deadline_ms = Some(order::parse(&sealed).ok()?.order().not_after_ms);
+            }
+            Event::Planned { .. } | Event::Evidence { .. } => return None,
+            Event::Finished { outcome, .. } => {
+                refused = matches!(outcome, Finish::Refused | Finish::Expired);
+            }
+            _ => {}
+        }
+    }
+    deadline_ms.filter(|_| refused)
+}
+
+/// What an order is answered with that was refused after it was accepted, and came again to an agent that has not kept
+/// why.
+fn came_to_nothing(now_ms: i64) -> Line {
+    Line {
+        at_ms: now_ms,
+        event: Event::Finished {
+            outcome: Finish::Refused,
+            problem: Some(v1::Problem::new(
+                "order-refused-before",
+                "the order came before and was refused, with too many others to keep why",
+                "see what it was answered with then (`ctl record ls`), and start the rollback again if it is still wanted",
+            )),
+            running: None,
+        },
+    }
 }
 
 fn put_away(open: &Path, done: &Path, order: Uuid) -> Result<(), LedgerError> {

@@ -47,7 +47,13 @@ fn arrive_at(ledger: &mut Ledger, sealed: &v1::SealedOrder, now_ms: i64) -> Stri
             } => problem.code.clone(),
             other => panic!("{other:?}"),
         },
-        Arrival::RefusedUnkept(..) => "unkept".to_owned(),
+        Arrival::RefusedUnkept(_, line) => match line.event {
+            Event::Finished {
+                problem: Some(problem),
+                ..
+            } if problem.code == "order-refused-before" => problem.code,
+            _ => "unkept".to_owned(),
+        },
         Arrival::Unreadable(error) => error.code().to_owned(),
     }
 }
@@ -132,32 +138,103 @@ fn refusals_without_end_do_not_fill_the_disk() {
     assert_eq!(files().count(), 32);
 }
 
+fn refused() -> Event {
+    Event::Finished {
+        outcome: Finish::Refused,
+        problem: Some(v1::Problem::new("image-missing", "gone", "load it")),
+        running: None,
+    }
+}
+
+/// Accepts an order that ends with these lines. How many lines there are to remember, where its journal is not kept.
+fn ends(
+    ledger: &mut Ledger,
+    order: &v1::SealedOrder,
+    now_ms: i64,
+    events: impl IntoIterator<Item = Event>,
+) -> Option<usize> {
+    let arrival = ledger.arrive(order, now_ms, NOW, |_| Ok(()));
+    let Ok(Arrival::Accepted(order, mut journal)) = arrival else {
+        panic!("it is not accepted: {arrival:?}");
+    };
+    let at_ms = now_ms;
+    for event in events {
+        journal.append(Line { at_ms, event }).expect("written");
+    }
+    drop(journal);
+    // The controller may have stored it before.
+    if order.id().as_u128().is_multiple_of(2) {
+        ledger.settle(order.id()).expect("settled");
+    }
+    let told = ledger.ended(order.id(), now_ms).expect("looked at");
+    told.map(|lines| lines.len())
+}
+
+#[test]
+fn never_twice_an_order_whose_journal_was_not_kept_is_refused_again_also_after_a_restart() {
+    const HOUR: i64 = 3_600_000;
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    let order = |id: u64| sealed(id.into(), "docker/shop", 3, id);
+    for id in 1..=30 {
+        assert_eq!(ends(&mut ledger, &order(id), NOW, [refused()]), None);
+    }
+    // Only a refusal that looked at nothing counts as one.
+    let unchanged = Event::Finished {
+        outcome: Finish::Unchanged,
+        problem: None,
+        running: None,
+    };
+    let evidence = Event::Evidence {
+        evidence: v1::Evidence::default(),
+    };
+    for (id, events) in [(31, vec![unchanged]), (32, vec![evidence, refused()])] {
+        assert_eq!(ends(&mut ledger, &order(id), NOW, events), None, "{id}");
+    }
+    assert_eq!(ends(&mut ledger, &order(33), NOW, [refused()]), Some(2));
+    assert_eq!(arrive(&mut ledger, &order(33)), "order-refused-before");
+    drop(ledger);
+    let mut ledger = opened(&dir);
+    for id in 1..=32 {
+        assert_eq!(arrive(&mut ledger, &order(id)), "repeated", "{id}");
+    }
+    assert_eq!(arrive(&mut ledger, &order(33)), "order-refused-before");
+    // Its deadline has passed meanwhile, and it is forgotten with the next order.
+    let mut next = order::parse(&order(34)).expect("an order").order().clone();
+    next.not_after_ms = NOW + 3 * HOUR;
+    let later = NOW + 2 * HOUR;
+    assert_eq!(
+        arrive_at(&mut ledger, &order::seal(&next), later),
+        "accepted"
+    );
+    assert_eq!(ledger.fence.let_go, BTreeMap::new());
+    assert_eq!(arrive_at(&mut ledger, &order(33), later), "order-expired");
+}
+
+#[test]
+fn no_order_is_accepted_that_could_not_be_remembered() {
+    let dir = TempDir::new().expect("folder");
+    let mut ledger = opened(&dir);
+    let all = 0..u128::try_from(LET_GO).expect("it fits");
+    ledger.fence.let_go = all
+        .map(|id| (Uuid::from_u128(1_000 + id), NOW + 1))
+        .collect();
+    let order = sealed(10, "docker/shop", 3, 5);
+    assert_eq!(arrive(&mut ledger, &order), "too-many-refused");
+    let order = sealed(11, "docker/shop", 3, 5);
+    assert_eq!(arrive_at(&mut ledger, &order, NOW + 1), "accepted");
+}
+
 #[test]
 fn orders_without_end_that_their_plans_refuse_do_not_fill_the_disk() {
     let dir = TempDir::new().expect("folder");
     let mut ledger = opened(&dir);
     let mut refused_by_its_plan = |id: u64, now_ms: i64| {
         let order = sealed(id.into(), "docker/shop", 3, id);
-        let Ok(Arrival::Accepted(order, mut journal)) =
-            ledger.arrive(&order, now_ms, NOW, |_| Ok(()))
-        else {
-            panic!("{id} is not accepted");
-        };
-        let event = Event::Finished {
-            outcome: Finish::Refused,
-            problem: Some(v1::Problem::new("image-missing", "gone", "load it")),
-            running: None,
-        };
-        let at_ms = now_ms;
-        journal.append(Line { at_ms, event }).expect("written");
-        drop(journal);
-        // The controller may have stored it before.
-        if id.is_multiple_of(2) {
-            ledger.settle(order.id()).expect("settled");
-        }
-        let told = ledger.ended(order.id(), now_ms).expect("looked at");
-        assert!(!ledger.lost(order.id(), now_ms), "{id}");
-        told.map(|lines| lines.len())
+        let told = ends(&mut ledger, &order, now_ms, [refused()]);
+        let id = Uuid::from_u128(id.into());
+        assert!(!ledger.lost(id, now_ms), "{id}");
+        told
     };
     for id in 1..=30 {
         assert_eq!(refused_by_its_plan(id, NOW), None, "{id}");
