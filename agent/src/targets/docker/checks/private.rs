@@ -224,6 +224,90 @@ mod tests {
         }
     }
 
+    /// What is shown of a text that quotes the command of a container.
+    fn shown(command: &[&str], said: &str) -> String {
+        Private::of(&json!({"Config": {"Cmd": command}})).blank(said.as_bytes(), 200)
+    }
+
+    #[test]
+    fn never_leaked_secrets_however_a_shell_or_a_flag_has_them() {
+        for (command, secret) in [
+            (
+                &["app", "--token", "dGhpc2lzc2VjcmV0=="][..],
+                "dGhpc2lzc2VjcmV0==",
+            ),
+            (
+                &["app", "--token", "dGhpc2lzc2VjcmV0="],
+                "dGhpc2lzc2VjcmV0=",
+            ),
+            (&["app", "dGhpc2lzc2VjcmV0=="], "dGhpc2lzc2VjcmV0=="),
+            (&["app", "--token", "user=tiger"], "user=tiger"),
+            (&["sh", "-c", "PGPASSWORD='hunter2pw' psql"], "hunter2pw"),
+            (
+                &["sh", "-c", "export PGPASSWORD=\"dragon\"; psql"],
+                "dragon",
+            ),
+            (&["sh", "-c", "TOKEN=abc123; serve"], "abc123"),
+            (&["sh", "-c", "TOKEN=dragon;serve"], "dragon"),
+            (&["sh", "-c", "(TOKEN=abc123&&serve)"], "abc123"),
+            (
+                &["sh", "-c", "(cd / && TOKEN=abc123 serve --key tiger)"],
+                "tiger",
+            ),
+            (&["sh", "-c", "x=$(login --key s3cr3t)"], "s3cr3t"),
+            (&["sh", "-c", "x=`login --key s3cr3t`"], "s3cr3t"),
+            (&["app", "TOKEN=ab;cdefg12"], "ab;cdefg12"),
+            (&["app", "TOKEN=(abc123)"], "(abc123)"),
+            (&["mysql", "-pS3cr3t"], "S3cr3t"),
+            (&["sh", "-c", "mysql -uroot -p'S3cr3t' shop"], "S3cr3t"),
+            (&["curl", "-u", "user:longpassword"], "longpassword"),
+            (&["curl", "--user", "user:longpassword"], "longpassword"),
+            (&["curl", "-uuser:longpassword"], "longpassword"),
+            (
+                &["sh", "-c", "curl -u 'user:longpassword' http://x"],
+                "longpassword",
+            ),
+        ] {
+            let told = shown(command, &format!("login with {secret} refused"));
+            assert_eq!(told, "login with *** refused", "{command:?}");
+        }
+    }
+
+    #[test]
+    fn ordinary_words_of_commands_stay_as_they_are() {
+        for command in [
+            &[
+                "sh",
+                "-c",
+                "if [ -f /etc/app.conf ]; then exec serve --port=8080; fi",
+            ][..],
+            &["sh", "-c", "(cd /srv && exec serve) || exit 1"],
+            &["sh", "-c", "trap 'stop it' TERM; serve & wait"],
+            &[
+                "gosu",
+                "-u",
+                "www-data:www-data",
+                "serve",
+                "--user",
+                "1000:1000",
+            ],
+            &["find", "/srv", "-name", "-print", "-prune", "-delete"],
+            &[
+                "serve",
+                "-mode=production;",
+                "--listen",
+                "0.0.0.0:8080",
+                "-p8080",
+            ],
+            &["serve", "a==b", "=", "-", "--", "-x", ";", "''"],
+        ] {
+            for said in command.iter().flat_map(|text| text.split_whitespace()) {
+                let said = said.trim_matches(['\'', '"']);
+                assert_eq!(shown(command, said), said, "{command:?}");
+            }
+        }
+    }
+
     fn private(variables: &[&str]) -> Private {
         Private::of(&json!({"Config": {"Env": variables}}))
     }

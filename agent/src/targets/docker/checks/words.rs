@@ -9,6 +9,11 @@ use crate::targets::docker::normalise::list;
 /// What is looked at of one text, words.
 const MOST: usize = 256;
 
+const QUOTES: [char; 3] = ['"', '\'', '`'];
+
+/// A name that says that its value is a secret.
+const PASSWORD: &str = "PASSWORD";
+
 /// Names and values, as variables have them; where a word has no name, that is empty.
 pub(super) fn of(config: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
@@ -47,13 +52,48 @@ fn arguments(words: Vec<&str>, found: &mut Vec<(String, String)>) {
     let mut flag = "";
     for word in words {
         let word = word.trim_matches(['"', '\'']);
-        if let Some((name, value)) = word.split_once('=') {
-            add(name, value, found);
-        } else {
-            add(flag, word, found);
+        match word.split_once('=') {
+            // The padding at the end of a value is none of a pair.
+            Some((name, value)) if !value.trim_matches('=').is_empty() => {
+                add(name, value, found);
+                if names_a_secret(flag) {
+                    add(flag, word, found);
+                }
+            }
+            _ => add(flag, word, found),
+        }
+        attached(word, found);
+        if matches!(flag, "-u" | "--user" | "--proxy-user") {
+            user(word, found);
         }
         query(word, found);
         flag = if word.starts_with('-') { word } else { "" };
+    }
+}
+
+/// What stands right behind a flag of one letter: `-pS3cr3t`.
+fn attached(word: &str, found: &mut Vec<(String, String)>) {
+    let Some(rest) = word.strip_prefix('-').filter(|rest| !rest.starts_with('-')) else {
+        return;
+    };
+    let mut letters = rest.chars();
+    let letter = letters.next();
+    let value = letters.as_str();
+    // One with a name in it is a pair.
+    if letter.is_some_and(|letter| letter.is_ascii_alphabetic()) && !value.contains('=') {
+        add("", value, found);
+        if letter == Some('u') {
+            user(value, found);
+        }
+    }
+}
+
+/// A name and its password. `www-data:www-data` are a user and a group.
+fn user(value: &str, found: &mut Vec<(String, String)>) {
+    if let Some((name, password)) = value.split_once(':')
+        && bare(password) != name
+    {
+        add(PASSWORD, password, found);
     }
 }
 
@@ -63,7 +103,7 @@ fn query(address: &str, found: &mut Vec<(String, String)>) {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if let Some((user, _)) = authority.rsplit_once('@') {
         let password = user.split_once(':').map_or(user, |(_, password)| password);
-        found.push(("PASSWORD".to_owned(), password.to_owned()));
+        found.push((PASSWORD.to_owned(), password.to_owned()));
     }
     let Some((_, query)) = address.split_once(['?', '#']) else {
         return;
@@ -75,12 +115,25 @@ fn query(address: &str, found: &mut Vec<(String, String)>) {
 }
 
 fn add(name: &str, value: &str, found: &mut Vec<(String, String)>) {
-    if value.len() < SHORTEST {
-        return;
+    let value = value.trim_matches(QUOTES);
+    let inner = value.trim_matches(is_sign);
+    // What a shell has around a value, or has begun behind it, may as well be a part of it.
+    for (form, judged) in [(value, inner), (inner, inner), (bare(inner), bare(inner))] {
+        if form.len() >= SHORTEST && (names_a_secret(name) || !is_plain(judged)) {
+            found.push((name.to_owned(), form.to_owned()));
+        }
     }
-    if names_a_secret(name) || !is_plain(value) {
-        found.push((name.to_owned(), value.to_owned()));
-    }
+}
+
+/// A word without what a shell has around it, and without what it has begun behind it.
+fn bare(word: &str) -> &str {
+    let word = word.trim_matches(is_sign);
+    let end = word.find([';', '&', '|']).unwrap_or(word.len());
+    word[..end].trim_end_matches(is_sign)
+}
+
+fn is_sign(it: char) -> bool {
+    QUOTES.contains(&it) || ";&|(){}<>".contains(it)
 }
 
 /// A word that says nothing to a stranger: of letters, a number, a flag, a path, the name of a file, an address.
