@@ -393,13 +393,20 @@ mod tests {
         );
     }
 
-    /// Stands in for nft: `script` is its body.
+    /// Stands in for nft: `script` is its body. Written by another process: a program that ours has open for writing
+    /// cannot be executed, and what another test starts at that moment inherits it open.
     fn stand_in(folder: &Path, script: &str) -> std::path::PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
         let program = folder.join("nft");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
-        let executable = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&program, executable).expect("executable");
+        let written = std::process::Command::new("/bin/sh")
+            .args([
+                "-c",
+                r#"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 755 "$2""#,
+            ])
+            .arg("write")
+            .arg(script)
+            .arg(&program)
+            .status();
+        assert!(written.expect("sh starts").success(), "{program:?}");
         program
     }
 
