@@ -23,6 +23,8 @@ use super::crash::newest_rollout;
 
 /// What a dry run of something that can be done exits with.
 const WOULD_CHANGE: i32 = 20;
+/// What a refused rollback exits with.
+const REFUSED: i32 = 4;
 const ROLLOUT: Duration = Duration::from_mins(2);
 /// Looks are frequent, so that what an order left is collected soon.
 const LOOKS: &str = "check_interval = \"1s\"\nreadiness_interval = \"1s\"\n";
@@ -158,6 +160,12 @@ async fn where_nft_fails_on_the_way_what_runs_and_what_is_left_is_told_and_colle
     assert!(said.contains("it is broken"), "{said}");
     ground.serves("v2").await;
     assert_eq!(ground.standbys().await, 1, "connections may go to it");
+    // Nor is another one begun, whose replacement nobody might reach.
+    let target = ground.stage.scope.target("shop");
+    let start = ["rollback", "--host", HOST, "--target", &target, "--to", "1"];
+    let again = [&start[..], &["--yes"]].concat();
+    let refused = ground.stage.ctl.run(&again).await.exits(REFUSED);
+    let _ = refused.complains("their redirect cannot be ended");
     fs::remove_file(&fails).expect("nft works again");
     until("the standby to be collected", SETTLES, async || {
         let left = ground.standbys().await;

@@ -134,7 +134,10 @@ impl Kind for DockerKind {
         blockers.extend(lost);
         blockers.extend(problems);
         // Never both: the replacement would be one more.
-        blockers.extend(running_aside(target, &self.engine.containers(&[]).await?));
+        let listed = self.engine.containers(&[]).await?;
+        blockers.extend(running_aside(target, &listed));
+        let (in_the_way, told) = self.led_elsewhere(target, &listed).await;
+        blockers.extend(in_the_way);
         Ok(Draft {
             steps: decision.steps,
             result: content,
@@ -144,7 +147,7 @@ impl Kind for DockerKind {
             checks: decision.checks,
             soak: decision.soak,
             waiting: decision.waiting,
-            warnings: [decision.warnings, hanging.warnings].concat(),
+            warnings: [decision.warnings, hanging.warnings, told].concat(),
             blockers,
             expected_outage: decision.expected_outage,
         })

@@ -12,10 +12,11 @@ use super::{
     client::{EngineError, EngineErrorKind},
     discover::{listed_name, name_of},
     labels,
+    localnet::Mark,
     normalise::{self, anonymous_volumes, bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
-    recreate, registry,
+    recreate, redirect, registry,
 };
 use crate::targets::Recorded;
 
@@ -67,6 +68,28 @@ impl DockerKind {
         problems.extend(standing_by(target, &listed, open_orders));
         problems.extend(self.in_the_way(target, &listed).await);
         problems
+    }
+
+    /// What stands in the way of a restore, and what is only told, of the standby of another one that may still get the
+    /// clients.
+    pub(super) async fn led_elsewhere(
+        &self,
+        target: &TargetName,
+        listed: &[Value],
+    ) -> (Vec<Problem>, Vec<Problem>) {
+        let standbys = standbys(target, listed, &[]);
+        let leads = redirect::present().await.map(|marks| {
+            let own = |mark: &Mark| mark.owner.as_deref() == Some(target.local());
+            marks.iter().any(|mark| own(mark) && !mark.over)
+        });
+        if standbys.is_empty() && leads != Ok(true) {
+            return (Vec::new(), Vec::new());
+        }
+        let hindrance = match leads {
+            Ok(_) => redirect::available().await.err(),
+            Err(error) => Some(error.to_string()),
+        };
+        in_the_way_or_told(target, &standbys, hindrance)
     }
 
     async fn look(
@@ -304,9 +327,9 @@ pub(super) fn running_aside(target: &TargetName, listed: &[Value]) -> Vec<Proble
         .collect()
 }
 
-/// Standbys that serve in place of the target, or beside it, and whose order is over.
-fn standing_by(target: &TargetName, listed: &[Value], open_orders: &[Uuid]) -> Vec<Problem> {
-    let left = listed.iter().filter_map(|container| {
+/// The standbys of the target that run, but for those of the open orders.
+fn standbys<'a>(target: &TargetName, listed: &'a [Value], open_orders: &[Uuid]) -> Vec<&'a str> {
+    let standbys = listed.iter().filter_map(|container| {
         let name = listed_name(container)?;
         let (tail, of) = labels::of_role(name, labels::Role::Standby)?;
         let open = open_orders
@@ -315,7 +338,13 @@ fn standing_by(target: &TargetName, listed: &[Value], open_orders: &[Uuid]) -> V
         let runs = text(container, "State") == "running";
         (runs && !open && of == target.local()).then_some(name)
     });
+    standbys.collect()
+}
+
+/// Standbys that serve in place of the target, or beside it, and whose order is over.
+fn standing_by(target: &TargetName, listed: &[Value], open_orders: &[Uuid]) -> Vec<Problem> {
     let local = target.local();
+    let left = standbys(target, listed, open_orders).into_iter();
     left.map(|name| {
         Problem::new(
             "standby-serves",
@@ -330,6 +359,34 @@ fn standing_by(target: &TargetName, listed: &[Value], open_orders: &[Uuid]) -> V
         )
     })
     .collect()
+}
+
+/// The same for a plan, which knows of no order. `hindrance`: why a redirect to one cannot be seen or ended.
+fn in_the_way_or_told(
+    target: &TargetName,
+    standbys: &[&str],
+    hindrance: Option<String>,
+) -> (Vec<Problem>, Vec<Problem>) {
+    let local = target.local();
+    let told = standbys.iter().map(|name| {
+        Problem::new(
+            "standby-serves",
+            format!("container {name}, the standby of another rollback of {target}, runs, and new connections may go to it"),
+            format!("the agent takes it away once that one is over and {local} takes connections wherever it does"),
+        )
+    });
+    let blocker = hindrance.map(|hindrance| {
+        Problem::new(
+            "redirect-left",
+            format!(
+                "new connections for {target} may still go to the standby of another rollback, and their redirect cannot \
+                 be ended: {hindrance}"
+            ),
+            "let the agent change redirects again (`nft list ruleset` on the host): then it ends it by itself; or restart \
+             the host, which ends all of them",
+        )
+    });
+    (blocker.into_iter().collect(), told.collect())
 }
 
 fn is_missing(answer: Result<Value, EngineError>) -> Result<bool, EngineError> {
@@ -415,6 +472,33 @@ mod tests {
         assert!(standing_by(&target, &listed("running"), &[order]).is_empty());
         assert!(standing_by(&target, &listed("exited"), &[]).is_empty());
         assert!(standing_by(&other, &listed("running"), &[]).is_empty());
+    }
+
+    #[test]
+    fn a_redirect_of_another_rollback_is_in_the_way_only_where_it_cannot_be_ended() {
+        let target: TargetName = "docker/shop".parse().expect("valid");
+        let judged =
+            |hindrance| in_the_way_or_told(&target, &["sternway-standby-1-shop"], hindrance);
+        let codes = |problems: &[Problem]| -> Vec<String> {
+            problems.iter().map(|one| one.code.clone()).collect()
+        };
+        let (blockers, told) = judged(None);
+        assert_eq!(
+            (blockers, codes(&told)),
+            (vec![], vec!["standby-serves".to_owned()])
+        );
+        let (blockers, told) = judged(Some("Operation not permitted".to_owned()));
+        assert_eq!(
+            (codes(&blockers), told.len()),
+            (vec!["redirect-left".to_owned()], 1)
+        );
+        assert!(blockers[0].message.contains("not permitted"));
+        let (blockers, told) = in_the_way_or_told(&target, &[], Some("no nft".to_owned()));
+        assert_eq!(
+            (blockers.len(), told),
+            (1, vec![]),
+            "nobody answers behind it"
+        );
     }
 
     #[test]
