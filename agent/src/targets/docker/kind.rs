@@ -95,7 +95,7 @@ impl Kind for DockerKind {
         let with = hanging.sharers.iter().map(|sharer| sharer.target.clone());
         let with = with.collect();
         let (declared, image_labels, pulls) = match self.engine.image(&result.image.id).await {
-            Ok(image) => (image::volumes(&image), image::labels(&image), false),
+            Ok(image) => (image::volumes(&image), Some(image::labels(&image)), false),
             // It is pulled later: the container of then had a volume at each of these.
             Err(error) if error.is_not_found() => (
                 then.volumes.keys().cloned().collect(),
@@ -105,7 +105,9 @@ impl Kind for DockerKind {
             Err(error) => return Err(error.into()),
         };
         let from_labels = match (&from, &now) {
-            (Some(from), Some(now)) => from.labels_over(&now.image_labels),
+            (Some(from), Some(now)) => {
+                from.labels_over(&now.image_labels.clone().unwrap_or_default())
+            }
             _ => BTreeMap::new(),
         };
         let lost = plan::volumes_lost(target, old.as_ref(), &result, &declared);
@@ -116,7 +118,7 @@ impl Kind for DockerKind {
             from: from.as_ref(),
             result: &result,
             result_id: &result_id,
-            image_labels: &image_labels,
+            image_labels: image_labels.as_ref(),
             from_labels,
             hints: &hints,
             volumes: volumes_to_carry(now.as_ref(), &then),
@@ -195,12 +197,17 @@ impl Kind for DockerKind {
             instance: "current",
             sink: evidence,
         };
-        let checks = Checks::of(&record, &Hints::read(&recorded.hints).image_labels);
+        let labels = Hints::read(&recorded.hints)
+            .image_labels
+            .unwrap_or_default();
+        let checks = Checks::of(&record, &labels);
         Ok(subject.check_all(&checks).await?)
     }
 
     fn unreadable(&self, recorded: &Recorded) -> Vec<v1::Problem> {
-        let labels = Hints::read(&recorded.hints).image_labels;
+        let labels = Hints::read(&recorded.hints)
+            .image_labels
+            .unwrap_or_default();
         ContainerRecord::from_bytes(&recorded.record).map_or_else(
             |_| Vec::new(),
             |record| Checks::of(&record, &labels).problems,

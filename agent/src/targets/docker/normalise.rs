@@ -92,7 +92,10 @@ pub fn normalise(inspect: &Value, around: Surroundings<'_>) -> (ContainerRecord,
         digests: digests(around.image, reference),
         volumes: anonymous,
         image_bytes: around.image["Size"].as_u64().unwrap_or(0),
-        image_labels: image::labels(around.image),
+        image_labels: around
+            .image
+            .is_object()
+            .then(|| image::labels(around.image)),
     };
     (record, hints)
 }

@@ -133,6 +133,13 @@ impl Again {
     }
 }
 
+impl Facts<'_> {
+    /// What the image's labels say, as far as anybody knows.
+    pub(super) fn known_labels(&self) -> BTreeMap<String, String> {
+        self.image_labels.cloned().unwrap_or_default()
+    }
+}
+
 impl Old {
     /// As everything but its stop needs it.
     fn brief(&self) -> Self {
@@ -162,8 +169,8 @@ pub(super) struct Facts<'a> {
     pub(super) from: Option<&'a ContainerRecord>,
     pub(super) result: &'a ContainerRecord,
     pub(super) result_id: &'a RevisionId,
-    /// What the image of the result says to us by its labels.
-    pub(super) image_labels: &'a BTreeMap<String, String>,
+    /// What the image of the result says to us by its labels. None: it has to be pulled first, and nobody knows.
+    pub(super) image_labels: Option<&'a BTreeMap<String, String>>,
     /// All labels of what runs now, its image's among them.
     pub(super) from_labels: BTreeMap<String, String>,
     pub(super) hints: &'a Hints,
@@ -273,7 +280,7 @@ pub(super) fn unshareable(
 
 /// Decides how, and lists the steps.
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
-    let checks = Checks::of(facts.result, facts.image_labels);
+    let checks = Checks::of(facts.result, &facts.known_labels());
     let mut blockers = Vec::new();
     let mut warnings = checks.problems.clone();
     let (swap, swap_reason) = match warm::choose(facts) {
@@ -320,7 +327,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         ));
     }
     let warm = swap == v1::Swap::Warm;
-    let verify = verify_timeout(&checks, facts.has_health_check);
+    let verify = verify_timeout(facts, &checks);
     Decision {
         steps: steps::list(facts, warm, verify),
         swap,
@@ -358,13 +365,18 @@ fn removes_itself(target: &TargetName) -> Problem {
 }
 
 /// The checks end by themselves; this is for a hang.
-fn verify_timeout(checks: &Checks, has_health_check: bool) -> Duration {
-    let health = if has_health_check {
+fn verify_timeout(facts: &Facts<'_>, checks: &Checks) -> Duration {
+    // Whether an image has one that is to be pulled is not known.
+    let health = if facts.has_health_check || facts.pulls {
         Duration::from_mins(5)
     } else {
         Duration::ZERO
     };
-    checks.timeout + checks.soak + health + Duration::from_mins(1)
+    let (timeout, soak) = match facts.image_labels {
+        Some(_) => (checks.timeout, checks.soak),
+        None => Checks::longest(),
+    };
+    timeout + soak + health + Duration::from_mins(1)
 }
 
 /// The recorded restart policy.

@@ -56,8 +56,9 @@ pub struct Hints {
     pub volumes: BTreeMap<String, String>,
     /// The image's size, bytes; 0: unknown.
     pub image_bytes: u64,
-    /// What the image's own labels say to Sternway. Empty also where an earlier version wrote the hints.
-    pub image_labels: BTreeMap<String, String>,
+    /// What the image's own labels say to Sternway. None: nobody looked, an earlier version or one without the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_labels: Option<BTreeMap<String, String>>,
 }
 
 /// Why a stored record cannot be used.

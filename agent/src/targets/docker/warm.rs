@@ -35,7 +35,7 @@ pub(super) struct Published {
 pub(super) fn choose(facts: &Facts<'_>) -> Result<(Swap, String), Problem> {
     let label = facts
         .result
-        .labels_over(facts.image_labels)
+        .labels_over(&facts.known_labels())
         .remove(labels::SWAP);
     let hindrance = hindrance(facts);
     match (facts.swap, label.as_deref(), hindrance) {
@@ -85,8 +85,13 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
     if vanishes || record.removes_itself() {
         return Some("it was started with --rm, and is gone once it is stopped".to_owned());
     }
+    if facts.image_labels.is_none() {
+        return Some(
+            "its image has to be pulled first, and nobody knows whether its labels say that there may be one only".to_owned(),
+        );
+    }
     // Either would run beside the other.
-    let own = record.labels_over(facts.image_labels);
+    let own = record.labels_over(&facts.known_labels());
     if [&own, &facts.from_labels].into_iter().any(is_exclusive) {
         let label = labels::EXCLUSIVE;
         return Some(format!("its label {label} says that there may be one only"));
@@ -270,7 +275,7 @@ mod tests {
             result: record,
             result_id: &RevisionId::of(b""),
             from: Some(from),
-            image_labels: &BTreeMap::new(),
+            image_labels: Some(&BTreeMap::new()),
             from_labels: from.labels(),
             hints: &Hints::default(),
             volumes: BTreeMap::new(),

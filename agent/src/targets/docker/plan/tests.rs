@@ -57,7 +57,7 @@ fn planned_with(
         from: Some(from),
         result: to,
         result_id: &id,
-        image_labels: &labels,
+        image_labels: Some(&labels),
         from_labels: from.labels(),
         hints: &hints,
         volumes: BTreeMap::new(),
@@ -149,10 +149,37 @@ fn what_is_given_long_to_stop_has_the_time() {
 #[test]
 fn an_image_that_has_to_come_from_its_registry_has_the_time() {
     let shop = record(json!({}), json!({}));
-    let there = planned(&shop, &shop, Vec::new());
     let missing = planned_with(&shop, &shop, Vec::new(), |facts| facts.pulls = true);
     let fetch = step(&missing, "docker.fetch-image").timeout;
-    assert_eq!(missing.waiting, there.waiting + fetch);
+    // It may have a HEALTHCHECK, as may one of which nobody knows.
+    let health = planned_with(&shop, &shop, Vec::new(), |facts| {
+        facts.has_health_check = true;
+    });
+    assert_eq!(missing.waiting, health.waiting + fetch);
+}
+
+#[test]
+fn where_nobody_knows_the_labels_of_the_image_the_swap_is_cold_and_the_checks_have_all_the_time() {
+    let ports = json!({"PortBindings": {"80/tcp": [{"HostPort": "80"}]}});
+    let shop = record(json!({}), ports);
+    let known = planned_with(&shop, &shop, Vec::new(), |facts| facts.pulls = true);
+    assert_eq!(known.swap, v1::Swap::Warm, "{}", known.swap_reason);
+    let unknown = |swap| {
+        planned_with(&shop, &shop, Vec::new(), |facts| {
+            facts.pulls = true;
+            facts.image_labels = None;
+            facts.swap = swap;
+        })
+    };
+    let plan = unknown(v1::Swap::Unspecified);
+    assert_eq!(plan.swap, v1::Swap::Cold);
+    assert!(plan.swap_reason.contains("labels"), "{}", plan.swap_reason);
+    let labels = json!({"Labels": {"sternway.check.timeout": "600s", "sternway.soak": "600s"}});
+    let longest = record(labels, shop.host.clone().into_iter().collect());
+    let longest = planned_with(&longest, &longest, Vec::new(), |facts| facts.pulls = true);
+    let limit = |plan: &Decision| step(plan, "docker.verify").timeout;
+    assert_eq!(limit(&plan), limit(&longest));
+    assert_eq!(unknown(v1::Swap::Warm).blockers[0].code, "warm-impossible");
 }
 
 #[test]
