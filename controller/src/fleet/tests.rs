@@ -7,6 +7,7 @@ use sternway_proto::v1::ControllerMessage;
 use tonic::Status;
 
 use super::*;
+use crate::rollout::order::{Ending, Phase};
 use crate::store::{
     HostStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
@@ -84,17 +85,29 @@ impl Stage {
     }
 
     /// A session of the host, and what it is sent.
-    fn session(
-        &self,
-    ) -> (
-        Arc<Session>,
-        mpsc::Receiver<Result<ControllerMessage, Status>>,
-    ) {
+    fn session(&self) -> (Arc<Session>, Outgoing) {
+        let (session, receiver) = self.session_since(now_ms());
+        session.greeted.store(true, Ordering::Release);
+        (session, receiver)
+    }
+
+    /// One that began then, and of which the agent has not been told the marks.
+    fn session_since(&self, began_ms: i64) -> (Arc<Session>, Outgoing) {
         let (sender, receiver) = mpsc::channel(8);
         let (id, name) = (self.host.id, self.host.name.clone());
-        let session = Arc::new(Session::new(1, id, name, sender, now_ms()));
+        let session = Arc::new(Session::new(1, id, name, sender, began_ms));
         self.fleet.register(&session);
         (session, receiver)
+    }
+
+    /// How the only order of a rollout ended.
+    async fn ending(&self, rollout: &Rollout) -> Ending {
+        let found = self.store.rollout_fetch(rollout.id).await.expect("read");
+        let phase = found.expect("there").orders.remove(0).progress.phase;
+        let Phase::Finished(ending) = phase else {
+            panic!("not finished: {phase:?}");
+        };
+        ending
     }
 
     async fn order(&self, deadline_ms: i64) -> Rollout {
@@ -147,7 +160,9 @@ impl Stage {
     }
 }
 
-async fn next(outgoing: &mut mpsc::Receiver<Result<ControllerMessage, Status>>) -> Message {
+type Outgoing = mpsc::Receiver<Result<ControllerMessage, Status>>;
+
+async fn next(outgoing: &mut Outgoing) -> Message {
     let sent = tokio::time::timeout(WAIT, outgoing.recv()).await;
     let sent = sent.expect("in time").expect("open").expect("a message");
     sent.message.expect("something")
@@ -175,17 +190,56 @@ async fn an_order_that_could_not_be_sent_when_it_was_made_is_sent_while_its_host
 }
 
 #[tokio::test]
+async fn nothing_is_sent_to_an_agent_that_has_not_been_told_the_marks() {
+    let stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session_since(now_ms());
+    stage.order(1_000_000).await;
+    for _ in 0..2 {
+        stage.fleet.look(now_ms()).await;
+        let sent = stage.fleet.dispatch(stage.host.id).await;
+        sent.expect("nothing to do");
+    }
+    stage.fleet.push_marks(stage.host.id).await.expect("told");
+    assert!(matches!(next(&mut outgoing).await, Message::Marks(_)));
+    session.greeted.store(true, Ordering::Release);
+    let sent = stage.fleet.dispatch(stage.host.id).await;
+    sent.expect("sent");
+    assert!(matches!(next(&mut outgoing).await, Message::Order(_)));
+}
+
+#[tokio::test]
+async fn an_order_whose_revision_is_marked_bad_before_it_is_sent_is_refused() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    stage.mark(v1::Mark::Bad, "500s").await;
+    let mut watch = stage.fleet.watch(rollout.id, "alice").expect("a place");
+    watch.seen();
+    let (_session, mut outgoing) = stage.session();
+    stage.fleet.dispatch(stage.host.id).await.expect("read");
+    assert!(outgoing.try_recv().is_err(), "nothing is sent");
+    let ending = stage.ending(&rollout).await;
+    assert_eq!(ending.outcome, v1::Outcome::Refused);
+    let problem = ending.problem.expect("a reason");
+    assert_eq!(problem.code, "revision-bad");
+    assert!(problem.message.contains("#3"), "{problem:?}");
+    assert!(problem.message.contains("500s"), "{problem:?}");
+    let told = tokio::time::timeout(WAIT, watch.changed()).await;
+    told.expect("who watches hears");
+}
+
+#[tokio::test]
 async fn an_order_that_was_never_sent_says_whether_its_host_was_there() {
     let stage = Stage::new().await;
-    for (online, said) in [(false, "not connected"), (true, "which is connected")] {
-        let session = online.then(|| stage.session());
-        let rollout = stage.order(-1).await;
+    let now = now_ms();
+    for (began_ms, said) in [
+        (None, "not connected"),
+        (Some(now), "not connected"),
+        (Some(now - 60_000), "which is connected"),
+    ] {
+        let session = began_ms.map(|began_ms| stage.session_since(began_ms));
+        let rollout = stage.order(-1000).await;
         stage.fleet.look(now_ms()).await;
-        let found = stage.store.rollout_fetch(rollout.id).await.expect("read");
-        let phase = found.expect("there").orders.remove(0).progress.phase;
-        let crate::rollout::order::Phase::Finished(ending) = phase else {
-            panic!("not finished: {phase:?}");
-        };
+        let ending = stage.ending(&rollout).await;
         assert_eq!(ending.outcome, v1::Outcome::Expired);
         let problem = ending.problem.expect("a reason");
         assert_eq!(problem.code, "order-expired");

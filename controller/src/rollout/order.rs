@@ -137,6 +137,8 @@ pub enum Input<'a> {
     Lost(Lost),
     /// Its host was revoked: nothing will be heard of it again.
     HostRevoked,
+    /// The revision it leads to was marked bad after it was made.
+    RevisionBad { number: u32, reason: String },
     /// An earlier wave failed, so that this order's wave never begins.
     WaveStopped,
 }
@@ -198,6 +200,10 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
                 ),
             ),
         },
+        Input::RevisionBad { number, reason } => match progress.phase {
+            Phase::Queued => finished(progress, Outcome::Refused, bad(*number, reason)),
+            _ => Applied::Same,
+        },
         Input::WaveStopped => match progress.phase {
             Phase::Queued => finished(
                 progress,
@@ -211,6 +217,18 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
             _ => Applied::Same,
         },
     }
+}
+
+fn bad(number: u32, reason: &str) -> v1::Problem {
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    v1::Problem::new(
+        "revision-bad",
+        format!("#{number} was marked bad before the order was sent{reason}; nothing was changed"),
+        "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
+    )
 }
 
 fn changed(progress: &Progress, phase: Phase) -> Applied {

@@ -21,8 +21,9 @@ use crate::{
     rollout::order::{Lost, Unsent},
 };
 use types::{
-    Appended, Certified, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout, NewToken,
-    Note, Observation, Operator, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
+    Appended, Certified, DueOrder, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout,
+    NewToken, Note, Observation, Operator, Order, Redeem, Rollout, Sending, SentOrder, StoredPlan,
+    Verified,
 };
 
 /// The store as everyone holds it.
@@ -160,8 +161,9 @@ pub trait RolloutStore: Send + Sync {
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
     /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
-    /// Notes that an order is about to be handed to a session. False: it must not be, any more.
-    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError>;
+    /// Notes that an order is about to be handed to a session. One that was never sent and whose revision was marked
+    /// bad meanwhile is refused instead.
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError>;
     /// Stores events of one host's orders, each at most once, without gaps.
     async fn order_events_append(
         &self,
@@ -169,16 +171,14 @@ pub trait RolloutStore: Send + Sync {
         events: &[v1::OrderEvent],
         now_ms: i64,
     ) -> Result<Appended, StoreError>;
-    /// Orders that were never sent and whose deadline has passed, and their hosts; at most 500.
-    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Orders that were never sent and whose deadline has passed; at most 500.
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<DueOrder>, StoreError>;
     /// Ends those of these orders that were still not sent.
     async fn order_expired(
         &self,
         orders: &[(Uuid, Unsent)],
         now_ms: i64,
     ) -> Result<Effects, StoreError>;
-    /// Orders whose wave has begun and of which their agents have said nothing, sent or not, and their hosts.
-    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
     /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
     /// than that; at most 500.
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;

@@ -181,6 +181,23 @@ pub struct SentOrder {
     pub not_after_ms: i64,
 }
 
+/// An order that was never sent and whose deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueOrder {
+    pub id: Uuid,
+    pub host: Uuid,
+    pub not_after_ms: i64,
+}
+
+/// Whether an order may be handed to a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sending {
+    /// It is noted as sent.
+    Goes,
+    /// It must not be, any more; what that led to.
+    Stays(Effects),
+}
+
 /// How an order of a target ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedOrder {

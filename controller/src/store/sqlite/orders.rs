@@ -17,7 +17,8 @@ use crate::{
     store::{
         RolloutStore, StartError, StoreError,
         types::{
-            Appended, Effects, EndedOrder, Host, NewRollout, Order, Rollout, SentOrder, StoredPlan,
+            Appended, DueOrder, Effects, EndedOrder, Host, NewRollout, Order, Rollout, Sending,
+            SentOrder, StoredPlan,
         },
     },
 };
@@ -48,12 +49,7 @@ pub(super) const ORDERS_OF_REVOKED: &str =
     "SELECT id FROM orders INDEXED BY orders_one_active WHERE host_id = $1 AND state <> 4";
 
 /// Orders that were never sent and whose deadline has passed.
-pub(super) const ORDERS_DUE: &str = "SELECT id, host_id FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
-
-/// Orders whose wave has begun and of which their agents have said nothing.
-pub(super) const ORDERS_UNANSWERED: &str =
-    "SELECT o.id, o.host_id FROM orders o JOIN rollouts r ON r.id = o.rollout_id
-     WHERE o.state IN (1, 2) AND o.state <> 4 AND o.last_event = 0 AND o.wave <= r.wave";
+pub(super) const ORDERS_DUE: &str = "SELECT id, host_id, not_after_ms FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
 
 /// Orders that were sent, with their hosts, where both the deadline and the last sign of the host are older than
 /// that.
@@ -188,6 +184,23 @@ pub(super) async fn of_rollout(
     .bind(id.to_string())
     .fetch_all(connection)
     .await?)
+}
+
+/// Why the revision that a plan leads to is marked bad, in the words of whoever marked it. None: it is not.
+pub(super) async fn bad(
+    tx: &mut Tx<'_>,
+    host: Uuid,
+    plan: &v1::Plan,
+) -> Result<Option<String>, sqlx::Error> {
+    // 2 is MARK_BAD.
+    sqlx::query_scalar(
+        "SELECT reason FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3 AND mark = 2",
+    )
+    .bind(host.to_string())
+    .bind(&plan.target)
+    .bind(&plan.to_revision)
+    .fetch_optional(&mut **tx)
+    .await
 }
 
 /// Orders that wait in the waves behind this one.
@@ -436,21 +449,33 @@ impl RolloutStore for Sqlite {
         Ok(orders)
     }
 
-    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError> {
+        let stays = Ok(Sending::Stays(Effects::default()));
         let mut tx = self.begin().await?;
         let Some(order) = fetch(&mut tx, id).await? else {
-            return Ok(false);
+            return stays;
         };
         if order.progress.is_finished() && !order.progress.lost {
-            return Ok(false);
+            return stays;
         }
-        // Past its deadline an order that was never sent is the expiry's, not ours.
-        if order.progress.phase == Phase::Queued && now_ms >= order.not_after_ms {
-            return Ok(false);
+        if order.progress.phase == Phase::Queued {
+            // Past its deadline an order that was never sent is the expiry's, not ours.
+            if now_ms >= order.not_after_ms {
+                return stays;
+            }
+            if let Some(reason) = bad(&mut tx, order.host_id, &order.plan).await? {
+                let input = Input::RevisionBad {
+                    number: order.plan.to_number,
+                    reason,
+                };
+                let effects = rollouts::input(&mut tx, id, &input, now_ms).await?;
+                super::commit(tx).await?;
+                return Ok(Sending::Stays(effects));
+            }
         }
         rollouts::input(&mut tx, id, &Input::Sending, now_ms).await?;
         super::commit(tx).await?;
-        Ok(true)
+        Ok(Sending::Goes)
     }
 
     async fn order_events_append(
@@ -492,9 +517,20 @@ impl RolloutStore for Sqlite {
         Ok(appended)
     }
 
-    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let rows = sqlx::query_as(ORDERS_DUE).bind(now_ms);
-        with_hosts(&rows.fetch_all(&self.reader).await?)
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<DueOrder>, StoreError> {
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(ORDERS_DUE)
+            .bind(now_ms)
+            .fetch_all(&self.reader)
+            .await?;
+        rows.into_iter()
+            .map(|(id, host, not_after_ms)| {
+                Ok(DueOrder {
+                    id: uuid(&id, "an order's id")?,
+                    host: uuid(&host, "a host's id")?,
+                    not_after_ms,
+                })
+            })
+            .collect()
     }
 
     async fn order_expired(
@@ -510,11 +546,6 @@ impl RolloutStore for Sqlite {
         }
         super::commit(tx).await?;
         Ok(effects)
-    }
-
-    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let rows = sqlx::query_as(ORDERS_UNANSWERED);
-        with_hosts(&rows.fetch_all(&self.reader).await?)
     }
 
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {

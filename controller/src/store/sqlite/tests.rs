@@ -129,7 +129,6 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_OPEN, "orders_one_active"),
         (orders::ORDERS_LOST, "orders_lost"),
         (orders::ORDERS_DUE, "orders_active"),
-        (orders::ORDERS_UNANSWERED, "orders_active"),
         (orders::ORDERS_OVERDUE, "orders_active"),
         (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
