@@ -12,3 +12,10 @@ CREATE TABLE operators (
 );
 CREATE INDEX operators_name ON operators (name);
 CREATE INDEX operators_revoked ON operators (not_after_ms) WHERE revoked_ms IS NOT NULL;
+
+-- Whatever was issued to that name until then is refused, also where it is not listed.
+CREATE TABLE operator_names_revoked (
+    name       TEXT   NOT NULL PRIMARY KEY,
+    revoked_ms BIGINT NOT NULL,
+    reason     TEXT   NOT NULL
+);

@@ -137,6 +137,8 @@ pub enum Input<'a> {
     Lost(Lost),
     /// Its host was revoked: nothing will be heard of it again.
     HostRevoked,
+    /// The operator who started it was revoked.
+    OperatorRevoked,
     /// The revision it leads to was marked bad after it was made.
     RevisionBad { number: u32, reason: String },
     /// An earlier wave failed, so that this order's wave never begins.
@@ -199,6 +201,19 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
                     "look at the host itself",
                 ),
             ),
+        },
+        // What was sent its host carries out, whoever asked for it.
+        Input::OperatorRevoked => match progress.phase {
+            Phase::Queued => finished(
+                progress,
+                Outcome::Refused,
+                v1::Problem::new(
+                    "operator-revoked",
+                    "the operator who started it was revoked before the order was sent; nothing was changed",
+                    "where it is wanted nevertheless, another operator can start it: `ctl rollback`",
+                ),
+            ),
+            _ => Applied::Same,
         },
         Input::RevisionBad { number, reason } => match progress.phase {
             Phase::Queued => finished(progress, Outcome::Refused, bad(*number, reason)),

@@ -11,6 +11,7 @@ enum Act {
     DeadlinePassed,
     Lost,
     HostRevoked,
+    OperatorRevoked,
     RevisionBad,
     WaveStopped,
     Event(Box<v1::OrderEvent>),
@@ -23,6 +24,7 @@ impl Act {
             Self::DeadlinePassed => Input::DeadlinePassed(Unsent::HostAway),
             Self::Lost => Input::Lost(Lost::HostAway),
             Self::HostRevoked => Input::HostRevoked,
+            Self::OperatorRevoked => Input::OperatorRevoked,
             Self::RevisionBad => Input::RevisionBad {
                 number: 3,
                 reason: "500s".into(),
@@ -59,6 +61,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::DeadlinePassed),
         1 => Just(Act::Lost),
         1 => Just(Act::HostRevoked),
+        1 => Just(Act::OperatorRevoked),
         1 => Just(Act::RevisionBad),
         1 => Just(Act::WaveStopped),
         12 => (0..8u64, proptest::option::of(event())).prop_map(|(number, event)| {
@@ -107,7 +110,7 @@ proptest! {
                     prop_assert!(stored.iter().any(passed), "success without evidence");
                 }
                 prop_assert!(end.outcome != Outcome::Unspecified);
-                if matches!(act, Act::DeadlinePassed | Act::RevisionBad) {
+                if matches!(act, Act::DeadlinePassed | Act::OperatorRevoked | Act::RevisionBad) {
                     prop_assert_eq!(rank(&progress.phase), 0, "ended from here after it was sent");
                 }
                 if next.lost {

@@ -22,8 +22,8 @@ use crate::{
 };
 use types::{
     Appended, Certified, DueOrder, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout,
-    NewToken, Note, Observation, Operator, Order, Redeem, Rollout, Sending, SentOrder, StoredPlan,
-    Verified,
+    NewToken, Note, Observation, Operator, Order, Redeem, Revocation, RevokedOperators, RevokedWho,
+    Rollout, Sending, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -93,19 +93,20 @@ pub trait HostStore: Send + Sync {
 /// Certificates of operators.
 #[async_trait]
 pub trait OperatorStore: Send + Sync {
+    /// Refused where it would be revoked already: by a clock that was set back.
     async fn operator_issued(&self, issued: &IssuedOperator) -> Result<(), StoreError>;
     /// By name, oldest first.
     async fn operator_list(&self) -> Result<Vec<Operator>, StoreError>;
-    /// Revokes every certificate of that name, or the one of that serial, also where it is not listed. All that are
-    /// meant, also those that were revoked before; none where nothing has that name.
+    /// Revokes every certificate that was issued to a name until now, or the one of a serial, also where it is not
+    /// listed. By name it also ends what the operator left: orders that were not sent, tokens that nobody used.
     async fn operator_revoke(
         &self,
-        name_or_serial: &str,
+        who: &RevokedWho,
         reason: &str,
         now_ms: i64,
-    ) -> Result<Vec<Operator>, StoreError>;
-    /// The serials of those that are revoked and would otherwise be valid.
-    async fn operator_revoked_list(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
+    ) -> Result<Revocation, StoreError>;
+    /// What is revoked and would otherwise be valid.
+    async fn operator_revoked_list(&self, now_ms: i64) -> Result<RevokedOperators, StoreError>;
 }
 
 /// Targets, their revisions, and what people said about them.

@@ -1,6 +1,6 @@
 //! What the store keeps, as plain values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sternway_proto::v1;
 use uuid::Uuid;
@@ -81,6 +81,39 @@ pub struct IssuedOperator {
 pub struct Operator {
     pub issued: IssuedOperator,
     pub revoked_ms: Option<i64>,
+}
+
+/// Whose certificates are revoked, in the words of whoever does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokedWho {
+    /// Every certificate that was issued to this name until now. An operator's valid name.
+    Name(String),
+    /// The one of this serial: hexadecimal, lower-case.
+    Serial(String),
+}
+
+/// What a revocation of an operator led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is listed of that which is meant, also where it was revoked before.
+    pub certificates: Vec<Operator>,
+    /// Nothing was listed of it.
+    pub unlisted: bool,
+    /// By a name: what the operator left is ended. By a serial it stays.
+    pub by_name: bool,
+    /// Orders of the operator's rollouts that were not sent.
+    pub orders: u64,
+    /// The operator's join tokens that nobody had used.
+    pub tokens: u64,
+}
+
+/// Which certificates of operators are refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevokedOperators {
+    /// Lower-case hexadecimal.
+    pub serials: HashSet<String>,
+    /// By name: those that were issued until then, Unix milliseconds.
+    pub names: HashMap<String, i64>,
 }
 
 /// What an agent said about its host. Not acknowledged on the wire, so stored in batches.

@@ -48,6 +48,11 @@ pub(super) const ORDERS_LOST: &str =
 pub(super) const ORDERS_OF_REVOKED: &str =
     "SELECT id FROM orders INDEXED BY orders_one_active WHERE host_id = $1 AND state <> 4";
 
+/// Orders of an operator's rollouts that were never sent.
+pub(super) const ORDERS_OF_OPERATOR: &str =
+    "SELECT o.id FROM orders o JOIN rollouts r ON r.id = o.rollout_id
+     WHERE o.state = 1 AND o.state <> 4 AND r.operator = $1";
+
 /// Orders that were never sent and whose deadline has passed.
 pub(super) const ORDERS_DUE: &str = "SELECT id, host_id, not_after_ms FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
 

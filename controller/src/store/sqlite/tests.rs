@@ -142,6 +142,8 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
         (hosts::TOKENS_STALE, "join_tokens_unused"),
+        (hosts::TOKENS_OF_OPERATOR, "join_tokens_unused"),
+        (orders::ORDERS_OF_OPERATOR, "orders_active"),
         (operators::OPERATORS_REVOKED, "operators_revoked"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
@@ -158,6 +160,76 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
             .any(|line| line.starts_with("SCAN") && !line.contains("USING INDEX"));
         assert!(!scans, "{query}:\n{said}");
     }
+}
+
+/// What stands in a folder, with its bytes.
+fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut files: Vec<(String, Vec<u8>)> = entries
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, std::fs::read(entry.path()).expect("read"))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_command_makes_no_database_where_there_is_none() {
+    for empty in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        if empty {
+            std::fs::write(path.join("controller.db"), b"").expect("written");
+        }
+        let before = files(path);
+        for opened in [
+            Sqlite::beside(path).await,
+            Sqlite::reading(path).await,
+            Sqlite::as_it_is(path).await,
+        ] {
+            let error = opened.expect_err("refused");
+            assert!(matches!(error, StoreError::NoDatabase { .. }), "{error:?}");
+        }
+        assert_eq!(files(path), before);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_nobody_else() {
+    const OLDER: &str = "DROP TABLE operators; DROP TABLE operator_names_revoked;
+         DELETE FROM _sqlx_migrations WHERE version = 3";
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let store = filled(path).await;
+    sqlx::raw_sql(OLDER)
+        .execute(&store.writer)
+        .await
+        .expect("made older");
+    store.close().await;
+    drop(store);
+    let newest = async |store: &Sqlite| -> i64 {
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
+            .fetch_one(&store.reader)
+            .await
+            .expect("read")
+    };
+    let refused = Sqlite::reading(path).await.expect_err("of another version");
+    assert!(
+        matches!(refused, StoreError::OtherSchema { .. }),
+        "{refused:?}"
+    );
+    let store = Sqlite::as_it_is(path).await.expect("opened");
+    store
+        .copy_into(&path.join("copy.db"))
+        .await
+        .expect("copied");
+    assert_eq!(newest(&store).await, 2, "as it was");
+    store.close().await;
+    let store = Sqlite::beside(path).await.expect("opened");
+    assert_eq!(newest(&store).await, 3);
 }
 
 async fn host(store: &Sqlite) -> Host {
