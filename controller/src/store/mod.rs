@@ -21,9 +21,9 @@ use crate::{
     rollout::order::{Lost, Unsent},
 };
 use types::{
-    Appended, Certified, DueOrder, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout,
-    NewToken, Note, Observation, Operator, Order, Redeem, Revocation, RevokedOperators, RevokedWho,
-    Rollout, Sending, SentOrder, StoredPlan, Verified,
+    Appended, Certified, DueOrder, Effects, EndedOrder, Host, IssuedOperator, LastOrder, NewMark,
+    NewRollout, NewToken, Note, Observation, Operator, Order, Redeem, Revocation, RevokedOperators,
+    RevokedWho, Rollout, Sending, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -197,6 +197,8 @@ pub trait RolloutStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<EndedOrder>, StoreError>;
+    /// The newest of them, beside what is said of the target now. None: there is none, or no such target.
+    async fn order_last(&self, host: Uuid, target: &str) -> Result<Option<LastOrder>, StoreError>;
     /// Gives these orders up: finished with an unknown outcome, until their agents say more.
     async fn order_lost(&self, orders: &[(Uuid, Lost)], now_ms: i64)
     -> Result<Effects, StoreError>;

@@ -244,6 +244,18 @@ pub struct EndedOrder {
     pub finished_ms: i64,
 }
 
+/// The newest order of a target that has ended, beside what its host says of the target now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastOrder {
+    /// What its agent said to run at its end. May be empty.
+    pub running_revision: String,
+    /// The controller's clock.
+    pub finished_ms: i64,
+    pub current_revision: String,
+    /// When the host told it last. The controller's clock.
+    pub told_ms: i64,
+}
+
 /// A rollout with its orders, by wave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {

@@ -17,8 +17,8 @@ use crate::{
     store::{
         RolloutStore, StartError, StoreError,
         types::{
-            Appended, DueOrder, Effects, EndedOrder, Host, NewRollout, Order, Rollout, Sending,
-            SentOrder, StoredPlan,
+            Appended, DueOrder, Effects, EndedOrder, Host, LastOrder, NewRollout, Order, Rollout,
+            Sending, SentOrder, StoredPlan,
         },
     },
 };
@@ -80,6 +80,14 @@ pub(super) const ORDERS_ENDED: &str =
      WHERE host_id = $1 AND sequence > (SELECT MAX(sequence) FROM orders WHERE host_id = $1) - 200
          AND target = $2 AND state = 4
      ORDER BY sequence DESC";
+
+/// The newest of them, with the target as its host told it last.
+pub(super) const ORDER_LAST: &str =
+    "SELECT o.running_revision, o.finished_ms, t.updated_ms, t.body FROM orders o
+         JOIN targets t ON t.host_id = o.host_id AND t.name = o.target
+     WHERE o.host_id = $1 AND o.sequence > (SELECT MAX(sequence) FROM orders WHERE host_id = $1) - 200
+         AND o.target = $2 AND o.state = 4
+     ORDER BY o.sequence DESC LIMIT 1";
 
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
@@ -627,6 +635,24 @@ impl RolloutStore for Sqlite {
                 })
             })
             .collect()
+    }
+
+    async fn order_last(&self, host: Uuid, target: &str) -> Result<Option<LastOrder>, StoreError> {
+        let row: Option<(String, i64, i64, Vec<u8>)> = sqlx::query_as(ORDER_LAST)
+            .bind(host.to_string())
+            .bind(target)
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some((running_revision, finished_ms, told_ms, body)) = row else {
+            return Ok(None);
+        };
+        let target: v1::Target = decode(&body, "a target")?;
+        Ok(Some(LastOrder {
+            running_revision,
+            finished_ms,
+            current_revision: target.current_revision,
+            told_ms,
+        }))
     }
 
     async fn order_lost(

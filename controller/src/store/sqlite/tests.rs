@@ -134,6 +134,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
         (orders::ORDERS_FAILED, "orders_failed"),
         (orders::ORDERS_ENDED, "orders_sequence"),
+        (orders::ORDER_LAST, "orders_sequence"),
         (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
         (rollouts::ROLLOUTS_OF_HOST, "orders_sequence"),
         (rollouts::ROLLOUTS_BY_PREFIX, "sqlite_autoindex_rollouts"),
