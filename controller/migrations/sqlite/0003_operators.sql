@@ -19,3 +19,10 @@ CREATE TABLE operator_names_revoked (
     revoked_ms BIGINT NOT NULL,
     reason     TEXT   NOT NULL
 );
+
+-- Orders that hosts told the end of and that nothing is known of: they came after the copy that this database is.
+CREATE TABLE orders_unknown (
+    id       TEXT   NOT NULL PRIMARY KEY,
+    host_id  TEXT   NOT NULL REFERENCES hosts (id),
+    noted_ms BIGINT NOT NULL
+);

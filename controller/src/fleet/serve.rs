@@ -384,7 +384,7 @@ impl Serving {
                 .increment(appended.foreign);
             tracing::warn!(
                 host.id = %self.host.id,
-                "{} sent {} events of orders that are not its own",
+                "{} sent {} events of orders that are another host's",
                 self.host.name, appended.foreign
             );
         }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use sternway_proto::v1::ControllerMessage;
+use sternway_proto::v1::{ControllerMessage, order_event};
 use tonic::Status;
 
 use super::*;
 use crate::rollout::order::{Ending, Phase};
 use crate::store::{
-    HostStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    HostStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
@@ -225,6 +225,60 @@ async fn an_order_whose_revision_is_marked_bad_before_it_is_sent_is_refused() {
     assert!(problem.message.contains("500s"), "{problem:?}");
     let told = tokio::time::timeout(WAIT, watch.changed()).await;
     told.expect("who watches hears");
+}
+
+#[tokio::test]
+async fn the_end_of_an_order_that_nothing_is_known_of_is_noted_once_and_anothers_is_foreign() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    let accepted = order_event::Event::Accepted(v1::OrderAccepted {});
+    let finished = order_event::Event::Finished(v1::OrderFinished {
+        outcome: v1::Outcome::Restored.into(),
+        ..v1::OrderFinished::default()
+    });
+    let event = |order: Uuid, number, event: &order_event::Event| v1::OrderEvent {
+        order_id: order.to_string(),
+        number,
+        at_ms: 1,
+        event: Some(event.clone()),
+    };
+    let unknown = Uuid::from_u128(77);
+    // From where it was acknowledged before the database was copied.
+    let told = [event(unknown, 4, &accepted), event(unknown, 5, &finished)];
+    for _ in 0..3 {
+        let appended = stage
+            .store
+            .order_events_append(&stage.host, &told, now_ms())
+            .await
+            .expect("stored");
+        assert_eq!(
+            appended.stored,
+            [v1::EventsStored {
+                order_id: unknown.to_string(),
+                up_to: 5,
+            }]
+        );
+        assert_eq!((appended.foreign, appended.gap), (0, None));
+    }
+    let other = Host {
+        id: Uuid::from_u128(8),
+        ..stage.host.clone()
+    };
+    let told = [event(rollout.orders[0].id, 1, &accepted)];
+    let appended = stage
+        .store
+        .order_events_append(&other, &told, now_ms())
+        .await
+        .expect("stored");
+    assert_eq!((appended.foreign, appended.stored.len()), (1, 0));
+    let entries = stage.store.record_list(0, 100).await.expect("listed");
+    let noted: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.action == "order.unknown")
+        .collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert_eq!(noted[0].subject, format!("order:{unknown}"));
+    assert!(noted[0].body.contains("OUTCOME_RESTORED"), "{:?}", noted[0]);
 }
 
 #[tokio::test]

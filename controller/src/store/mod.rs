@@ -165,7 +165,8 @@ pub trait RolloutStore: Send + Sync {
     /// Notes that an order is about to be handed to a session. One that was never sent and whose revision was marked
     /// bad meanwhile is refused instead.
     async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError>;
-    /// Stores events of one host's orders, each at most once, without gaps.
+    /// Stores events of one host's orders, each at most once, without gaps. Of an order that nothing is known of the end
+    /// is noted in the record; it is acknowledged all the same.
     async fn order_events_append(
         &self,
         host: &Host,

@@ -300,7 +300,7 @@ pub struct Appended {
     pub stored: Vec<v1::EventsStored>,
     /// An order whose events came with a gap: they must be sent again from the one after what is stored.
     pub gap: Option<String>,
-    /// Events of orders that are not this host's.
+    /// Events of orders that are another host's.
     pub foreign: u64,
 }
 

@@ -1,5 +1,7 @@
 //! Orders and their events.
 
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
 use prost::Message as _;
 use serde_json::json;
@@ -10,7 +12,17 @@ use sternway_proto::{
 };
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
+use super::{
+    Sqlite, Tx,
+    budget::{Budget, Room},
+    decode,
+    log::append,
+    rollouts,
+    row::row,
+    signed, small,
+    targets::limited,
+    unsigned, uuid,
+};
 use crate::{
     record::{Actor, Draft},
     rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, Unsent, apply},
@@ -379,6 +391,63 @@ fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
     }
 }
 
+/// Notes, once, how an order ended that nothing is known of. That is nobody's lie where the database is an older copy:
+/// its host tells it until it is acknowledged.
+async fn unknown(
+    tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
+    host: &Host,
+    event: &v1::OrderEvent,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let Some(Event::Finished(end)) = &event.event else {
+        return Ok(());
+    };
+    let noted: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM orders_unknown WHERE id = $1)")
+            .bind(&event.order_id)
+            .fetch_one(&mut **tx)
+            .await?;
+    if noted {
+        return Ok(());
+    }
+    let room = budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(host.id, now_ms);
+    match room {
+        Room::Entry => {}
+        Room::Full => {
+            let told = limited((host.id, &host.name), "order.unknown", now_ms);
+            return Ok(append(tx, &told).await?);
+        }
+        Room::None => return Ok(()),
+    }
+    sqlx::query("INSERT INTO orders_unknown (id, host_id, noted_ms) VALUES ($1, $2, $3)")
+        .bind(&event.order_id)
+        .bind(host.id.to_string())
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    let problem = end.problem.clone().unwrap_or_default();
+    let draft = Draft {
+        at_ms: now_ms,
+        actor: Actor::Agent(host.name.clone()),
+        action: "order.unknown",
+        subject: format!("order:{}", event.order_id),
+        body: json!({
+            "host": host.name,
+            "host_id": host.id,
+            "outcome": end.outcome().as_str_name(),
+            "running_revision": end.running_revision,
+            "problem": problem.code,
+            "message": problem.message,
+            "host_at_ms": event.at_ms,
+        }),
+    };
+    Ok(append(tx, &draft).await?)
+}
+
 /// What of an event goes into the record besides the order's own transitions: everything that was done
 /// and everything that was seen. When it was, by the host's own clock, stands in the body.
 fn noted(order: &Order, event: &v1::OrderEvent, now_ms: i64) -> Option<Draft> {
@@ -504,13 +573,18 @@ impl RolloutStore for Sqlite {
                 Ok(id) => fetch(&mut tx, id).await?,
                 Err(_) => None,
             };
-            let Some(order) = order.filter(|order| order.host_id == host.id) else {
-                appended.foreign += 1;
-                continue;
-            };
-            if !append_event(&mut tx, &order, event, now_ms, &mut appended.effects).await? {
-                appended.gap = Some(order.id.to_string());
-                break;
+            match order {
+                Some(order) if order.host_id == host.id => {
+                    if !append_event(&mut tx, &order, event, now_ms, &mut appended.effects).await? {
+                        appended.gap = Some(order.id.to_string());
+                        break;
+                    }
+                }
+                Some(_) => {
+                    appended.foreign += 1;
+                    continue;
+                }
+                None => unknown(&mut tx, &self.budget, host, event, now_ms).await?,
             }
             // What comes after the end, or again, is settled: it is acknowledged as it came.
             let up_to = event.number;

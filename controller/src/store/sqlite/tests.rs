@@ -200,7 +200,8 @@ async fn a_command_makes_no_database_where_there_is_none() {
 
 #[tokio::test]
 async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_nobody_else() {
-    const OLDER: &str = "DROP TABLE operators; DROP TABLE operator_names_revoked;
+    const OLDER: &str =
+        "DROP TABLE operators; DROP TABLE operator_names_revoked; DROP TABLE orders_unknown;
          DELETE FROM _sqlx_migrations WHERE version = 3";
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path();
