@@ -8,9 +8,11 @@ use super::{Sqlite, hosts, log, operators, orders, rollouts};
 use crate::{
     record::Actor,
     store::{
-        HostStore as _, MetaStore as _, RecordStore as _, RedeemError, StoreError,
-        TargetStore as _, Trouble,
-        types::{Certified, Host, NewMark, NewToken, Note, Observation, Redeem, Seen},
+        HostStore as _, MetaStore as _, OperatorStore as _, RecordStore as _, RedeemError,
+        StoreError, TargetStore as _, Trouble,
+        types::{
+            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem, Seen,
+        },
     },
 };
 
@@ -232,6 +234,32 @@ async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_
     store.close().await;
     let store = Sqlite::beside(path).await.expect("opened");
     assert_eq!(newest(&store).await, 3);
+}
+
+#[tokio::test]
+async fn a_command_waits_longer_for_a_database_that_is_busy_than_a_controller_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    let busy = store.begin().await.expect("begun");
+    let ends = async {
+        tokio::time::sleep(super::BUSY + std::time::Duration::from_secs(1)).await;
+        busy.commit().await.expect("committed");
+    };
+    let command = async {
+        let beside = Sqlite::beside(folder.path()).await.expect("opened");
+        let issued = IssuedOperator {
+            serial: "1".repeat(32),
+            name: "bob".into(),
+            role: "viewer".into(),
+            issued_ms: 1,
+            not_after_ms: 2,
+        };
+        beside.operator_issued(&issued).await
+    };
+    let (noted, ()) = tokio::join!(command, ends);
+    noted.expect("noted once there was room");
+    let said = Trouble::Locked.next_step();
+    assert!(said.contains("controller that is busy"), "{said}");
 }
 
 async fn host(store: &Sqlite) -> Host {
