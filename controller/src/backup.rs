@@ -57,6 +57,7 @@ pub async fn backup(data_dir: &Path, to: &Path) -> Result<(), BackupError> {
             path: to.to_owned(),
         });
     }
+    let store = Sqlite::as_it_is(data_dir).await?;
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| BackupError::File {
@@ -76,7 +77,6 @@ pub async fn backup(data_dir: &Path, to: &Path) -> Result<(), BackupError> {
         tls::write_private(&to.join(PKI), &name, &bytes)?;
     }
     restrict(to).map_err(failed("restrict", to))?;
-    let store = Sqlite::beside(data_dir).await?;
     let (part, whole) = (to.join("controller.db.part"), to.join("controller.db"));
     let copied = store.copy_into(&part).await;
     store.close().await;

@@ -141,7 +141,8 @@ pub enum OperatorCommand {
         after_help = "Examples:\n  sternway-controller operator revoke bob --reason stolen\n  sternway-controller operator revoke 52ff0a1b3c4d5e6f708192a3b4c5d6e7"
     )]
     Revoke {
-        /// Every certificate of this operator, or the one of this serial
+        /// Every certificate that was issued to this operator until now, or the one of this serial. With the name
+        /// goes what the operator left: orders that were not sent, and join tokens that nobody used
         #[arg(value_name = "NAME|SERIAL")]
         operator: String,
         /// Why, for the record

@@ -61,7 +61,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &operator.operator_dir,
                 settings.lifetimes(),
                 SystemTime::now(),
-                &mut |issued| Ok(wait(operators::note(&settings.data_dir, issued))??),
+                &mut |issued| Ok(wait(operators::note_first(&settings.data_dir, issued))??),
             )?;
             say(&format!(
                 "cluster {} is in {}\n\
@@ -103,10 +103,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
         Command::Operator(OperatorCommand::Revoke { operator, reason }) => {
             cluster(&settings)?;
             let revoked = wait(operators::revoke(&settings.data_dir, &operator, &reason))??;
-            say(&format!(
-                "{}\na controller that runs refuses what is revoked, and cuts its connections within 10 s",
-                operators::table(&revoked, now_ms())
-            ))
+            say(&operators::told(&operator, &revoked, now_ms()))
         }
         Command::Backup { to } => {
             wait(backup::backup(&settings.data_dir, &to))??;

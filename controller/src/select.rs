@@ -101,18 +101,20 @@ impl<'a> History<'a> {
         };
         let digits = word.strip_prefix('#').unwrap_or(word);
         if let Ok(number) = digits.parse::<u32>() {
-            let mut numbered = self.revisions.iter().filter(|r| r.number == number);
-            match (numbered.next(), numbered.next()) {
-                (Some(one), None) => return found(one, "named by its number"),
-                // A name that came back, and began to count anew.
-                (Some(_), Some(_)) => {
+            let numbered = self.revisions.iter().filter(|r| r.number == number);
+            let numbered: Vec<&v1::Revision> = numbered.collect();
+            // A name that came back, and began to count anew: its host has those of the new count only.
+            let there: Vec<&v1::Revision> = numbered.iter().filter(|r| !r.gone).copied().collect();
+            match (numbered.as_slice(), there.as_slice()) {
+                ([one], _) | (_, [one]) => return found(one, "named by its number"),
+                ([], _) => {}
+                _ => {
                     return Err(Problem::new(
                         "revision-ambiguous",
                         format!("{} has had several revisions #{number}", self.target.name),
-                        "name one by its id; `ctl record ls` has them",
+                        "name one by its id: `ctl history` shows them",
                     ));
                 }
-                (None, _) => {}
             }
         }
         // A number that is not there (any more) must not mean a revision whose id happens to begin with it.
@@ -405,6 +407,34 @@ mod tests {
         assert_eq!(shop.to(""), Ok(2));
         assert_eq!(shop.to("known-good"), Err("no-known-good".into()));
         assert_eq!(shop.to("1"), Err("revision-gone".into()));
+    }
+
+    #[test]
+    fn of_several_of_one_number_the_one_that_is_still_there_is_meant() {
+        let mut shop = shop();
+        let mut earlier = revision(2, false, Mark::Unspecified);
+        earlier.id = "f".repeat(64);
+        earlier.gone = true;
+        let now = shop.revisions[2].id.clone();
+        shop.revisions.push(earlier);
+        let chosen = |shop: &Case| {
+            History {
+                target: &shop.target,
+                revisions: &shop.revisions,
+            }
+            .find("#2")
+            .map(|chosen| chosen.revision.id.clone())
+        };
+        assert_eq!(chosen(&shop), Ok(now));
+        assert_eq!(shop.to("ffff"), Err("revision-gone".into()));
+        // None is there, or more than one.
+        for gone in [true, false] {
+            shop.revisions[2].gone = gone;
+            shop.revisions[4].gone = gone;
+            let refused = chosen(&shop).expect_err("ambiguous");
+            assert_eq!(refused.code, "revision-ambiguous");
+            assert!(refused.next_step.contains("`ctl history`"), "{refused:?}");
+        }
     }
 
     #[test]

@@ -920,10 +920,10 @@ async fn an_operator_that_is_revoked_is_cut_off_within_ten_seconds_and_others_ar
         .await
         .expect("watched")
         .into_inner();
-    let unknown = operators::revoke(&stage.data, "dave", "").await;
-    assert!(unknown.is_err(), "nobody has that name");
+    let neither = operators::revoke(&stage.data, "Bob!", "").await;
+    assert!(neither.is_err(), "nobody can have that name");
     let revoked = operators::revoke(&stage.data, "bob", "stolen").await;
-    assert_eq!(revoked.expect("revoked").len(), 1);
+    assert_eq!(revoked.expect("revoked").certificates.len(), 1);
     let cut = async { while let Ok(Some(_)) = stream.message().await {} };
     tokio::time::timeout(CUT, cut).await.expect("cut in time");
     assert!(!answered(&stage, "bob").await, "it is let in again");
@@ -954,6 +954,77 @@ async fn an_operator_that_is_revoked_is_cut_off_within_ten_seconds_and_others_ar
 }
 
 #[tokio::test]
+async fn a_name_is_revoked_with_what_is_not_listed_of_it_and_one_that_is_issued_anew_is_let_in() {
+    let mut stage = Stage::new().await;
+    // Made without a note, as before there was a list.
+    assert!(answered(&stage, "op").await);
+    let revoked = operators::revoke(&stage.data, "alice", "stolen").await;
+    let revoked = revoked.expect("revoked");
+    assert!(revoked.unlisted && revoked.by_name, "{revoked:?}");
+    let refused = async { while answered(&stage, "op").await {} };
+    tokio::time::timeout(CUT, refused)
+        .await
+        .expect("refused in time");
+    std::fs::rename(
+        stage.folder.path().join("op"),
+        stage.folder.path().join("old"),
+    )
+    .expect("moved");
+    stage.issue("alice").await;
+    assert!(answered(&stage, "alice").await, "the new one is let in");
+    stage.stop().await;
+    stage.start().await;
+    assert!(!answered(&stage, "old").await, "also after a restart");
+    assert!(answered(&stage, "alice").await);
+}
+
+#[tokio::test]
+async fn what_a_revoked_operator_left_ends_with_its_name_and_is_counted_with_its_serial() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    drop(known(&stage, &joined).await);
+    let mut alice = stage.operator().await;
+    offline(&mut alice, "web-1").await;
+    let rollout = start(&mut alice, "web-1", 60_000).await;
+    let asked = v1::CreateJoinTokenRequest::default();
+    let made = alice.create_join_token(asked).await.expect("a token");
+    let token = made.into_inner().token.parse().expect("a token");
+    let issued = pki::Issued {
+        name: "alice".into(),
+        role: Role::Admin,
+        serial: format!("{:032x}", 7),
+        issued_ms: 1,
+        not_after_ms: i64::MAX,
+    };
+    operators::note(&stage.data, &issued).await.expect("noted");
+    let serial = operators::revoke(&stage.data, &issued.serial, "").await;
+    let serial = serial.expect("revoked");
+    assert_eq!((serial.orders, serial.tokens), (1, 1));
+    let text = operators::told(&issued.serial, &serial, 0);
+    assert!(text.contains("left of its operator: 1 order"), "{text}");
+    stage.issue("carol").await;
+    let named = operators::revoke(&stage.data, "alice", "").await;
+    let named = named.expect("revoked");
+    assert_eq!((named.orders, named.tokens), (1, 1));
+    let ended = enrol::join(&token, None, "machine", "test").await;
+    assert!(ended.is_err(), "the token has ended");
+    let mut carol = stage.operator_of("carol").await.expect("a channel");
+    let shown = carol
+        .get_rollout(v1::GetRolloutRequest {
+            rollout: rollout.id,
+        })
+        .await
+        .expect("shown")
+        .into_inner();
+    let order = shown.rollout.expect("there").waves[0].orders[0].clone();
+    assert_eq!(order.outcome(), v1::Outcome::Refused);
+    assert_eq!(order.problem.expect("a reason").code, "operator-revoked");
+    let again = operators::revoke(&stage.data, "alice", "").await;
+    let again = again.expect("revoked");
+    assert_eq!((again.orders, again.tokens), (0, 0), "once");
+}
+
+#[tokio::test]
 async fn commands_beside_a_controller_and_the_controller_write_one_record() {
     let stage = Stage::new().await;
     let mut operator = stage.operator().await;
@@ -973,6 +1044,7 @@ async fn commands_beside_a_controller_and_the_controller_write_one_record() {
                 name: "bob".into(),
                 role: Role::Viewer,
                 serial: format!("{number:032x}"),
+                issued_ms: 1,
                 not_after_ms: i64::MAX,
             };
             operators::note(&stage.data, &issued).await.expect("noted");
@@ -986,6 +1058,22 @@ async fn commands_beside_a_controller_and_the_controller_write_one_record() {
         operators::list(&stage.data).await.expect("listed").len(),
         20
     );
+}
+
+#[tokio::test]
+async fn a_folder_without_its_database_is_not_copied() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    let copy = stage.folder.path().join("copy");
+    let database = stage.data.join("controller.db");
+    std::fs::remove_file(&database).expect("removed");
+    for _ in 0..2 {
+        let refused = backup::backup(&stage.data, &copy).await;
+        let refused = refused.expect_err("refused").to_string();
+        assert!(refused.contains("there is no database"), "{refused}");
+        assert!(!copy.exists(), "nothing is left of it");
+        std::fs::write(&database, b"").expect("emptied");
+    }
 }
 
 #[tokio::test]

@@ -52,6 +52,13 @@ impl CtlError {
         Self::new(Kind::Declined, "declined; nothing was changed")
     }
 
+    /// Gives it the controller's word for the problem.
+    #[must_use]
+    pub(crate) fn coded(self, code: &str) -> Self {
+        let code = (!code.is_empty()).then(|| clean_text(code));
+        Self { code, ..self }
+    }
+
     /// Adds a reason.
     #[must_use]
     pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {

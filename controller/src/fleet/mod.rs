@@ -38,7 +38,7 @@ use crate::{
     rollout::order::{Lost, Unsent},
     store::{
         SharedStore, StoreError,
-        types::{Certified, Effects, Host, Observation},
+        types::{Certified, DueOrder, Effects, Host, Observation, Sending},
     },
 };
 
@@ -283,15 +283,30 @@ impl Fleet {
     }
 
     /// Sends a host the orders that are stored for it and of which its agent has said nothing, by sequence: at
-    /// once what was not sent on its session, and again, less and less often, what was.
+    /// once what was not sent on its session, and again, less and less often, what was. Nothing before its agent knows
+    /// the marks: it refuses by them.
     ///
     /// # Errors
-    /// The store failed.
-    pub async fn dispatch(&self, host: Uuid) -> Result<(), StoreError> {
+    /// The store failed: what was not sent is sent at the next look.
+    pub async fn dispatch(self: &Arc<Self>, host: Uuid) -> Result<(), StoreError> {
         let Some(session) = self.session(host) else {
             return Ok(());
         };
+        if !session.greeted.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut sent = session.sent.lock().await;
+        let done = self.send_orders(&session, &mut sent).await;
+        session.orders_due.store(done.is_err(), Ordering::Release);
+        done
+    }
+
+    async fn send_orders(
+        self: &Arc<Self>,
+        session: &Session,
+        sent: &mut HashMap<Uuid, Sent>,
+    ) -> Result<(), StoreError> {
+        let host = session.host_id;
         let mut orders = self.store.order_active_list(host).await?;
         orders.retain(|order| order.progress.last_event == 0);
         sent.retain(|id, _| orders.iter().any(|order| order.id == *id));
@@ -301,8 +316,12 @@ impl Fleet {
                 continue;
             }
             // Stored as sent before it leaves: from here on it may have arrived.
-            if !self.store.order_sending(order.id, now_ms()).await? {
-                continue;
+            match self.store.order_sending(order.id, now_ms()).await? {
+                Sending::Goes => {}
+                Sending::Stays(effects) => {
+                    self.effects(effects);
+                    continue;
+                }
             }
             if !session.send(Message::Order(order.sealed)).await {
                 break;
@@ -365,8 +384,7 @@ impl Fleet {
         self.committed("give up orders of hosts that are away", away);
         let unclaimed = self.give_up_unclaimed(now_ms).await;
         self.committed("give up orders that nobody is at", unclaimed);
-        let late = self.unanswered().await;
-        self.committed("look for orders that are to be sent", late);
+        self.effects(self.unanswered());
         self.tell_marks_due();
     }
 
@@ -386,9 +404,18 @@ impl Fleet {
         if due.is_empty() {
             return Ok(Effects::default());
         }
-        let unsent = |(order, host)| match self.session(host) {
-            Some(_) => (order, Unsent::Failed),
-            None => (order, Unsent::HostAway),
+        // One that came back only after the deadline was away when it passed.
+        let there = |one: &DueOrder| {
+            self.session(one.host)
+                .is_some_and(|session| session.began_ms < one.not_after_ms)
+        };
+        let unsent = |one: DueOrder| {
+            let why = if there(&one) {
+                Unsent::Failed
+            } else {
+                Unsent::HostAway
+            };
+            (one.id, why)
         };
         let due: Vec<(Uuid, Unsent)> = due.into_iter().map(unsent).collect();
         self.store.order_expired(&due, now_ms).await
@@ -445,16 +472,9 @@ impl Fleet {
     }
 
     /// Which agents that are there are to be sent orders: those that they have not answered, and those that could not
-    /// be sent when they were made, because the store failed.
-    async fn unanswered(&self) -> Result<Effects, StoreError> {
-        if self.online() == 0 {
-            return Ok(Effects::default());
-        }
+    /// be sent when they were made, because the store failed. Asks the sessions only: most have none.
+    fn unanswered(&self) -> Effects {
         let now = Instant::now();
-        let mut open: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
-        for (order, host) in self.store.order_unanswered_list().await? {
-            open.entry(host).or_default().push(order);
-        }
         let hosts = self
             .locked()
             .values()
@@ -463,16 +483,15 @@ impl Fleet {
                 let Ok(sent) = session.sent.try_lock() else {
                     return false;
                 };
-                let mut open = open.get(&session.host_id).into_iter().flatten();
-                sent.values().any(|one| one.again(now))
-                    || open.any(|order| !sent.contains_key(order))
+                session.orders_due.load(Ordering::Acquire)
+                    || sent.values().any(|one| one.again(now))
             })
             .map(|session| session.host_id)
             .collect();
-        Ok(Effects {
+        Effects {
             hosts,
             ..Effects::default()
-        })
+        }
     }
 
     /// Ends every session until the one time, so that the agents dial again elsewhere, and writes down what they said

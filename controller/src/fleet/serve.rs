@@ -292,6 +292,8 @@ impl Serving {
         let facts = hello.facts.map(validate::facts);
         self.alive(facts, clean_text(&hello.agent_version)).await;
         self.fleet.push_marks(self.host.id).await?;
+        // Before the orders are read: one that is made from now on is sent by whoever makes it.
+        self.session.greeted.store(true, Ordering::Release);
         self.fleet.dispatch(self.host.id).await?;
         Ok(true)
     }
@@ -382,7 +384,7 @@ impl Serving {
                 .increment(appended.foreign);
             tracing::warn!(
                 host.id = %self.host.id,
-                "{} sent {} events of orders that are not its own",
+                "{} sent {} events of orders that are another host's",
                 self.host.name, appended.foreign
             );
         }

@@ -111,6 +111,8 @@ pub struct Session {
     pub number: u64,
     pub host_id: Uuid,
     pub host_name: String,
+    /// When it began, Unix milliseconds.
+    pub began_ms: i64,
     outgoing: mpsc::Sender<Result<ControllerMessage, Status>>,
     /// Cancelled when the session shall end; why stands in `end`.
     pub ended: CancellationToken,
@@ -124,6 +126,10 @@ pub struct Session {
     /// Orders that were sent on this session and not answered. Held while orders are sent, so that they leave in the
     /// order of their sequence.
     pub sent: AsyncMutex<HashMap<Uuid, Sent>>,
+    /// The agent has been told the marks: from then on it may be sent orders.
+    pub greeted: AtomicBool,
+    /// Orders may wait that were not sent, because the store failed.
+    pub orders_due: AtomicBool,
     /// The agent has not been told the marks as they stand now.
     pub marks_due: AtomicBool,
     /// Held from reading the marks to sending them, so that the newest leave last.
@@ -144,6 +150,7 @@ impl Session {
             number,
             host_id,
             host_name,
+            began_ms: now_ms,
             outgoing,
             ended: CancellationToken::new(),
             end: Mutex::new(None),
@@ -152,6 +159,8 @@ impl Session {
             plans: Mutex::default(),
             claims: Mutex::default(),
             sent: AsyncMutex::default(),
+            greeted: AtomicBool::new(false),
+            orders_due: AtomicBool::new(false),
             marks_due: AtomicBool::new(false),
             marks: AsyncMutex::default(),
         }

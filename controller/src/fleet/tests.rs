@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use sternway_proto::v1::ControllerMessage;
+use sternway_proto::v1::{ControllerMessage, order_event};
 use tonic::Status;
 
 use super::*;
+use crate::rollout::order::{Ending, Phase};
 use crate::store::{
-    HostStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    HostStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
@@ -84,17 +85,29 @@ impl Stage {
     }
 
     /// A session of the host, and what it is sent.
-    fn session(
-        &self,
-    ) -> (
-        Arc<Session>,
-        mpsc::Receiver<Result<ControllerMessage, Status>>,
-    ) {
+    fn session(&self) -> (Arc<Session>, Outgoing) {
+        let (session, receiver) = self.session_since(now_ms());
+        session.greeted.store(true, Ordering::Release);
+        (session, receiver)
+    }
+
+    /// One that began then, and of which the agent has not been told the marks.
+    fn session_since(&self, began_ms: i64) -> (Arc<Session>, Outgoing) {
         let (sender, receiver) = mpsc::channel(8);
         let (id, name) = (self.host.id, self.host.name.clone());
-        let session = Arc::new(Session::new(1, id, name, sender, now_ms()));
+        let session = Arc::new(Session::new(1, id, name, sender, began_ms));
         self.fleet.register(&session);
         (session, receiver)
+    }
+
+    /// How the only order of a rollout ended.
+    async fn ending(&self, rollout: &Rollout) -> Ending {
+        let found = self.store.rollout_fetch(rollout.id).await.expect("read");
+        let phase = found.expect("there").orders.remove(0).progress.phase;
+        let Phase::Finished(ending) = phase else {
+            panic!("not finished: {phase:?}");
+        };
+        ending
     }
 
     async fn order(&self, deadline_ms: i64) -> Rollout {
@@ -147,7 +160,9 @@ impl Stage {
     }
 }
 
-async fn next(outgoing: &mut mpsc::Receiver<Result<ControllerMessage, Status>>) -> Message {
+type Outgoing = mpsc::Receiver<Result<ControllerMessage, Status>>;
+
+async fn next(outgoing: &mut Outgoing) -> Message {
     let sent = tokio::time::timeout(WAIT, outgoing.recv()).await;
     let sent = sent.expect("in time").expect("open").expect("a message");
     sent.message.expect("something")
@@ -175,17 +190,110 @@ async fn an_order_that_could_not_be_sent_when_it_was_made_is_sent_while_its_host
 }
 
 #[tokio::test]
+async fn nothing_is_sent_to_an_agent_that_has_not_been_told_the_marks() {
+    let stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session_since(now_ms());
+    stage.order(1_000_000).await;
+    for _ in 0..2 {
+        stage.fleet.look(now_ms()).await;
+        let sent = stage.fleet.dispatch(stage.host.id).await;
+        sent.expect("nothing to do");
+    }
+    stage.fleet.push_marks(stage.host.id).await.expect("told");
+    assert!(matches!(next(&mut outgoing).await, Message::Marks(_)));
+    session.greeted.store(true, Ordering::Release);
+    let sent = stage.fleet.dispatch(stage.host.id).await;
+    sent.expect("sent");
+    assert!(matches!(next(&mut outgoing).await, Message::Order(_)));
+}
+
+#[tokio::test]
+async fn an_order_whose_revision_is_marked_bad_before_it_is_sent_is_refused() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    stage.mark(v1::Mark::Bad, "500s").await;
+    let mut watch = stage.fleet.watch(rollout.id, "alice").expect("a place");
+    watch.seen();
+    let (_session, mut outgoing) = stage.session();
+    stage.fleet.dispatch(stage.host.id).await.expect("read");
+    assert!(outgoing.try_recv().is_err(), "nothing is sent");
+    let ending = stage.ending(&rollout).await;
+    assert_eq!(ending.outcome, v1::Outcome::Refused);
+    let problem = ending.problem.expect("a reason");
+    assert_eq!(problem.code, "revision-bad");
+    assert!(problem.message.contains("#3"), "{problem:?}");
+    assert!(problem.message.contains("500s"), "{problem:?}");
+    let told = tokio::time::timeout(WAIT, watch.changed()).await;
+    told.expect("who watches hears");
+}
+
+#[tokio::test]
+async fn the_end_of_an_order_that_nothing_is_known_of_is_noted_once_and_anothers_is_foreign() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    let accepted = order_event::Event::Accepted(v1::OrderAccepted {});
+    let finished = order_event::Event::Finished(v1::OrderFinished {
+        outcome: v1::Outcome::Restored.into(),
+        ..v1::OrderFinished::default()
+    });
+    let event = |order: Uuid, number, event: &order_event::Event| v1::OrderEvent {
+        order_id: order.to_string(),
+        number,
+        at_ms: 1,
+        event: Some(event.clone()),
+    };
+    let unknown = Uuid::from_u128(77);
+    // From where it was acknowledged before the database was copied.
+    let told = [event(unknown, 4, &accepted), event(unknown, 5, &finished)];
+    for _ in 0..3 {
+        let appended = stage
+            .store
+            .order_events_append(&stage.host, &told, now_ms())
+            .await
+            .expect("stored");
+        assert_eq!(
+            appended.stored,
+            [v1::EventsStored {
+                order_id: unknown.to_string(),
+                up_to: 5,
+            }]
+        );
+        assert_eq!((appended.foreign, appended.gap), (0, None));
+    }
+    let other = Host {
+        id: Uuid::from_u128(8),
+        ..stage.host.clone()
+    };
+    let told = [event(rollout.orders[0].id, 1, &accepted)];
+    let appended = stage
+        .store
+        .order_events_append(&other, &told, now_ms())
+        .await
+        .expect("stored");
+    assert_eq!((appended.foreign, appended.stored.len()), (1, 0));
+    let entries = stage.store.record_list(0, 100).await.expect("listed");
+    let noted: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.action == "order.unknown")
+        .collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert_eq!(noted[0].subject, format!("order:{unknown}"));
+    assert!(noted[0].body.contains("OUTCOME_RESTORED"), "{:?}", noted[0]);
+}
+
+#[tokio::test]
 async fn an_order_that_was_never_sent_says_whether_its_host_was_there() {
     let stage = Stage::new().await;
-    for (online, said) in [(false, "not connected"), (true, "which is connected")] {
-        let session = online.then(|| stage.session());
-        let rollout = stage.order(-1).await;
+    let now = now_ms();
+    for (began_ms, said) in [
+        (None, "not connected"),
+        (Some(now), "not connected"),
+        (Some(now - 60_000), "which is connected"),
+    ] {
+        let session = began_ms.map(|began_ms| stage.session_since(began_ms));
+        let rollout = stage.order(-1000).await;
         stage.fleet.look(now_ms()).await;
-        let found = stage.store.rollout_fetch(rollout.id).await.expect("read");
-        let phase = found.expect("there").orders.remove(0).progress.phase;
-        let crate::rollout::order::Phase::Finished(ending) = phase else {
-            panic!("not finished: {phase:?}");
-        };
+        let ending = stage.ending(&rollout).await;
         assert_eq!(ending.outcome, v1::Outcome::Expired);
         let problem = ending.problem.expect("a reason");
         assert_eq!(problem.code, "order-expired");

@@ -12,6 +12,8 @@ use sternway_proto::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::{pki::issued_ms, store::types::RevokedOperators};
+
 /// Connections that one certificate's name may have at the same time.
 pub const PER_IDENTITY: usize = 64;
 
@@ -27,15 +29,14 @@ pub struct Peers {
 #[derive(Debug, Default)]
 struct State {
     revoked: HashSet<Uuid>,
-    /// Serials of revoked certificates.
-    serials: HashSet<String>,
+    operators: RevokedOperators,
     live: HashMap<Identity, HashMap<u64, Live>>,
     next: u64,
 }
 
 #[derive(Debug)]
 struct Live {
-    serial: String,
+    peer: PeerCertificate,
     cut: CancellationToken,
 }
 
@@ -77,12 +78,12 @@ impl Peers {
         }
     }
 
-    /// Refuses exactly the certificates of these serials from now on, and cuts their connections. How many were cut.
-    pub fn refuse_certificates(&self, serials: impl IntoIterator<Item = String>) -> usize {
+    /// Refuses exactly these operators' certificates from now on, and cuts their connections. How many were cut.
+    pub fn refuse_operators(&self, operators: RevokedOperators) -> usize {
         let mut state = self.state();
-        state.serials = serials.into_iter().collect();
+        state.operators = operators;
         let connections = state.live.values().flat_map(HashMap::values);
-        let refused = connections.filter(|one| state.serials.contains(&one.serial));
+        let refused = connections.filter(|one| revoked(&state, &one.peer));
         refused.map(|one| one.cut.cancel()).count()
     }
 
@@ -105,7 +106,7 @@ impl Peers {
         state.live.entry(peer.identity.clone()).or_default().insert(
             number,
             Live {
-                serial: peer.serial.clone(),
+                peer: peer.clone(),
                 cut: cut.clone(),
             },
         );
@@ -129,7 +130,15 @@ impl Peers {
 
 fn revoked(state: &State, peer: &PeerCertificate) -> bool {
     let host = peer.identity.host_id();
-    host.is_some_and(|id| state.revoked.contains(&id)) || state.serials.contains(&peer.serial)
+    if host.is_some_and(|id| state.revoked.contains(&id)) {
+        return true;
+    }
+    let RevokedOperators { serials, names } = &state.operators;
+    let by_name = || {
+        let until = names.get(&peer.identity.name);
+        peer.identity.role.is_operator() && until.is_some_and(|until| issued_ms(peer) <= *until)
+    };
+    serials.contains(&peer.serial) || by_name()
 }
 
 impl Revocations for Peers {

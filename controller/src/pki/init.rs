@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     Authority, Lifetimes, PkiError,
     authority::{is_in, operator_name},
+    issue::issued_ms,
 };
 
 /// The folder of the authority, within the controller's data folder.
@@ -83,6 +84,8 @@ pub struct Issued {
     pub role: Role,
     /// Hexadecimal.
     pub serial: String,
+    /// The second in which it was.
+    pub issued_ms: i64,
     pub not_after_ms: i64,
 }
 
@@ -158,6 +161,7 @@ pub fn issue_operator(
     let issued = Issued {
         name: name.to_owned(),
         role,
+        issued_ms: issued_ms(&peer),
         serial: peer.serial,
         not_after_ms: peer.not_after_ms,
     };

@@ -8,16 +8,23 @@ use rcgen::{
     PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
 use rustls_pki_types::CertificateSigningRequestDer;
-use sternway_proto::identity::{Identity, Role};
+use sternway_proto::identity::{Identity, PeerCertificate, Role};
 use time::OffsetDateTime;
 
 use super::files::PkiError;
+use crate::clock::millis;
 
 /// Certificates begin a little in the past, for hosts whose clock is behind.
 const BACKDATE: Duration = Duration::from_hours(1);
 
 /// The longest signing request that is read, bytes. One of ours has some 200.
 const REQUEST_BYTES: usize = 4096;
+
+/// When a certificate was issued, Unix milliseconds: the second in which it was.
+#[must_use]
+pub fn issued_ms(certificate: &PeerCertificate) -> i64 {
+    certificate.not_before_ms.saturating_add(millis(BACKDATE))
+}
 
 /// How long certificates are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +118,6 @@ pub(super) fn leaf(
 mod tests {
     use std::time::SystemTime;
 
-    use sternway_proto::identity::PeerCertificate;
     use uuid::Uuid;
     use x509_parser::{
         extensions::GeneralName,
@@ -198,6 +204,8 @@ mod tests {
             ];
             assert!(!others.contains(&true), "{purposes:?}");
             let peer = PeerCertificate::from_der(&chain[0]).expect("a peer");
+            let second = OffsetDateTime::from(now).unix_timestamp();
+            assert_eq!(issued_ms(&peer), second * 1000);
             assert_eq!(peer.identity.role, Role::Agent);
             assert_eq!(peer.identity.host_id(), Some(HOST));
             let until = OffsetDateTime::from(now) + Lifetimes::default().agent;

@@ -13,5 +13,5 @@ pub use self::{
     authority::Authority,
     files::PkiError,
     init::{InitError, Initialised, Issued, Keep, OperatorCredentials, init, issue_operator},
-    issue::{Lifetimes, public_key},
+    issue::{Lifetimes, issued_ms, public_key},
 };

@@ -137,6 +137,10 @@ pub enum Input<'a> {
     Lost(Lost),
     /// Its host was revoked: nothing will be heard of it again.
     HostRevoked,
+    /// The operator who started it was revoked.
+    OperatorRevoked,
+    /// The revision it leads to was marked bad after it was made.
+    RevisionBad { number: u32, reason: String },
     /// An earlier wave failed, so that this order's wave never begins.
     WaveStopped,
 }
@@ -198,6 +202,23 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
                 ),
             ),
         },
+        // What was sent its host carries out, whoever asked for it.
+        Input::OperatorRevoked => match progress.phase {
+            Phase::Queued => finished(
+                progress,
+                Outcome::Refused,
+                v1::Problem::new(
+                    "operator-revoked",
+                    "the operator who started it was revoked before the order was sent; nothing was changed",
+                    "where it is wanted nevertheless, another operator can start it: `ctl rollback`",
+                ),
+            ),
+            _ => Applied::Same,
+        },
+        Input::RevisionBad { number, reason } => match progress.phase {
+            Phase::Queued => finished(progress, Outcome::Refused, bad(*number, reason)),
+            _ => Applied::Same,
+        },
         Input::WaveStopped => match progress.phase {
             Phase::Queued => finished(
                 progress,
@@ -211,6 +232,18 @@ pub fn apply(progress: &Progress, input: &Input<'_>) -> Applied {
             _ => Applied::Same,
         },
     }
+}
+
+fn bad(number: u32, reason: &str) -> v1::Problem {
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    v1::Problem::new(
+        "revision-bad",
+        format!("#{number} was marked bad before the order was sent{reason}; nothing was changed"),
+        "choose another: `ctl history`; or take the mark away: `ctl revision mark`",
+    )
 }
 
 fn changed(progress: &Progress, phase: Phase) -> Applied {

@@ -11,6 +11,8 @@ enum Act {
     DeadlinePassed,
     Lost,
     HostRevoked,
+    OperatorRevoked,
+    RevisionBad,
     WaveStopped,
     Event(Box<v1::OrderEvent>),
 }
@@ -22,6 +24,11 @@ impl Act {
             Self::DeadlinePassed => Input::DeadlinePassed(Unsent::HostAway),
             Self::Lost => Input::Lost(Lost::HostAway),
             Self::HostRevoked => Input::HostRevoked,
+            Self::OperatorRevoked => Input::OperatorRevoked,
+            Self::RevisionBad => Input::RevisionBad {
+                number: 3,
+                reason: "500s".into(),
+            },
             Self::WaveStopped => Input::WaveStopped,
             Self::Event(event) => Input::Agent(event),
         }
@@ -54,6 +61,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::DeadlinePassed),
         1 => Just(Act::Lost),
         1 => Just(Act::HostRevoked),
+        1 => Just(Act::OperatorRevoked),
+        1 => Just(Act::RevisionBad),
         1 => Just(Act::WaveStopped),
         12 => (0..8u64, proptest::option::of(event())).prop_map(|(number, event)| {
             Act::Event(Box::new(v1::OrderEvent { number, event, ..v1::OrderEvent::default() }))
@@ -101,8 +110,8 @@ proptest! {
                     prop_assert!(stored.iter().any(passed), "success without evidence");
                 }
                 prop_assert!(end.outcome != Outcome::Unspecified);
-                if matches!(act, Act::DeadlinePassed) {
-                    prop_assert_eq!(rank(&progress.phase), 0, "expired after it was sent");
+                if matches!(act, Act::DeadlinePassed | Act::OperatorRevoked | Act::RevisionBad) {
+                    prop_assert_eq!(rank(&progress.phase), 0, "ended from here after it was sent");
                 }
                 if next.lost {
                     prop_assert_eq!(end.outcome, Outcome::NeedsHuman);

@@ -125,8 +125,8 @@ pub(super) async fn refuse_operators(
             () = tokio::time::sleep(REVOCATIONS) => {}
         }
         match store.operator_revoked_list(now_ms()).await {
-            Ok(serials) => {
-                let cut = peers.refuse_certificates(serials);
+            Ok(revoked) => {
+                let cut = peers.refuse_operators(revoked);
                 if cut > 0 {
                     tracing::warn!("{cut} connections of revoked operators are cut");
                 }

@@ -137,7 +137,7 @@ pub async fn run_renewing(
     store.cluster_set(&authority.cluster().to_string()).await?;
     let epoch = store.epoch_raise(now_ms()).await?;
     let peers = Arc::new(Peers::new(store.host_revoked_list().await?));
-    peers.refuse_certificates(store.operator_revoked_list(now_ms()).await?);
+    peers.refuse_operators(store.operator_revoked_list(now_ms()).await?);
 
     let main = bind("listen", &settings.listen).await?;
     let enrolment = bind("listen_enrolment", &settings.listen_enrolment).await?;

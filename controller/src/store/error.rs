@@ -26,12 +26,28 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "{name} was revoked at a time that this machine's clock has not come to: what is issued now would be refused; \
+         set the clock right, then issue it again"
+    )]
+    RevokedLater { name: String },
     #[error("another controller runs on the data directory {path}")]
     InUse { path: String },
     #[error(
         "the controller that runs on {path} is of another version; restart it with this one, then try again"
     )]
     OtherVersion { path: String },
+    #[error(
+        "the database in {path} is of another version of sternway-controller: if of an older one, start the controller \
+         with this one, which brings it up to date; if of a newer one, use that"
+    )]
+    OtherSchema { path: String },
+    #[error(
+        "there is no database in {path}, or an empty one: is that the controller's data_dir? `sternway-controller config \
+         show` says which it is; if the database was lost, put a backup of the data_dir in place; of a cluster that was \
+         just made, start the controller, which makes it"
+    )]
+    NoDatabase { path: String },
 }
 
 /// What a person can do about a store that failed.
@@ -114,7 +130,10 @@ impl Trouble {
                 "make data_dir writable for the controller's user: mount options, owner and mode"
             }
             Self::Corrupt => "stop the controller and put a backup of its data_dir in place",
-            Self::Locked => "end what else has the file open; it goes on by itself then",
+            Self::Locked => {
+                "a controller that is busy lets go of it by itself, so try again in a moment; if that goes on, end what \
+                 else has the file open"
+            }
             Self::Busy => {
                 "try again; if it goes on, the disk of the controller's data_dir is too slow for its hosts"
             }
@@ -135,7 +154,11 @@ impl StoreError {
             Self::Corrupt { .. } => Trouble::Corrupt,
             Self::File { .. } => Trouble::Io,
             Self::InUse { .. } => Trouble::Locked,
-            Self::Migrate(_) | Self::OtherVersion { .. } => Trouble::Other,
+            Self::Migrate(_)
+            | Self::OtherVersion { .. }
+            | Self::OtherSchema { .. }
+            | Self::NoDatabase { .. }
+            | Self::RevokedLater { .. } => Trouble::Other,
         }
     }
 }

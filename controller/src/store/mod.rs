@@ -21,8 +21,9 @@ use crate::{
     rollout::order::{Lost, Unsent},
 };
 use types::{
-    Appended, Certified, Effects, EndedOrder, Host, IssuedOperator, NewMark, NewRollout, NewToken,
-    Note, Observation, Operator, Order, Redeem, Rollout, SentOrder, StoredPlan, Verified,
+    Appended, Certified, DueOrder, Effects, EndedOrder, Host, IssuedOperator, LastOrder, NewMark,
+    NewRollout, NewToken, Note, Observation, Operator, Order, Redeem, Revocation, RevokedOperators,
+    RevokedWho, Rollout, Sending, SentOrder, StoredPlan, Verified,
 };
 
 /// The store as everyone holds it.
@@ -92,19 +93,20 @@ pub trait HostStore: Send + Sync {
 /// Certificates of operators.
 #[async_trait]
 pub trait OperatorStore: Send + Sync {
+    /// Refused where it would be revoked already: by a clock that was set back.
     async fn operator_issued(&self, issued: &IssuedOperator) -> Result<(), StoreError>;
     /// By name, oldest first.
     async fn operator_list(&self) -> Result<Vec<Operator>, StoreError>;
-    /// Revokes every certificate of that name, or the one of that serial, also where it is not listed. All that are
-    /// meant, also those that were revoked before; none where nothing has that name.
+    /// Revokes every certificate that was issued to a name until now, or the one of a serial, also where it is not
+    /// listed. By name it also ends what the operator left: orders that were not sent, tokens that nobody used.
     async fn operator_revoke(
         &self,
-        name_or_serial: &str,
+        who: &RevokedWho,
         reason: &str,
         now_ms: i64,
-    ) -> Result<Vec<Operator>, StoreError>;
-    /// The serials of those that are revoked and would otherwise be valid.
-    async fn operator_revoked_list(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
+    ) -> Result<Revocation, StoreError>;
+    /// What is revoked and would otherwise be valid.
+    async fn operator_revoked_list(&self, now_ms: i64) -> Result<RevokedOperators, StoreError>;
 }
 
 /// Targets, their revisions, and what people said about them.
@@ -160,25 +162,25 @@ pub trait RolloutStore: Send + Sync {
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
     /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
-    /// Notes that an order is about to be handed to a session. False: it must not be, any more.
-    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError>;
-    /// Stores events of one host's orders, each at most once, without gaps.
+    /// Notes that an order is about to be handed to a session. One that was never sent and whose revision was marked
+    /// bad meanwhile is refused instead.
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError>;
+    /// Stores events of one host's orders, each at most once, without gaps. Of an order that nothing is known of the end
+    /// is noted in the record; it is acknowledged all the same.
     async fn order_events_append(
         &self,
         host: &Host,
         events: &[v1::OrderEvent],
         now_ms: i64,
     ) -> Result<Appended, StoreError>;
-    /// Orders that were never sent and whose deadline has passed, and their hosts; at most 500.
-    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
+    /// Orders that were never sent and whose deadline has passed; at most 500.
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<DueOrder>, StoreError>;
     /// Ends those of these orders that were still not sent.
     async fn order_expired(
         &self,
         orders: &[(Uuid, Unsent)],
         now_ms: i64,
     ) -> Result<Effects, StoreError>;
-    /// Orders whose wave has begun and of which their agents have said nothing, sent or not, and their hosts.
-    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
     /// Orders that were sent, and their hosts, where both the deadline and the last sign of the host are older
     /// than that; at most 500.
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError>;
@@ -196,6 +198,8 @@ pub trait RolloutStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<EndedOrder>, StoreError>;
+    /// The newest of them, beside what is said of the target now. None: there is none, or no such target.
+    async fn order_last(&self, host: Uuid, target: &str) -> Result<Option<LastOrder>, StoreError>;
     /// Gives these orders up: finished with an unknown outcome, until their agents say more.
     async fn order_lost(&self, orders: &[(Uuid, Lost)], now_ms: i64)
     -> Result<Effects, StoreError>;

@@ -1,6 +1,6 @@
 //! What the store keeps, as plain values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sternway_proto::v1;
 use uuid::Uuid;
@@ -81,6 +81,39 @@ pub struct IssuedOperator {
 pub struct Operator {
     pub issued: IssuedOperator,
     pub revoked_ms: Option<i64>,
+}
+
+/// Whose certificates are revoked, in the words of whoever does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokedWho {
+    /// Every certificate that was issued to this name until now. An operator's valid name.
+    Name(String),
+    /// The one of this serial: hexadecimal, lower-case.
+    Serial(String),
+}
+
+/// What a revocation of an operator led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is listed of that which is meant, also where it was revoked before.
+    pub certificates: Vec<Operator>,
+    /// Nothing was listed of it.
+    pub unlisted: bool,
+    /// By a name: what the operator left is ended. By a serial it stays.
+    pub by_name: bool,
+    /// Orders of the operator's rollouts that were not sent.
+    pub orders: u64,
+    /// The operator's join tokens that nobody had used.
+    pub tokens: u64,
+}
+
+/// Which certificates of operators are refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevokedOperators {
+    /// Lower-case hexadecimal.
+    pub serials: HashSet<String>,
+    /// By name: those that were issued until then, Unix milliseconds.
+    pub names: HashMap<String, i64>,
 }
 
 /// What an agent said about its host. Not acknowledged on the wire, so stored in batches.
@@ -181,6 +214,23 @@ pub struct SentOrder {
     pub not_after_ms: i64,
 }
 
+/// An order that was never sent and whose deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueOrder {
+    pub id: Uuid,
+    pub host: Uuid,
+    pub not_after_ms: i64,
+}
+
+/// Whether an order may be handed to a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sending {
+    /// It is noted as sent.
+    Goes,
+    /// It must not be, any more; what that led to.
+    Stays(Effects),
+}
+
 /// How an order of a target ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedOrder {
@@ -192,6 +242,18 @@ pub struct EndedOrder {
     pub running_revision: String,
     /// The controller's clock.
     pub finished_ms: i64,
+}
+
+/// The newest order of a target that has ended, beside what its host says of the target now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastOrder {
+    /// What its agent said to run at its end. May be empty.
+    pub running_revision: String,
+    /// The controller's clock.
+    pub finished_ms: i64,
+    pub current_revision: String,
+    /// When the host told it last. The controller's clock.
+    pub told_ms: i64,
 }
 
 /// A rollout with its orders, by wave.
@@ -238,7 +300,7 @@ pub struct Appended {
     pub stored: Vec<v1::EventsStored>,
     /// An order whose events came with a gap: they must be sent again from the one after what is stored.
     pub gap: Option<String>,
-    /// Events of orders that are not this host's.
+    /// Events of orders that are another host's.
     pub foreign: u64,
 }
 

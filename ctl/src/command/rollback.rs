@@ -38,8 +38,8 @@ pub(crate) struct Args {
         hide_default_value = true
     )]
     target: String,
-    /// Carry out the plan that a dry run has shown, as it was shown; refused where the host has changed since, or
-    /// where it has expired
+    /// Carry out the plan that a dry run by the same operator has shown, as it was shown; refused where the host has
+    /// changed since, or where it has expired
     #[arg(
         long,
         value_name = "ID",
@@ -230,6 +230,8 @@ fn blocked(args: &Args, plan: &v1::Plan) -> CtlError {
         Kind::Refused,
         format!("cannot {}", doing("roll back", args)),
     );
+    let first = plan.blockers.first().map_or("", |it| it.code.as_str());
+    let error = error.coded(first);
     plan.blockers.iter().fold(error, |error, blocker| {
         let error = error.because(clean(&blocker.message));
         match blocker.next_step.as_str() {
@@ -248,6 +250,7 @@ fn not_once_more(args: &Args, plan: &v1::Plan) -> Result<(), CtlError> {
     };
     let refused = format!("cannot {} unasked", doing("roll back", args));
     Err(CtlError::new(Kind::Refused, refused)
+        .coded(&why.code)
         .because(clean(&why.message))
         .next(clean(&why.next_step)))
 }
@@ -338,6 +341,8 @@ mod tests {
         assert!(not_once_more(&args(&[]), &plan("restored-before")).is_ok());
         let error = not_once_more(&args(&[]), &plan("restored-just-now")).expect_err("refused");
         assert_eq!(error.exit_code(), ExitCode::Refused);
+        let told = error.document();
+        assert!(told.contains(r#""code":"restored-just-now""#), "{told}");
         insta::assert_snapshot!(error.render(View::plain(0)), @r"
         error: cannot roll back web-1 unasked
           because: what runs, #2, was put there by rollout r1, 40 s ago: this goes back one more, to #1
@@ -356,6 +361,8 @@ mod tests {
         };
         let error = blocked(&args(&[]), &plan);
         assert_eq!(error.exit_code(), ExitCode::Refused);
+        let told = error.document();
+        assert!(told.contains(r#""code":"image-missing""#), "{told}");
         insta::assert_snapshot!(error.render(View::plain(0)), @r"
         error: cannot roll back web-1
           because: the image is gone

@@ -212,30 +212,37 @@ async fn a_gap_and_a_wrong_order_of_events_are_said_and_mended_by_the_next_sessi
 }
 
 #[tokio::test]
-async fn events_of_a_foreign_order_change_nothing() {
+async fn events_of_a_foreign_order_change_nothing_and_of_an_unknown_one_the_end_is_noted() {
     let ground = Ground::new().await;
     let mut session = ground.session().await;
     ground.start(&mut session, "5m").await;
     let order = session.order().await;
     let other = join(&ground.ctl, "web-2").await;
-    let foreign = other.session().await;
+    let mut foreign = other.session().await;
     for number in 1..=3 {
         foreign.event(&order, number, restored()).await;
     }
+    let unknown = "00000000-0000-4000-8000-000000000000";
     foreign
-        .say(Up::OrderEvent(order_event(
-            "00000000-0000-4000-8000-000000000000",
-            1,
-            restored(),
-        )))
+        .say(Up::OrderEvent(order_event(unknown, 1, restored())))
         .await;
+    let stored = loop {
+        match foreign.hear().await {
+            Down::EventsStored(stored) => break stored,
+            Down::Marks(_) => {}
+            other => panic!("not acknowledged: {other:?}"),
+        }
+    };
+    assert_eq!((stored.order_id.as_str(), stored.up_to), (unknown, 1));
+    let record = ground.ctl.json(&["record", "ls"]).await.to_string();
+    assert!(record.contains("order.unknown"), "{record}");
     until("the log to say so", WAIT, async || {
         let metrics = sternway_tests::http::get(&ground.controller.metrics(), "/metrics").await;
         let text = metrics.map(|answer| answer.body).unwrap_or_default();
         let counted = text.lines().any(|line| {
             line.starts_with("sternway_agent_messages_refused_total")
                 && line.contains("foreign-order")
-                && line.ends_with(" 4")
+                && line.ends_with(" 3")
         });
         counted.then_some(()).ok_or(text)
     })

@@ -5,6 +5,7 @@
     reason = "tests fail by panicking, in their helpers too"
 )]
 
+mod beside;
 mod checks;
 mod controller_crash;
 mod controller_deaths;

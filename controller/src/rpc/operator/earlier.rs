@@ -55,12 +55,17 @@ fn further_back(
         return None;
     }
     let runs = history.current()?;
-    let restore = earlier.ended.iter().find(|it| {
-        matches!(it.outcome, Outcome::Restored | Outcome::Unchanged)
-            && it.running_revision == runs.id
-    })?;
-    // An undo puts back what a restore had put there: that is still the restore's.
-    let last = earlier.ended.iter().map(|it| it.finished_ms).max()?;
+    // One that changed nothing has put nothing there. An undo puts back what a restore had put there: that is still
+    // the restore's.
+    let put_there = |it: &&EndedOrder| it.running_revision == runs.id;
+    let mut those = earlier.ended.iter().filter(put_there);
+    let restore = those.clone().find(|it| it.outcome == Outcome::Restored)?;
+    let brought = |it: &&EndedOrder| matches!(it.outcome, Outcome::Restored | Outcome::Undone);
+    let last = those
+        .by_ref()
+        .filter(brought)
+        .map(|it| it.finished_ms)
+        .max()?;
     let last_on_host = last.saturating_add(earlier.clock_offset_ms);
     if runs.last_active_ms > last_on_host.saturating_add(SLACK_MS) {
         return None;
@@ -284,6 +289,19 @@ mod tests {
         ];
         assert_eq!(codes(&told(&of, "", &undone, &[])), ["restored-just-now"]);
         assert_eq!(codes(&told(&of, "", &[], &[])), [""; 0]);
+        // Whoever had its checks run has put nothing there.
+        let checked = [ended(Outcome::Unchanged, "2", 40_000)];
+        assert_eq!(codes(&told(&of, "", &checked, &[])), [""; 0]);
+        // Deployed after a restore of it: what came later and left something else there, or nothing at all, is no
+        // reason to believe that it stands since then.
+        for later in [
+            ended(Outcome::Unchanged, "2", 45_000),
+            ended(Outcome::Undone, "3", 45_000),
+            ended(Outcome::Refused, "", 45_000),
+        ] {
+            let after = [later, ended(Outcome::Restored, "2", 200_000)];
+            assert_eq!(codes(&told(&of, "", &after, &[])), [""; 0]);
+        }
     }
 
     #[test]

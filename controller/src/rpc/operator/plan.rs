@@ -23,14 +23,17 @@ use crate::{
     select::Chosen,
     store::{
         StoreError,
-        types::{EndedOrder, StoredPlan},
+        types::{LastOrder, StoredPlan},
     },
 };
 
 /// How long after an order's end a host may take to tell what runs since. Some tenths of a second, where it is well.
 const TOLD: Duration = Duration::from_secs(5);
-/// Between looks at whether it has.
+/// Between looks at whether it has: at first, and at most.
 const LOOK: Duration = Duration::from_millis(50);
+const LOOK_AT_MOST: Duration = Duration::from_millis(400);
+/// A host that has spoken of the target for so long after the end has nothing more to tell of it. Milliseconds.
+const SPOKEN_MS: i64 = 2000;
 
 pub(super) async fn plan(
     service: &Operators,
@@ -132,27 +135,26 @@ pub(super) async fn plan(
 /// The target as its host tells it since its last order has ended. An end is told before what runs since then is, and
 /// who plans in between would count from what was replaced.
 async fn told(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
-    let begun = Instant::now();
-    loop {
-        let found = targets::find(service, host, target).await?;
-        let (id, name) = (found.host.id, &found.target.name);
-        let ended = service.store.order_ended_list(id, name).await;
-        let ended = ended.map_err(fault::store)?;
-        if begun.elapsed() >= TOLD || !is_untold(&found.target, ended.first(), now_ms()) {
-            return Ok(found);
+    let (on, named) = targets::named(service, host, target).await?;
+    let (begun, mut pause) = (Instant::now(), LOOK);
+    while begun.elapsed() < TOLD {
+        let last = service.store.order_last(on.id, &named.name).await;
+        let last = last.map_err(fault::store)?;
+        if !last.is_some_and(|last| is_untold(&last, now_ms())) {
+            break;
         }
-        sleep(LOOK).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AT_MOST);
     }
+    targets::find(service, host, &named.name).await
 }
 
-/// Whether a host is about to tell what runs: its last order has just ended with something else than it told before.
-fn is_untold(target: &v1::Target, last: Option<&EndedOrder>, now_ms: i64) -> bool {
-    last.is_some_and(|last| {
-        let age_ms = now_ms.saturating_sub(last.finished_ms);
-        !last.running_revision.is_empty()
-            && last.running_revision != target.current_revision
-            && age_ms < millis(TOLD)
-    })
+/// Whether a host is about to tell what runs: its last order has just ended with something else than it tells.
+fn is_untold(last: &LastOrder, now_ms: i64) -> bool {
+    !last.running_revision.is_empty()
+        && last.running_revision != last.current_revision
+        && now_ms.saturating_sub(last.finished_ms) < millis(TOLD)
+        && last.told_ms.saturating_sub(last.finished_ms) <= SPOKEN_MS
 }
 
 /// What earlier rollbacks of the target say of this one.
@@ -232,5 +234,45 @@ fn stored(found: &Found, to: &v1::Revision, scope: RestoreScope, swap: Swap) -> 
         blockers: found.target.unsupported.iter().cloned().collect(),
         expected_outage: "not known while the host is offline".to_owned(),
         ..v1::Plan::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_order_left_is_waited_for_until_its_host_has_told_it_or_told_otherwise() {
+        let last = LastOrder {
+            running_revision: "b".into(),
+            finished_ms: 10_000,
+            current_revision: "a".into(),
+            told_ms: 9_000,
+        };
+        assert!(is_untold(&last, 10_100));
+        assert!(!is_untold(&last, 15_000), "for so long");
+        for told in [
+            LastOrder {
+                current_revision: "b".into(),
+                ..last.clone()
+            },
+            LastOrder {
+                running_revision: String::new(),
+                ..last.clone()
+            },
+            // Deployed anew meanwhile.
+            LastOrder {
+                told_ms: 12_001,
+                ..last.clone()
+            },
+        ] {
+            assert!(!is_untold(&told, 12_100), "{told:?}");
+        }
+        // It was told in the moment of the end, before what runs was known.
+        let early = LastOrder {
+            told_ms: 10_050,
+            ..last
+        };
+        assert!(is_untold(&early, 10_100));
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     clock::{millis, now_ms},
     metrics::ORDERS_STARTED,
     rpc::{caller::Caller, convert, fault},
-    store::types::{NewRollout, Rollout},
+    store::types::{Effects, NewRollout, Rollout},
 };
 
 const LIST: u32 = 50;
@@ -60,32 +60,36 @@ pub(super) async fn start(
         now_ms: now,
         not_after_ms: now.saturating_add(deadline_ms),
     };
-    let rollout = service
-        .store
-        .rollout_start(&new)
-        .await
-        .map_err(fault::start)?;
+    let rollout = stored_and_sent(service, new.clone()).await?;
     if rollout.id == new.id {
         metrics::counter!(ORDERS_STARTED).increment(1);
         tracing::info!(
             rollout.id = %rollout.id, "rollout {} started by {}", rollout.id, caller.name
         );
     }
-    // It stands. Sending it is repeated whenever its host connects, so a failure here is no failure.
-    for order in &rollout.orders {
-        let (fleet, host) = (std::sync::Arc::clone(&service.fleet), order.host_id);
-        tokio::spawn(async move {
-            if let Err(error) = fleet.dispatch(host).await {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "failed to send orders to {host}"
-                );
-            }
-        });
-    }
     Ok(v1::StartRollbackResponse {
         rollout: Some(convert::rollout(&rollout, &service.fleet)),
     })
+}
+
+/// Stores the rollout, and sends its orders in the background. In a task of its own: whoever called may be gone before
+/// the store answers, and what stands is sent all the same.
+async fn stored_and_sent(service: &Operators, new: NewRollout) -> Result<Rollout, Status> {
+    let service = service.clone();
+    let started = tokio::spawn(async move {
+        let rollout = service.store.rollout_start(&new).await?;
+        // It stands. Sending it is repeated, so a failure here is no failure.
+        service.fleet.effects(Effects {
+            hosts: rollout.orders.iter().map(|order| order.host_id).collect(),
+            ..Effects::default()
+        });
+        Ok(rollout)
+    });
+    match started.await {
+        Ok(started) => started.map_err(fault::start),
+        // Asked again with the same id, it finds what stands.
+        Err(_) => Err(Status::internal("the start of the rollout ended by itself")),
+    }
 }
 
 /// The rollout of that id or unique prefix.

@@ -72,8 +72,12 @@ pub(super) async fn note_bad(
     Ok(())
 }
 
-/// The target that is meant on that host.
-pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
+/// The target that is meant on that host, without its revisions.
+pub(super) async fn named(
+    service: &Operators,
+    host: &str,
+    target: &str,
+) -> Result<(Host, v1::Target), Status> {
     let host = hosts::find(service, host).await?;
     let listed = service.store.target_list(Some(host.id)).await;
     let targets: Vec<v1::Target> = listed
@@ -81,9 +85,15 @@ pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Resul
         .into_iter()
         .map(|(_, target)| target)
         .collect();
-    let mut target = select::target(&host.name, &targets, target)
+    let target = select::target(&host.name, &targets, target)
         .map_err(fault::not_found)?
         .clone();
+    Ok((host, target))
+}
+
+/// The target that is meant on that host.
+pub(super) async fn find(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
+    let (host, mut target) = named(service, host, target).await?;
     Restoring::now(service).await?.note(host.id, &mut target);
     target.revisions = service
         .store

@@ -27,6 +27,10 @@ pub(super) const HOST_BY_NAME_OR_ID: &str = "SELECT id FROM hosts WHERE name = $
 pub(super) const TOKENS_STALE: &str =
     "DELETE FROM join_tokens WHERE used_ms IS NULL AND expires_ms < $1";
 
+/// Tokens of an operator that can still be used.
+pub(super) const TOKENS_OF_OPERATOR: &str = "SELECT hash, host_name FROM join_tokens
+     WHERE used_ms IS NULL AND expires_ms > $2 AND created_by = $1";
+
 row! {
     struct HostRow {
         id: String,

@@ -35,6 +35,9 @@ use crate::fault::{self, Moment};
 /// connection.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// As long for a command: a controller that is busy writes for longer than a person minds to wait.
+const COMMAND_BUSY: Duration = Duration::from_secs(30);
+
 /// How long a controller that starts waits for a command that holds the data directory.
 const HELD: Duration = Duration::from_secs(1);
 
@@ -72,27 +75,40 @@ impl Sqlite {
                 other => break other?,
             }
         };
-        let store = Self::connect(data_dir, Some(lock)).await?;
+        let store = Self::connect(data_dir, BUSY, Some(lock)).await?;
         migrations::all().run(&store.writer).await?;
         Ok(store)
     }
 
-    /// Opens the database for a command, also while a controller runs on it: whoever writes takes the database's own
-    /// lock, and reads within it what must be true. Where none runs, the schema is brought up to date first.
+    /// Makes the database of a new cluster for the command that makes it.
     ///
     /// # Errors
-    /// As [`Sqlite::open`]; or the controller that runs is of another version.
+    /// As [`Sqlite::open`].
+    pub async fn new(data_dir: &Path) -> Result<Self, StoreError> {
+        let lock = lock(data_dir)?;
+        let store = Self::connect(data_dir, COMMAND_BUSY, None).await?;
+        migrations::all().run(&store.writer).await?;
+        // From here on a controller may start.
+        drop(lock);
+        Ok(store)
+    }
+
+    /// Opens the database for a command that writes, also while a controller runs on it: whoever writes takes the
+    /// database's own lock, and reads within it what must be true. Where none runs, the schema is brought up to date
+    /// first.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`]; there is no database, or the controller that runs is of another version.
     pub async fn beside(data_dir: &Path) -> Result<Self, StoreError> {
+        // Nothing is made, nor brought up to date, where there is none.
+        let store = Self::as_it_is(data_dir).await?;
         match lock(data_dir) {
             Ok(lock) => {
-                let store = Self::connect(data_dir, None).await?;
                 migrations::all().run(&store.writer).await?;
-                // From here on a controller may start.
                 drop(lock);
                 Ok(store)
             }
             Err(StoreError::InUse { path }) => {
-                let store = Self::connect(data_dir, None).await?;
                 if migrations::is_current(&store.reader).await? {
                     Ok(store)
                 } else {
@@ -101,6 +117,42 @@ impl Sqlite {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens the database for a command that only reads, also while a controller runs on it.
+    ///
+    /// # Errors
+    /// There is no database, it is of another version, or it cannot be opened.
+    pub async fn reading(data_dir: &Path) -> Result<Self, StoreError> {
+        let store = Self::as_it_is(data_dir).await?;
+        if migrations::is_current(&store.reader).await? {
+            return Ok(store);
+        }
+        Err(StoreError::OtherSchema {
+            path: data_dir.display().to_string(),
+        })
+    }
+
+    /// Opens the database of whatever version, for a command that copies it.
+    ///
+    /// # Errors
+    /// There is no database, or it cannot be opened.
+    pub async fn as_it_is(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join("controller.db");
+        let none = || StoreError::NoDatabase {
+            path: path.display().to_string(),
+        };
+        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if bytes == 0 {
+            return Err(none());
+        }
+        let store = Self::connect(data_dir, COMMAND_BUSY, None).await?;
+        let held: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('_sqlx_migrations', 'record')",
+        )
+        .fetch_one(&store.reader)
+        .await?;
+        if held == 2 { Ok(store) } else { Err(none()) }
     }
 
     /// Writes the whole database, as it stands at one moment, into a new file, and waits until it is on disk. Others
@@ -123,29 +175,33 @@ impl Sqlite {
         written.sync_all().map_err(file)
     }
 
-    async fn connect(data_dir: &Path, lock: Option<File>) -> Result<Self, StoreError> {
+    /// Opens the file, which is there.
+    async fn connect(
+        data_dir: &Path,
+        busy: Duration,
+        lock: Option<File>,
+    ) -> Result<Self, StoreError> {
         let path = data_dir.join("controller.db");
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(BUSY);
+            .busy_timeout(busy);
         let open = |source| StoreError::Open {
             path: path.display().to_string(),
             source,
         };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(BUSY)
+            .acquire_timeout(busy)
             .after_release(|connection, _| Box::pin(usable(connection)))
             .connect_with(options.clone())
             .await
             .map_err(open)?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(BUSY)
+            .acquire_timeout(busy)
             .after_release(|connection, _| Box::pin(usable(connection)))
             .connect_with(options.pragma("query_only", "ON"))
             .await

@@ -1,5 +1,7 @@
 //! Orders and their events.
 
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
 use prost::Message as _;
 use serde_json::json;
@@ -10,14 +12,25 @@ use sternway_proto::{
 };
 use uuid::Uuid;
 
-use super::{Sqlite, Tx, decode, log::append, rollouts, row::row, signed, small, unsigned, uuid};
+use super::{
+    Sqlite, Tx,
+    budget::{Budget, Room},
+    decode,
+    log::append,
+    rollouts,
+    row::row,
+    signed, small,
+    targets::limited,
+    unsigned, uuid,
+};
 use crate::{
     record::{Actor, Draft},
     rollout::order::{Applied, Ending, Input, Lost, Phase, Progress, Unsent, apply},
     store::{
         RolloutStore, StartError, StoreError,
         types::{
-            Appended, Effects, EndedOrder, Host, NewRollout, Order, Rollout, SentOrder, StoredPlan,
+            Appended, DueOrder, Effects, EndedOrder, Host, LastOrder, NewRollout, Order, Rollout,
+            Sending, SentOrder, StoredPlan,
         },
     },
 };
@@ -47,13 +60,13 @@ pub(super) const ORDERS_LOST: &str =
 pub(super) const ORDERS_OF_REVOKED: &str =
     "SELECT id FROM orders INDEXED BY orders_one_active WHERE host_id = $1 AND state <> 4";
 
-/// Orders that were never sent and whose deadline has passed.
-pub(super) const ORDERS_DUE: &str = "SELECT id, host_id FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
+/// Orders of an operator's rollouts that were never sent.
+pub(super) const ORDERS_OF_OPERATOR: &str =
+    "SELECT o.id FROM orders o JOIN rollouts r ON r.id = o.rollout_id
+     WHERE o.state = 1 AND o.state <> 4 AND r.operator = $1";
 
-/// Orders whose wave has begun and of which their agents have said nothing.
-pub(super) const ORDERS_UNANSWERED: &str =
-    "SELECT o.id, o.host_id FROM orders o JOIN rollouts r ON r.id = o.rollout_id
-     WHERE o.state IN (1, 2) AND o.state <> 4 AND o.last_event = 0 AND o.wave <= r.wave";
+/// Orders that were never sent and whose deadline has passed.
+pub(super) const ORDERS_DUE: &str = "SELECT id, host_id, not_after_ms FROM orders WHERE state = 1 AND state <> 4 AND not_after_ms <= $1 LIMIT 500";
 
 /// Orders that were sent, with their hosts, where both the deadline and the last sign of the host are older than
 /// that.
@@ -79,6 +92,14 @@ pub(super) const ORDERS_ENDED: &str =
      WHERE host_id = $1 AND sequence > (SELECT MAX(sequence) FROM orders WHERE host_id = $1) - 200
          AND target = $2 AND state = 4
      ORDER BY sequence DESC";
+
+/// The newest of them, with the target as its host told it last.
+pub(super) const ORDER_LAST: &str =
+    "SELECT o.running_revision, o.finished_ms, t.updated_ms, t.body FROM orders o
+         JOIN targets t ON t.host_id = o.host_id AND t.name = o.target
+     WHERE o.host_id = $1 AND o.sequence > (SELECT MAX(sequence) FROM orders WHERE host_id = $1) - 200
+         AND o.target = $2 AND o.state = 4
+     ORDER BY o.sequence DESC LIMIT 1";
 
 /// Events answered at once.
 const EVENT_PAGE: i64 = 500;
@@ -188,6 +209,23 @@ pub(super) async fn of_rollout(
     .bind(id.to_string())
     .fetch_all(connection)
     .await?)
+}
+
+/// Why the revision that a plan leads to is marked bad, in the words of whoever marked it. None: it is not.
+pub(super) async fn bad(
+    tx: &mut Tx<'_>,
+    host: Uuid,
+    plan: &v1::Plan,
+) -> Result<Option<String>, sqlx::Error> {
+    // 2 is MARK_BAD.
+    sqlx::query_scalar(
+        "SELECT reason FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3 AND mark = 2",
+    )
+    .bind(host.to_string())
+    .bind(&plan.target)
+    .bind(&plan.to_revision)
+    .fetch_optional(&mut **tx)
+    .await
 }
 
 /// Orders that wait in the waves behind this one.
@@ -353,6 +391,63 @@ fn too_many(event: &v1::OrderEvent) -> v1::OrderEvent {
     }
 }
 
+/// Notes, once, how an order ended that nothing is known of. That is nobody's lie where the database is an older copy:
+/// its host tells it until it is acknowledged.
+async fn unknown(
+    tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
+    host: &Host,
+    event: &v1::OrderEvent,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let Some(Event::Finished(end)) = &event.event else {
+        return Ok(());
+    };
+    let noted: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM orders_unknown WHERE id = $1)")
+            .bind(&event.order_id)
+            .fetch_one(&mut **tx)
+            .await?;
+    if noted {
+        return Ok(());
+    }
+    let room = budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(host.id, now_ms);
+    match room {
+        Room::Entry => {}
+        Room::Full => {
+            let told = limited((host.id, &host.name), "order.unknown", now_ms);
+            return Ok(append(tx, &told).await?);
+        }
+        Room::None => return Ok(()),
+    }
+    sqlx::query("INSERT INTO orders_unknown (id, host_id, noted_ms) VALUES ($1, $2, $3)")
+        .bind(&event.order_id)
+        .bind(host.id.to_string())
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    let problem = end.problem.clone().unwrap_or_default();
+    let draft = Draft {
+        at_ms: now_ms,
+        actor: Actor::Agent(host.name.clone()),
+        action: "order.unknown",
+        subject: format!("order:{}", event.order_id),
+        body: json!({
+            "host": host.name,
+            "host_id": host.id,
+            "outcome": end.outcome().as_str_name(),
+            "running_revision": end.running_revision,
+            "problem": problem.code,
+            "message": problem.message,
+            "host_at_ms": event.at_ms,
+        }),
+    };
+    Ok(append(tx, &draft).await?)
+}
+
 /// What of an event goes into the record besides the order's own transitions: everything that was done
 /// and everything that was seen. When it was, by the host's own clock, stands in the body.
 fn noted(order: &Order, event: &v1::OrderEvent, now_ms: i64) -> Option<Draft> {
@@ -436,21 +531,33 @@ impl RolloutStore for Sqlite {
         Ok(orders)
     }
 
-    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+    async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError> {
+        let stays = Ok(Sending::Stays(Effects::default()));
         let mut tx = self.begin().await?;
         let Some(order) = fetch(&mut tx, id).await? else {
-            return Ok(false);
+            return stays;
         };
         if order.progress.is_finished() && !order.progress.lost {
-            return Ok(false);
+            return stays;
         }
-        // Past its deadline an order that was never sent is the expiry's, not ours.
-        if order.progress.phase == Phase::Queued && now_ms >= order.not_after_ms {
-            return Ok(false);
+        if order.progress.phase == Phase::Queued {
+            // Past its deadline an order that was never sent is the expiry's, not ours.
+            if now_ms >= order.not_after_ms {
+                return stays;
+            }
+            if let Some(reason) = bad(&mut tx, order.host_id, &order.plan).await? {
+                let input = Input::RevisionBad {
+                    number: order.plan.to_number,
+                    reason,
+                };
+                let effects = rollouts::input(&mut tx, id, &input, now_ms).await?;
+                super::commit(tx).await?;
+                return Ok(Sending::Stays(effects));
+            }
         }
         rollouts::input(&mut tx, id, &Input::Sending, now_ms).await?;
         super::commit(tx).await?;
-        Ok(true)
+        Ok(Sending::Goes)
     }
 
     async fn order_events_append(
@@ -466,13 +573,18 @@ impl RolloutStore for Sqlite {
                 Ok(id) => fetch(&mut tx, id).await?,
                 Err(_) => None,
             };
-            let Some(order) = order.filter(|order| order.host_id == host.id) else {
-                appended.foreign += 1;
-                continue;
-            };
-            if !append_event(&mut tx, &order, event, now_ms, &mut appended.effects).await? {
-                appended.gap = Some(order.id.to_string());
-                break;
+            match order {
+                Some(order) if order.host_id == host.id => {
+                    if !append_event(&mut tx, &order, event, now_ms, &mut appended.effects).await? {
+                        appended.gap = Some(order.id.to_string());
+                        break;
+                    }
+                }
+                Some(_) => {
+                    appended.foreign += 1;
+                    continue;
+                }
+                None => unknown(&mut tx, &self.budget, host, event, now_ms).await?,
             }
             // What comes after the end, or again, is settled: it is acknowledged as it came.
             let up_to = event.number;
@@ -492,9 +604,20 @@ impl RolloutStore for Sqlite {
         Ok(appended)
     }
 
-    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let rows = sqlx::query_as(ORDERS_DUE).bind(now_ms);
-        with_hosts(&rows.fetch_all(&self.reader).await?)
+    async fn order_due_list(&self, now_ms: i64) -> Result<Vec<DueOrder>, StoreError> {
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(ORDERS_DUE)
+            .bind(now_ms)
+            .fetch_all(&self.reader)
+            .await?;
+        rows.into_iter()
+            .map(|(id, host, not_after_ms)| {
+                Ok(DueOrder {
+                    id: uuid(&id, "an order's id")?,
+                    host: uuid(&host, "a host's id")?,
+                    not_after_ms,
+                })
+            })
+            .collect()
     }
 
     async fn order_expired(
@@ -510,11 +633,6 @@ impl RolloutStore for Sqlite {
         }
         super::commit(tx).await?;
         Ok(effects)
-    }
-
-    async fn order_unanswered_list(&self) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
-        let rows = sqlx::query_as(ORDERS_UNANSWERED);
-        with_hosts(&rows.fetch_all(&self.reader).await?)
     }
 
     async fn order_overdue_list(&self, before_ms: i64) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
@@ -591,6 +709,24 @@ impl RolloutStore for Sqlite {
                 })
             })
             .collect()
+    }
+
+    async fn order_last(&self, host: Uuid, target: &str) -> Result<Option<LastOrder>, StoreError> {
+        let row: Option<(String, i64, i64, Vec<u8>)> = sqlx::query_as(ORDER_LAST)
+            .bind(host.to_string())
+            .bind(target)
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some((running_revision, finished_ms, told_ms, body)) = row else {
+            return Ok(None);
+        };
+        let target: v1::Target = decode(&body, "a target")?;
+        Ok(Some(LastOrder {
+            running_revision,
+            finished_ms,
+            current_revision: target.current_revision,
+            told_ms,
+        }))
     }
 
     async fn order_lost(

@@ -430,15 +430,8 @@ async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, Stri
     }
     let plan: v1::Plan = decode(&row.body, "a plan")?;
     // Marked between the plan and now: nobody else would see it.
-    let bad: Option<String> = sqlx::query_scalar(
-        "SELECT reason FROM marks WHERE host_id = $1 AND target = $2 AND revision = $3 AND mark = 2",
-    )
-    .bind(&row.host_id)
-    .bind(&plan.target)
-    .bind(&plan.to_revision)
-    .fetch_optional(&mut **tx)
-    .await?;
-    if let Some(reason) = bad {
+    let host_id = uuid(&row.host_id, "a host's id")?;
+    if let Some(reason) = orders::bad(tx, host_id, &plan).await? {
         return Err(StartError::RevisionBad {
             number: plan.to_number,
             target: plan.target,
@@ -459,7 +452,7 @@ async fn plan_for(tx: &mut Tx<'_>, new: &NewRollout) -> Result<(StoredPlan, Stri
     }
     let stored = StoredPlan {
         id: new.plan_id,
-        host_id: uuid(&row.host_id, "a host's id")?,
+        host_id,
         made_for: row.made_for,
         scope: i32::try_from(row.scope)
             .ok()

@@ -304,25 +304,30 @@ async fn note(
         .take(observation.host_id, observation.at_ms);
     match room {
         Room::Entry => append(tx, &seen(observation, target, revision)).await?,
-        Room::Full => append(tx, &too_many(observation)).await?,
+        Room::Full => {
+            let (id, name) = (observation.host_id, &observation.host_name);
+            let told = limited((id, name), "revision.seen", observation.at_ms);
+            append(tx, &told).await?;
+        }
         Room::None => {}
     }
     Ok(())
 }
 
-fn too_many(observation: &Observation) -> Draft {
+/// Says that a host told more than is written into the record of it.
+pub(super) fn limited((host_id, host): (Uuid, &str), what: &str, at_ms: i64) -> Draft {
     tracing::warn!(
-        host.id = %observation.host_id,
-        "host {} tells of too many revisions: not each is written into the record", observation.host_name
+        host.id = %host_id,
+        "host {host} tells too much ({what}): not each is written into the record"
     );
     Draft {
-        at_ms: observation.at_ms,
+        at_ms,
         actor: Actor::Controller,
         action: "record.limited",
-        subject: format!("host:{}", observation.host_name),
+        subject: format!("host:{host}"),
         body: json!({
-            "host_id": observation.host_id,
-            "what": "revision.seen",
+            "host_id": host_id,
+            "what": what,
             "next_step": "see what deploys on this host so often; if nothing does, its agent is not honest: `ctl host revoke`",
         }),
     }

@@ -8,9 +8,11 @@ use super::{Sqlite, hosts, log, operators, orders, rollouts};
 use crate::{
     record::Actor,
     store::{
-        HostStore as _, MetaStore as _, RecordStore as _, RedeemError, StoreError,
-        TargetStore as _, Trouble,
-        types::{Certified, Host, NewMark, NewToken, Note, Observation, Redeem, Seen},
+        HostStore as _, MetaStore as _, OperatorStore as _, RecordStore as _, RedeemError,
+        StoreError, TargetStore as _, Trouble,
+        types::{
+            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem, Seen,
+        },
     },
 };
 
@@ -129,12 +131,12 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_OPEN, "orders_one_active"),
         (orders::ORDERS_LOST, "orders_lost"),
         (orders::ORDERS_DUE, "orders_active"),
-        (orders::ORDERS_UNANSWERED, "orders_active"),
         (orders::ORDERS_OVERDUE, "orders_active"),
         (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
         (orders::ORDERS_FAILED, "orders_failed"),
         (orders::ORDERS_ENDED, "orders_sequence"),
+        (orders::ORDER_LAST, "orders_sequence"),
         (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
         (rollouts::ROLLOUTS_OF_HOST, "orders_sequence"),
         (rollouts::ROLLOUTS_BY_PREFIX, "sqlite_autoindex_rollouts"),
@@ -143,6 +145,8 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (log::RECORD_FROM, "sqlite_autoindex_record"),
         (hosts::HOST_BY_NAME_OR_ID, "hosts_name"),
         (hosts::TOKENS_STALE, "join_tokens_unused"),
+        (hosts::TOKENS_OF_OPERATOR, "join_tokens_unused"),
+        (orders::ORDERS_OF_OPERATOR, "orders_active"),
         (operators::OPERATORS_REVOKED, "operators_revoked"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
@@ -159,6 +163,103 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
             .any(|line| line.starts_with("SCAN") && !line.contains("USING INDEX"));
         assert!(!scans, "{query}:\n{said}");
     }
+}
+
+/// What stands in a folder, with its bytes.
+fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut files: Vec<(String, Vec<u8>)> = entries
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, std::fs::read(entry.path()).expect("read"))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_command_makes_no_database_where_there_is_none() {
+    for empty in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        if empty {
+            std::fs::write(path.join("controller.db"), b"").expect("written");
+        }
+        let before = files(path);
+        for opened in [
+            Sqlite::beside(path).await,
+            Sqlite::reading(path).await,
+            Sqlite::as_it_is(path).await,
+        ] {
+            let error = opened.expect_err("refused");
+            assert!(matches!(error, StoreError::NoDatabase { .. }), "{error:?}");
+        }
+        assert_eq!(files(path), before);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_nobody_else() {
+    const OLDER: &str =
+        "DROP TABLE operators; DROP TABLE operator_names_revoked; DROP TABLE orders_unknown;
+         DELETE FROM _sqlx_migrations WHERE version = 3";
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let store = filled(path).await;
+    sqlx::raw_sql(OLDER)
+        .execute(&store.writer)
+        .await
+        .expect("made older");
+    store.close().await;
+    drop(store);
+    let newest = async |store: &Sqlite| -> i64 {
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
+            .fetch_one(&store.reader)
+            .await
+            .expect("read")
+    };
+    let refused = Sqlite::reading(path).await.expect_err("of another version");
+    assert!(
+        matches!(refused, StoreError::OtherSchema { .. }),
+        "{refused:?}"
+    );
+    let store = Sqlite::as_it_is(path).await.expect("opened");
+    store
+        .copy_into(&path.join("copy.db"))
+        .await
+        .expect("copied");
+    assert_eq!(newest(&store).await, 2, "as it was");
+    store.close().await;
+    let store = Sqlite::beside(path).await.expect("opened");
+    assert_eq!(newest(&store).await, 3);
+}
+
+#[tokio::test]
+async fn a_command_waits_longer_for_a_database_that_is_busy_than_a_controller_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    let busy = store.begin().await.expect("begun");
+    let ends = async {
+        tokio::time::sleep(super::BUSY + std::time::Duration::from_secs(1)).await;
+        busy.commit().await.expect("committed");
+    };
+    let command = async {
+        let beside = Sqlite::beside(folder.path()).await.expect("opened");
+        let issued = IssuedOperator {
+            serial: "1".repeat(32),
+            name: "bob".into(),
+            role: "viewer".into(),
+            issued_ms: 1,
+            not_after_ms: 2,
+        };
+        beside.operator_issued(&issued).await
+    };
+    let (noted, ()) = tokio::join!(command, ends);
+    noted.expect("noted once there was room");
+    let said = Trouble::Locked.next_step();
+    assert!(said.contains("controller that is busy"), "{said}");
 }
 
 async fn host(store: &Sqlite) -> Host {
