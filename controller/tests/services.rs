@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rustls::pki_types::ServerName;
 use sternway_controller::{Running, backup, config::Settings, operators, pki, run};
 use sternway_proto::{
     channel, enrol, fault,
@@ -29,6 +30,7 @@ use tokio::{
     sync::mpsc,
     task::JoinHandle,
 };
+use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
@@ -179,13 +181,16 @@ impl Stage {
 
 /// A connection with the certificate of a host.
 async fn dial(address: &str, joined: &enrol::Joined) -> Result<Channel, channel::ConnectError> {
-    let tls = ClientTls::new(
+    channel::connect(address, &host_tls(joined)).await
+}
+
+fn host_tls(joined: &enrol::Joined) -> ClientTls {
+    ClientTls::new(
         joined.credentials.clone(),
         &joined.controller_trust,
         joined.cluster,
     )
-    .expect("TLS");
-    channel::connect(address, &tls).await
+    .expect("TLS")
 }
 
 struct Agent {
@@ -887,6 +892,31 @@ async fn the_connection_of_a_revoked_host_is_cut_within_ten_seconds_and_it_stays
         let session = within("an answer", session).await;
         assert!(session.is_err(), "it is let in");
     }
+}
+
+/// A client has shaken hands before its certificate is judged, and speaks at once. Were the connection closed on what
+/// it says, it would be reset: who then writes once more before it reads never hears why.
+#[tokio::test]
+async fn never_silent_a_revoked_host_hears_that_it_is_while_it_speaks() {
+    let stage = Stage::new().await;
+    let joined = stage.join("web-1").await;
+    revoke(&mut stage.operator().await).await;
+    let connector = TlsConnector::from(host_tls(&joined).config());
+    let tcp = TcpStream::connect(stage.address()).await;
+    let name = ServerName::try_from("controller").expect("a name");
+    let tls = connector.connect(name, tcp.expect("connected"));
+    let mut tls = within("its hello", tls).await.expect("shaken hands");
+    // A host that is busy.
+    for _ in 0..5 {
+        tls.write_all(&[7; 512]).await.expect("it is listened to");
+        tls.flush().await.expect("it is listened to");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let heard = within("the alert", tls.read(&mut [0; 16])).await;
+    let error = heard.expect_err("it is let in");
+    let said = error.get_ref().and_then(|it| it.downcast_ref());
+    let revoked = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
+    assert_eq!(said, Some(&revoked), "{error}");
 }
 
 /// Whether a call is answered, and a new connection accepted.

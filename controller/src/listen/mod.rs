@@ -18,6 +18,7 @@ use std::{
 use futures_util::Stream;
 use sternway_proto::{identity::PeerCertificate, limits, tls::ServerTls};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
@@ -45,6 +46,10 @@ const BACKLOG: usize = 128;
 /// twice as long after each further one, up to the longest.
 const REST: Duration = Duration::from_millis(50);
 const REST_AT_MOST: Duration = Duration::from_secs(1);
+
+/// How long, and how many bytes, a peer that is not let in is listened to.
+const HEARS_OUT: Duration = Duration::from_secs(1);
+const HEARD_OUT_AT_MOST: usize = 64 * 1024;
 
 /// A server with the bounds that hold on every listener.
 pub fn server() -> Server {
@@ -175,13 +180,41 @@ impl Door {
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let watched = Watched::new(tcp, Arc::clone(&place.waited));
         let acceptor = TlsAcceptor::from(self.tls.config());
+        let accept = acceptor.accept(watched).into_fallible();
         let shaken = tokio::select! {
             biased;
             () = place.evicted.cancelled() => return Err("its place was needed".to_owned()),
-            shaken = timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(watched)) => shaken,
+            shaken = timeout(limits::HANDSHAKE_TIMEOUT, accept) => shaken,
         };
-        shaken
-            .map_err(|_| "it took too long".to_owned())?
-            .map_err(|error| error.to_string())
+        match shaken {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err((error, watched))) => {
+                tokio::select! {
+                    biased;
+                    () = place.evicted.cancelled() => {}
+                    () = hear_out(watched) => {}
+                }
+                Err(error.to_string())
+            }
+            Err(_) => Err("it took too long".to_owned()),
+        }
     }
+}
+
+/// Ends a connection whose handshake failed so that its peer can read the alert. A client of TLS 1.3 speaks before it
+/// is judged: closing on what it says would reset the connection, and who writes before it reads would hear of that
+/// alone.
+async fn hear_out(mut peer: Watched) {
+    let until_it_closes = async {
+        peer.shutdown().await?;
+        let mut heard = [0; 1024];
+        for _ in 0..HEARD_OUT_AT_MOST.div_ceil(heard.len()) {
+            if peer.read(&mut heard).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    // It is told already: whatever becomes of this is as good.
+    let _ = timeout(HEARS_OUT, until_it_closes).await;
 }
