@@ -38,8 +38,8 @@ const REMEMBERED: Duration = Duration::from_hours(24 * 90);
 /// is right only as long as nobody has gone on from there.
 const LOST_WITHIN: Duration = Duration::from_hours(24);
 
-/// Refusals, at the arrival or by the plan, that keep a journal within [`REFUSALS_WITHIN`], each a file that is kept for [`REMEMBERED`]. A controller that
-/// is well has fewer refused; one that is not must not fill the host's disk.
+/// Refusals, at the arrival or by the plan, that keep a journal within [`REFUSALS_WITHIN`], each a file that is kept for
+/// [`REMEMBERED`]. A controller that is well has fewer refused; one that is not must not fill the host's disk.
 const REFUSALS: u32 = 30;
 const REFUSALS_WITHIN: Duration = Duration::from_hours(1);
 
