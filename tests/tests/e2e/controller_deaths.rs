@@ -219,45 +219,32 @@ async fn undone(session: &Session, order: &str) {
     }
 }
 
-#[tokio::test]
-async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_told_once_as_that()
-{
-    let mut ground = Ground::new().await;
-    let host = ground.join("web-1").await;
-    let agent = undoing(host);
-    ground.known("web-1").await;
+/// Rolls back once under each fault; each rollback ends in that state, is there once, and stands in the record so often.
+async fn each_ends(
+    ground: &mut Ground,
+    further: &[&str],
+    state: &str,
+    recorded: &[(&str, usize)],
+) -> Faults {
+    let base = ["rollback", "--host", "web-1", "--to", "1"];
+    let rollback = [&base[..], &["--yes", "--no-wait"], further].concat();
     let mut faults = Faults::new();
     let mut stood = 0;
     while let Some(fault) = faults.next() {
         let ctl = ground.ctl.clone();
         let acts = async {
-            let rollback = [
-                "rollback",
-                "--host",
-                "web-1",
-                "--to",
-                "1",
-                "--yes",
-                "--no-wait",
-            ];
-            until("a rollback that is undone", WAIT, async || {
+            until(&format!("a rollback that is {state}"), WAIT, async || {
                 let said = ctl.run(&["rollout", "ls", "-o", "json"]).await;
                 let listed: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-                let newest = listed["rollouts"]
-                    .as_array()
-                    .map(|all| (all.len(), all.first()));
-                match newest {
-                    Some((count, Some(newest))) if count > stood && newest["state"] == "undone" => {
-                        Ok(())
-                    }
-                    // It stands, and goes on.
-                    Some((count, _)) if count > stood => Err(listed.to_string()),
-                    Some(_) => {
-                        let said = ctl.run(&rollback).await;
-                        Err(said.stderr)
-                    }
-                    None => Err(said.stderr),
+                let Some(all) = listed["rollouts"].as_array() else {
+                    return Err(said.stderr);
+                };
+                // What stands goes on by itself.
+                if all.len() == stood {
+                    return Err(ctl.run(&rollback).await.stderr);
                 }
+                let ended = all[0]["state"] == state;
+                ended.then_some(()).ok_or(listed.to_string())
             })
             .await;
         };
@@ -267,18 +254,30 @@ async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_
         assert_eq!(rollouts.len(), stood + 1, "{fault}: one rollback, once");
         stood = rollouts.len();
         let order = &rollouts[0]["waves"][0]["orders"][0];
-        assert_eq!(order["outcome"], "undone", "{fault}: {order:#}");
+        assert_eq!(order["outcome"], state, "{fault}: {order:#}");
         let subject = format!("order:{}", order["order_id"].as_str().expect("an id"));
-        for (action, times) in [
-            ("order.created", 1),
-            ("order.accepted", 1),
-            ("evidence.seen", 1),
-            ("order.finished", 1),
-        ] {
-            let recorded = ground.recorded(action, &subject).await;
-            assert_eq!(recorded, times, "{fault}: {action}");
+        for (action, times) in recorded {
+            let found = ground.recorded(action, &subject).await;
+            assert_eq!(found, *times, "{fault}: {action}");
         }
     }
+    faults
+}
+
+#[tokio::test]
+async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_told_once_as_that()
+{
+    let mut ground = Ground::new().await;
+    let host = ground.join("web-1").await;
+    let agent = undoing(host);
+    ground.known("web-1").await;
+    let recorded = [
+        ("order.created", 1),
+        ("order.accepted", 1),
+        ("evidence.seen", 1),
+        ("order.finished", 1),
+    ];
+    let faults = each_ends(&mut ground, &[], "undone", &recorded).await;
     agent.abort();
     faults.ended(8);
 }
@@ -291,53 +290,13 @@ async fn never_lost_an_order_that_expires_while_its_controller_is_killed_expires
     session.say(inventory()).await;
     ground.known("web-1").await;
     drop(session);
-    let mut faults = Faults::new();
-    let mut stood = 0;
-    while let Some(fault) = faults.next() {
-        let ctl = ground.ctl.clone();
-        let acts = async {
-            let rollback = [
-                "rollback",
-                "--host",
-                "web-1",
-                "--to",
-                "1",
-                "--yes",
-                "--no-wait",
-                "--deadline",
-                "1s",
-            ];
-            until("an order that expires", WAIT, async || {
-                let said = ctl.run(&["rollout", "ls", "-o", "json"]).await;
-                let listed: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-                let Some(all) = listed["rollouts"].as_array() else {
-                    return Err(said.stderr);
-                };
-                if all.len() == stood {
-                    return Err(ctl.run(&rollback).await.stderr);
-                }
-                let expired = all[0]["state"] == "expired";
-                expired.then_some(()).ok_or(listed.to_string())
-            })
-            .await;
-        };
-        let died = ground.dies(&fault, acts).await;
-        faults.was(died);
-        let rollouts = ground.rollouts().await;
-        assert_eq!(rollouts.len(), stood + 1, "{fault}: one rollback, once");
-        stood = rollouts.len();
-        let order = &rollouts[0]["waves"][0]["orders"][0];
-        assert_eq!(order["outcome"], "expired", "{fault}: {order:#}");
-        let subject = format!("order:{}", order["order_id"].as_str().expect("an id"));
-        for (action, times) in [
-            ("order.created", 1),
-            ("order.sent", 0),
-            ("order.finished", 1),
-        ] {
-            let recorded = ground.recorded(action, &subject).await;
-            assert_eq!(recorded, times, "{fault}: {action}");
-        }
-    }
+    let recorded = [
+        ("order.created", 1),
+        ("order.sent", 0),
+        ("order.finished", 1),
+    ];
+    let soon = ["--deadline", "1s"];
+    let faults = each_ends(&mut ground, &soon, "expired", &recorded).await;
     faults.ended(4);
 }
 
