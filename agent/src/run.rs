@@ -29,7 +29,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.data_dir)?;
     let _lock = lock(&settings.data_dir)?;
-    let docker: Arc<dyn Kind> = Arc::new(DockerKind::new(settings.docker.clone())?);
+    let docker = DockerKind::new(settings.docker.clone())?;
+    let docker: Arc<dyn Kind> = Arc::new(docker.archiving(&settings.data_dir.join("images"))?);
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);
     let (to_link, reports) = mpsc::channel(boundary::REPORTS);
     let mut executor = Executor::start(

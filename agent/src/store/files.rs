@@ -112,3 +112,32 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
         _ => Ok(()),
     }
 }
+
+/// The room on a file system, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// For those who are not root.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// The room on the file system of that path. None: the path is not there, or cannot be asked for.
+pub fn space(path: &Path) -> Option<Space> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_space_is_read_from_the_file_system() {
+        let space = space(Path::new("/")).expect("there is a root");
+        assert!(space.free > 0 && space.free <= space.total);
+        assert_eq!(super::space(Path::new("/nonexistent-folder")), None);
+    }
+}

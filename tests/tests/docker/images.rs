@@ -7,7 +7,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use sternway_agent::targets::docker::{
     DockerKind, DockerSettings,
-    images::ensure_image,
     record::{ContainerRecord, Hints},
 };
 use sternway_proto::name::TargetName;
@@ -126,21 +125,17 @@ async fn a_missing_image_comes_back_from_its_registry_or_is_missed_before_an_inc
         [],
         "the registry has it"
     );
-    let said = ensure_image(
-        kind.engine(),
-        &inspected.record.image,
-        &inspected.hints,
-        None,
-    )
-    .await
-    .expect("pulled");
+    let said = kind
+        .ensure_image(&inspected.record.image, &inspected.hints)
+        .await
+        .expect("pulled");
     assert!(said.starts_with("pulled 127.0.0.1"), "{said}");
     assert!(exists(&kind, &inspected.record.image.id).await);
 
     // Another image under the digest asked for is not accepted.
     let mut wrong = inspected.record.image.clone();
     wrong.id = format!("sha256:{}", "0".repeat(64));
-    let refused = ensure_image(kind.engine(), &wrong, &inspected.hints, None).await;
+    let refused = kind.ensure_image(&wrong, &inspected.hints).await;
     assert!(refused.expect_err("refused").is_not_found());
 
     scope.cli(&["rmi", "-f", &inspected.record.image.id]).await;
@@ -148,13 +143,9 @@ async fn a_missing_image_comes_back_from_its_registry_or_is_missed_before_an_inc
     let problems = kind.readiness(&target, &revision).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].code, "image-missing");
-    let gone = ensure_image(
-        kind.engine(),
-        &inspected.record.image,
-        &inspected.hints,
-        None,
-    )
-    .await;
+    let gone = kind
+        .ensure_image(&inspected.record.image, &inspected.hints)
+        .await;
     assert!(gone.is_err());
 }
 
@@ -342,9 +333,8 @@ async fn a_login_that_is_missing_or_wrong_is_told_and_with_the_right_one_the_ima
     }
     let kind = with_login(&scope, &registry, PASSWORD);
     assert_eq!(kind.readiness(&target, &revision).await, []);
-    let login = scope.folder().join("config.json");
     let image = &inspected.record.image;
-    let pulled = ensure_image(kind.engine(), image, &inspected.hints, Some(&login)).await;
+    let pulled = kind.ensure_image(image, &inspected.hints).await;
     assert!(pulled.is_ok(), "{pulled:?}");
     assert!(exists(&kind, &image.id).await);
 }

@@ -9,6 +9,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    DockerKind,
+    archive::ArchiveError,
     client::{Engine, EngineError, EngineErrorKind},
     normalise,
     record::{Hints, ImageRef},
@@ -46,28 +48,72 @@ impl ImageCache {
     }
 }
 
-/// Makes sure that the image is on this host: pulls it by digest where it is missing, and accepts
-/// nothing but that very image. Answers with what was done.
-///
-/// # Errors
-/// `NotFound`: it is gone from the disk and no registry has it; `NoSpace`; the engine does not answer.
-pub async fn ensure_image(
+impl DockerKind {
+    /// Whether the image is in this host's archive.
+    pub(super) async fn archived(&self, id: &str) -> bool {
+        match (&self.archive, id.parse()) {
+            (Some(archive), Ok(id)) => archive.holds(&id).await,
+            _ => false,
+        }
+    }
+
+    /// Makes sure that the image is on this host: loads it from the archive or pulls it by digest where it is missing,
+    /// and accepts nothing but that very image. Answers with what was done.
+    ///
+    /// # Errors
+    /// `NotFound`: it is gone from the disk and no registry has it; `NoSpace`; the engine does not answer.
+    pub async fn ensure_image(
+        &self,
+        image: &ImageRef,
+        hints: &Hints,
+    ) -> Result<String, EngineError> {
+        let short = normalise::short_image(&image.id);
+        match self.engine.image(&image.id).await {
+            Ok(_) => return Ok(format!("image {short} is there")),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        let last = match self.loaded(image).await {
+            Ok(true) => return Ok(format!("loaded {short} from the archive of this host")),
+            Ok(false) => missing(image, "no registry is known to have it"),
+            Err(error) if error.kind == EngineErrorKind::NoSpace || error.is_transient() => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        let registry_config = self.settings.registry_config.as_deref();
+        pulled_from_any(&self.engine, image, hints, registry_config, last).await
+    }
+
+    /// Loads the image from the archive. False: it is not there.
+    async fn loaded(&self, image: &ImageRef) -> Result<bool, EngineError> {
+        let (Some(archive), Ok(id)) = (&self.archive, image.id.parse()) else {
+            return Ok(false);
+        };
+        match archive.load(&id).await {
+            Ok(false) => Ok(false),
+            Ok(true) => match self.engine.image(&image.id).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_not_found() => Err(missing(
+                    image,
+                    "the engine made another of the archived one",
+                )),
+                Err(error) => Err(error),
+            },
+            Err(ArchiveError::Engine(error)) => Err(error),
+            Err(error) => Err(missing(image, &error.to_string())),
+        }
+    }
+}
+
+/// `last`: why it is not there otherwise.
+async fn pulled_from_any(
     engine: &Engine,
     image: &ImageRef,
     hints: &Hints,
     registry_config: Option<&Path>,
+    mut last: EngineError,
 ) -> Result<String, EngineError> {
-    match engine.image(&image.id).await {
-        Ok(_) => {
-            return Ok(format!(
-                "image {} is there",
-                normalise::short_image(&image.id)
-            ));
-        }
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
-    }
-    let mut last = missing(image, "no registry is known to have it");
     for digest in &hints.digests {
         let credentials = registry::credentials(registry_config, digest).await;
         match pulled(engine, image, digest, credentials).await {

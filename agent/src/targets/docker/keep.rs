@@ -1,6 +1,7 @@
 //! Keeps the images of revisions from being pruned: a tag of ours, and a container that is created and
 //! never started for each image and target, because `docker image prune -a` spares nothing but images
-//! with a container. All state is on the engine, in labels: nothing to lose, nothing to leak.
+//! with a container. That state is on the engine, in labels: nothing to lose, nothing to leak. Images that no registry
+//! has are copied into the archive, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +11,11 @@ use tracing::{info, warn};
 
 use super::{
     DockerKind,
+    archive::ImageId,
     client::{Engine, EngineError, EngineErrorKind},
     labels::{self, Role},
     normalise::{self, list, object, text},
-    record::ContainerRecord,
+    record::{ContainerRecord, Hints},
 };
 use crate::targets::{KindError, Recorded};
 
@@ -44,6 +46,9 @@ impl DockerKind {
             }
         }
         self.sweep_tags().await?;
+        if let Some(archive) = &self.archive {
+            archive.want(target, without_registry(kept));
+        }
         Ok(())
     }
 
@@ -57,7 +62,7 @@ impl DockerKind {
             Ok(image) => image,
             Err(error) if error.is_not_found() => {
                 let image = normalise::short_image(id);
-                if self.tell_once(format!("lost {id}")) {
+                if !self.archived(id).await && self.tell_once(format!("lost {id}")) {
                     warn!("{target}: image {image} is gone and cannot be kept");
                 }
                 return Ok(());
@@ -135,6 +140,23 @@ fn images(target: &TargetName, kept: &[Recorded]) -> Result<BTreeSet<String>, Ki
                 })
         })
         .collect()
+}
+
+/// The images of these revisions that no registry is known to have, the newest first.
+fn without_registry(kept: &[Recorded]) -> Vec<ImageId> {
+    let mut images = Vec::new();
+    for revision in kept.iter().rev() {
+        let image = ContainerRecord::from_bytes(&revision.record)
+            .ok()
+            .and_then(|record| record.image.id.parse().ok());
+        if let Some(id) = image
+            && !images.contains(&id)
+            && Hints::read(&revision.hints).digests.is_empty()
+        {
+            images.push(id);
+        }
+    }
+    images
 }
 
 fn tag_of(id: &str) -> &str {

@@ -2,6 +2,7 @@
 //! restore creates it again.
 
 mod alone;
+mod archive;
 pub mod checks;
 pub mod client;
 mod collect;
@@ -31,15 +32,18 @@ mod steps;
 mod warm;
 pub mod watch;
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{collections::BTreeSet, path::Path, sync::Mutex};
 
 use sternway_proto::v1;
 
 pub use settings::{DockerSettings, SettingsError};
 
+use archive::Archive;
 use client::Engine;
 use images::ImageCache;
 use settings::Names;
+
+use crate::targets::KindError;
 
 /// The kind `docker`.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct DockerKind {
     settings: DockerSettings,
     names: Names,
     images: ImageCache,
+    /// Copies of images that no registry has. None: nothing is archived.
+    archive: Option<Archive>,
     /// Keeping is a look and then a change: one target at a time.
     keeping: tokio::sync::Mutex<()>,
     /// Containers that were told of once in the log.
@@ -67,10 +73,26 @@ impl DockerKind {
             engine: Engine::new(&settings.socket),
             names: Names::new(&settings)?,
             images: ImageCache::default(),
+            archive: None,
             keeping: tokio::sync::Mutex::new(()),
             told: Mutex::new(BTreeSet::new()),
             settings,
         })
+    }
+
+    /// With an archive of images in that folder, as large as the settings say. To be called within a runtime: it works
+    /// in the background, until the kind is dropped.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn archiving(mut self, dir: &Path) -> Result<Self, KindError> {
+        let budget = self.settings.image_archive_mib.saturating_mul(1024 * 1024);
+        let archive = Archive::open(self.engine.clone(), dir, budget);
+        self.archive = Some(archive.map_err(|error| KindError::Failed {
+            what: format!("failed to open the archive of images in {}", dir.display()),
+            reason: error.to_string(),
+        })?);
+        Ok(self)
     }
 
     /// The engine behind it.

@@ -169,7 +169,7 @@ pub(super) struct Facts<'a> {
     pub(super) from: Option<&'a ContainerRecord>,
     pub(super) result: &'a ContainerRecord,
     pub(super) result_id: &'a RevisionId,
-    /// What the image of the result says to us by its labels. None: it has to be pulled first, and nobody knows.
+    /// What the image of the result says to us by its labels. None: it is not on this host, and nobody knows.
     pub(super) image_labels: Option<&'a BTreeMap<String, String>>,
     /// All labels of what runs now, its image's among them.
     pub(super) from_labels: BTreeMap<String, String>,
@@ -182,7 +182,7 @@ pub(super) struct Facts<'a> {
     /// Whether this host can redirect connections; else why not.
     pub(super) redirect: Result<(), String>,
     pub(super) has_health_check: bool,
-    /// The image has to be pulled first.
+    /// The image has to be pulled first, or loaded from the archive.
     pub(super) pulls: bool,
 }
 

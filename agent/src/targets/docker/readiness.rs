@@ -1,6 +1,6 @@
 //! Whether a revision could be restored now. Looks at everything its container needs, changes nothing.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use sternway_proto::{name::TargetName, v1::Problem};
@@ -18,15 +18,15 @@ use super::{
     record::{ContainerRecord, Hints},
     recreate, redirect, registry,
 };
-use crate::targets::Recorded;
+use crate::{store::files, targets::Recorded};
 
 /// How long the registries of an image are asked, all together: below what a plan and a look at readiness may take, so
 /// that one which swallows every packet is told as what it is.
 const REGISTRIES: Duration = Duration::from_secs(5);
 
-/// Whether a registry has an image.
+/// Whether an image that the engine does not have can be had: from the archive of this host, or from a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InRegistry {
+enum Elsewhere {
     Yes,
     No,
     /// It does not let us in.
@@ -126,20 +126,25 @@ impl DockerKind {
         let mut needed = SPARE_BYTES;
         if is_missing(self.engine.image(id).await)? {
             let image = format!("image {} ({})", record.image.reference, short_image(id));
-            let missing = match self.in_registry(hints).await {
-                InRegistry::Yes => None,
-                InRegistry::No => Some((
+            let found = if self.archived(id).await {
+                Elsewhere::Yes
+            } else {
+                self.in_registry(hints).await
+            };
+            let missing = match found {
+                Elsewhere::Yes => None,
+                Elsewhere::No => Some((
                     format!("{image} is neither on this host nor in a registry"),
                     "push it to its registry again, or load it with `docker load`",
                 )),
-                InRegistry::Denied => Some((
+                Elsewhere::Denied => Some((
                     format!(
                         "{image} is not on this host, and its registry does not let the agent in"
                     ),
                     "put a login that may read it into the file that `docker.registry_config` names, or load the image \
                      with `docker load`",
                 )),
-                InRegistry::Unknown => Some((
+                Elsewhere::Unknown => Some((
                     format!(
                         "{image} is not on this host, and its registry did not answer within {} s",
                         REGISTRIES.as_secs()
@@ -154,12 +159,12 @@ impl DockerKind {
             needed = needed.saturating_add(hints.image_bytes.saturating_mul(2));
         }
         let root = text(&self.engine.info().await?, "DockerRootDir").to_owned();
-        let path = root.clone();
-        let free = tokio::task::spawn_blocking(move || free_bytes(&path)).await;
-        if let Ok(Some(free)) = free
-            && free < needed
+        let path = PathBuf::from(&root);
+        let space = tokio::task::spawn_blocking(move || files::space(&path)).await;
+        if let Ok(Some(space)) = space
+            && space.free < needed
         {
-            let (free, needed) = (free / 1_000_000, needed / 1_000_000);
+            let (free, needed) = (space.free / 1_000_000, needed / 1_000_000);
             problems.push(Problem::new(
                 "no-disk-space",
                 format!("{root} has {free} MB free; {needed} MB are needed"),
@@ -170,22 +175,22 @@ impl DockerKind {
     }
 
     /// What the registries say of the digests.
-    async fn in_registry(&self, hints: &Hints) -> InRegistry {
+    async fn in_registry(&self, hints: &Hints) -> Elsewhere {
         let config = self.settings.registry_config.as_deref();
         let asked = async {
-            let mut found = InRegistry::No;
+            let mut found = Elsewhere::No;
             for digest in &hints.digests {
                 let credentials = registry::credentials(config, digest).await;
                 match self.engine.distribution(digest, credentials).await {
-                    Ok(_) => return InRegistry::Yes,
-                    Err(error) if error.is_denied() => found = InRegistry::Denied,
+                    Ok(_) => return Elsewhere::Yes,
+                    Err(error) if error.is_denied() => found = Elsewhere::Denied,
                     Err(_) => {}
                 }
             }
             found
         };
         let answer = timeout(REGISTRIES, asked).await;
-        answer.unwrap_or(InRegistry::Unknown)
+        answer.unwrap_or(Elsewhere::Unknown)
     }
 
     async fn look_at_networks(
@@ -414,11 +419,6 @@ fn sources(record: &ContainerRecord) -> BTreeSet<String> {
         .collect()
 }
 
-fn free_bytes(path: &str) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -544,11 +544,5 @@ mod tests {
         };
         let found: Vec<&str> = unit.lines().filter(hides).collect();
         assert!(found.is_empty(), "{found:?}");
-    }
-
-    #[test]
-    fn free_space_is_read_from_the_file_system() {
-        assert!(free_bytes("/").is_some_and(|free| free > 0));
-        assert_eq!(free_bytes("/nonexistent-folder"), None);
     }
 }

@@ -21,6 +21,8 @@ pub struct DockerSettings {
     pub registry_config: Option<PathBuf>,
     /// How long a replaced container is kept, stopped, for the post-mortem.
     pub dwell_hours: u64,
+    /// What copies of images that no registry has may take on the agent's disk, MiB. 0: none are made.
+    pub image_archive_mib: u64,
 }
 
 impl Default for DockerSettings {
@@ -31,6 +33,7 @@ impl Default for DockerSettings {
             exclude: Vec::new(),
             registry_config: None,
             dwell_hours: 24,
+            image_archive_mib: 4096,
         }
     }
 }

@@ -87,7 +87,7 @@ fn hindrance(facts: &Facts<'_>) -> Option<String> {
     }
     if facts.image_labels.is_none() {
         return Some(
-            "its image has to be pulled first, and nobody knows whether its labels say that there may be one only".to_owned(),
+            "its image is not on this host, and nobody knows whether its labels say that there may be one only".to_owned(),
         );
     }
     // Either would run beside the other.

@@ -1,4 +1,5 @@
-//! What comes as a stream, through bollard: events, logs, and the output of a command in a container.
+//! What comes as a stream, through bollard: events, logs, the output of a command in a container, and the archives of
+//! images.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,11 +8,12 @@ use bollard::{
     container::LogOutput,
     exec::{CreateExecOptions, StartExecResults},
     models::EventMessage,
-    query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder},
+    query_parameters::{EventsOptionsBuilder, ImportImageOptionsBuilder, LogsOptionsBuilder},
 };
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
-use super::{ApiVersion, Engine, EngineError, EngineErrorKind, QUICK};
+use super::{ApiVersion, Engine, EngineError, EngineErrorKind, PULL, PULSE, QUICK};
 
 /// How a command in a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,12 +125,61 @@ impl Engine {
         })
     }
 
-    /// A typed client for streams. bollard leaves the version out of its URLs, and an engine then
-    /// answers in its newest dialect, so the version is put in front of every path here.
+    /// An image, by its id, as an archive, in pieces. The engine writes all of it to its own disk before the first one.
+    ///
+    /// # Errors
+    /// `NotFound`; the engine does not answer. In the stream: it broke off, or no piece came for that long.
+    pub async fn export_image(
+        &self,
+        id: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, EngineError>> + use<>, EngineError> {
+        let what = format!("export image {id}");
+        let docker = self.bollard_within(PULL).await?;
+        let pieces = docker.export_image(id);
+        Ok(
+            tokio_stream::StreamExt::timeout(pieces, PULL).map(move |piece| match piece {
+                Ok(piece) => piece.map_err(|error| translate(&what, &error)),
+                Err(_) => Err(EngineError::silent(&what, PULL)),
+            }),
+        )
+    }
+
+    /// Loads images from an archive. Whoever asks looks afterwards whether it is the one that was meant.
+    ///
+    /// # Errors
+    /// The archive broke off, or the engine refused it; `NoSpace`; `Timeout`.
+    pub async fn load_image<S>(&self, what: &str, archive: S) -> Result<(), EngineError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let docker = self.bollard_within(PULL).await?;
+        let options = ImportImageOptionsBuilder::new().quiet(true).build();
+        let said = docker.import_image_stream(options, archive, None);
+        let load = async {
+            tokio::pin!(said);
+            while let Some(line) = said.next().await {
+                line.map_err(|error| translate(what, &error))?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            loaded = within(what, PULL, load) => loaded,
+            () = self.falls_silent() => Err(EngineError::silent(what, PULSE)),
+        }
+    }
+
+    /// A typed client for streams that begin at once.
     async fn bollard(&self) -> Result<Docker, EngineError> {
+        self.bollard_within(QUICK).await
+    }
+
+    /// A typed client for streams that begin within that time. bollard leaves the version out of its URLs, and an engine
+    /// then answers in its newest dialect, so the version is put in front of every path here.
+    async fn bollard_within(&self, deadline: Duration) -> Result<Docker, EngineError> {
         let version = self.api().await?;
         let socket = self.socket.to_string_lossy();
-        let seconds = QUICK.as_secs();
+        let seconds = deadline.as_secs();
         Docker::connect_with_unix(&socket, seconds, bollard::API_DEFAULT_VERSION)
             .map(|docker| docker.with_request_modifier(move |request| pin(request, version)))
             .map_err(|error| translate("connect to the engine", &error))
@@ -207,6 +258,10 @@ fn translate(what: &str, error: &bollard::errors::Error) -> EngineError {
         } => {
             let message = sternway_proto::name::clean_text(message);
             EngineError::of_status(what, *status_code, message)
+        }
+        // The status was sent before the work began.
+        Error::DockerStreamError { error } => {
+            EngineError::of_status(what, 500, sternway_proto::name::clean_text(error))
         }
         Error::RequestTimeoutError => {
             EngineError::new(what, EngineErrorKind::Timeout, "no answer in time")

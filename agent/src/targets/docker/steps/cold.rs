@@ -18,7 +18,6 @@ use crate::{
         DockerKind,
         checks::{Checks, run::Subject},
         client::{EngineError, EngineErrorKind},
-        images::ensure_image,
         labels::{self, Role, own_name},
         normalise,
         plan::{Old, policy_of},
@@ -43,8 +42,7 @@ impl DockerKind {
         image: &ImageRef,
         hints: &Hints,
     ) -> Result<Done, StepError> {
-        let registry = self.settings.registry_config.as_deref();
-        match ensure_image(&self.engine, image, hints, registry).await {
+        match self.ensure_image(image, hints).await {
             Ok(said) => Ok(Done::said(said)),
             Err(error) if error.is_not_found() => Err(StepError {
                 code: "image-missing".to_owned(),

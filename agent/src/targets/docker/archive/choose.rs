@@ -1,0 +1,220 @@
+//! What the archive should hold: plain values and decisions, no I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use sternway_proto::name::TargetName;
+use thiserror::Error;
+
+/// The id of an image, `sha256:` and 64 digits: nothing else becomes the name of a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(in super::super) struct ImageId(String);
+
+/// It is no id of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it is no id of an image")]
+pub(in super::super) struct NoImageId;
+
+impl ImageId {
+    /// As the engine writes it.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The hash, 64 digits.
+    pub(super) fn digits(&self) -> &str {
+        self.0.strip_prefix("sha256:").unwrap_or(&self.0)
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = NoImageId;
+
+    fn from_str(text: &str) -> Result<Self, NoImageId> {
+        let digits = text.strip_prefix("sha256:").ok_or(NoImageId)?;
+        let lower = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if digits.len() == 64 && digits.bytes().all(lower) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NoImageId)
+        }
+    }
+}
+
+impl TryFrom<String> for ImageId {
+    type Error = NoImageId;
+
+    fn try_from(text: String) -> Result<Self, NoImageId> {
+        text.parse()
+    }
+}
+
+impl From<ImageId> for String {
+    fn from(id: ImageId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(super::super::normalise::short_image(&self.0))
+    }
+}
+
+/// Which images each target would have in the archive, the newest revision's first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Wanted(BTreeMap<TargetName, Vec<ImageId>>);
+
+/// An image that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) id: ImageId,
+    /// 0: it is a target's newest; the higher, the sooner it is let go.
+    pub(super) rank: usize,
+    /// Whose newest it is, or nearest to it.
+    pub(super) target: TargetName,
+}
+
+impl Wanted {
+    /// Sets what a target wants. Answers with whether that is something else than before.
+    pub(super) fn set(&mut self, target: &TargetName, images: Vec<ImageId>) -> bool {
+        if images.is_empty() {
+            return self.0.remove(target).is_some();
+        }
+        self.0.insert(target.clone(), images.clone()) != Some(images)
+    }
+
+    /// Every image once, in the order in which they are taken.
+    pub(super) fn wishes(&self) -> Vec<Wish> {
+        let mut all: Vec<Wish> = self
+            .0
+            .iter()
+            .flat_map(|(target, images)| {
+                images.iter().enumerate().map(move |(rank, id)| Wish {
+                    id: id.clone(),
+                    rank,
+                    target: target.clone(),
+                })
+            })
+            .collect();
+        all.sort_by(|one, other| (one.rank, &one.id).cmp(&(other.rank, &other.id)));
+        let mut seen = BTreeSet::new();
+        all.retain(|wish| seen.insert(wish.id.clone()));
+        all
+    }
+}
+
+/// An image in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) id: ImageId,
+    /// As of its [`Wish`].
+    pub(super) rank: usize,
+    /// What goes from the disk with it, bytes: the files that no other image has.
+    pub(super) alone: u64,
+}
+
+/// What is let go so that `needed` bytes more fit for an image of that rank: only what ranks behind it, the last
+/// first, and no more than necessary. None: not even all of that makes the room.
+pub(super) fn make_room(
+    needed: u64,
+    rank: usize,
+    free: u64,
+    mut held: Vec<Held>,
+) -> Option<Vec<ImageId>> {
+    held.retain(|one| one.rank > rank);
+    held.sort_by_key(|one| std::cmp::Reverse(one.rank));
+    let mut free = free;
+    let mut gone = Vec::new();
+    for one in held {
+        if free >= needed {
+            break;
+        }
+        free = free.saturating_add(one.alone);
+        gone.push(one.id);
+    }
+    (free >= needed).then_some(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> ImageId {
+        let text = format!("sha256:{}", digit.to_string().repeat(64));
+        text.parse().expect("an id")
+    }
+
+    fn target(name: &str) -> TargetName {
+        name.parse().expect("a target")
+    }
+
+    #[test]
+    fn nothing_but_an_id_becomes_a_name_of_a_file() {
+        let digits = "a".repeat(64);
+        for wrong in [
+            "",
+            "sha256:",
+            "sha256:../../etc/passwd",
+            &digits,
+            &format!("sha256:{}/", "a".repeat(63)),
+            &format!("sha256:{}", "A".repeat(64)),
+            &format!("sha512:{digits}"),
+        ] {
+            assert_eq!(wrong.parse::<ImageId>(), Err(NoImageId), "{wrong}");
+        }
+        let right: ImageId = format!("sha256:{digits}").parse().expect("an id");
+        assert_eq!(right.digits(), digits);
+    }
+
+    #[test]
+    fn the_newest_of_every_target_goes_before_the_older_ones_and_each_image_is_taken_once() {
+        let mut wanted = Wanted::default();
+        assert!(wanted.set(&target("docker/web"), vec![id('1'), id('2')]));
+        assert!(wanted.set(&target("docker/api"), vec![id('2'), id('3')]));
+        assert!(!wanted.set(&target("docker/api"), vec![id('2'), id('3')]));
+        let order: Vec<(ImageId, usize)> = wanted
+            .wishes()
+            .into_iter()
+            .map(|wish| (wish.id, wish.rank))
+            .collect();
+        assert_eq!(order, [(id('1'), 0), (id('2'), 0), (id('3'), 1)]);
+        assert!(wanted.set(&target("docker/api"), Vec::new()));
+        assert_eq!(wanted.wishes().len(), 2);
+        assert_eq!(wanted.wishes()[1].rank, 1);
+    }
+
+    #[test]
+    fn room_is_made_by_what_ranks_behind_and_by_no_more_than_that() {
+        let held = || {
+            vec![
+                Held {
+                    id: id('1'),
+                    rank: 0,
+                    alone: 50,
+                },
+                Held {
+                    id: id('2'),
+                    rank: 1,
+                    alone: 30,
+                },
+                Held {
+                    id: id('3'),
+                    rank: 2,
+                    alone: 20,
+                },
+            ]
+        };
+        assert_eq!(make_room(10, 0, 10, held()), Some(vec![]));
+        assert_eq!(make_room(25, 0, 10, held()), Some(vec![id('3')]));
+        assert_eq!(make_room(60, 0, 10, held()), Some(vec![id('3'), id('2')]));
+        assert_eq!(make_room(61, 0, 10, held()), None, "never its equals");
+        assert_eq!(make_room(31, 1, 10, held()), None);
+    }
+}
