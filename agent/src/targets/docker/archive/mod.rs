@@ -9,7 +9,10 @@ mod shelf;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use thiserror::Error;
 use tokio::{
     sync::{Notify, RwLock},
     task::{JoinError, spawn_blocking},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,7 +34,7 @@ use self::{
     shelf::{Room, Shelf, ShelfError},
 };
 use super::{
-    client::{Engine, EngineError},
+    client::{Engine, EngineError, EngineErrorKind},
     normalise::{list, text},
 };
 use crate::store::files;
@@ -51,6 +54,8 @@ pub(super) enum ArchiveError {
     Shelf(#[from] ShelfError),
     #[error("it takes {} MB, and {place}", needed / 1_000_000)]
     NoRoom { needed: u64, place: String },
+    #[error("one is just given out")]
+    InUse,
     #[error("the work on it ended by itself: {0}")]
     Died(#[from] JoinError),
 }
@@ -71,6 +76,8 @@ struct Shared {
     budget: u64,
     wanted: Mutex<Wanted>,
     changed: Notify,
+    /// Nothing is left to do until something changes, or for a while.
+    settled: AtomicBool,
     /// Held for reading while an image is given out: nothing is let go meanwhile.
     giving: RwLock<()>,
 }
@@ -93,6 +100,7 @@ impl Archive {
             budget,
             wanted: Mutex::new(wanted),
             changed: Notify::new(),
+            settled: AtomicBool::new(false),
             giving: RwLock::new(()),
         });
         let work = tokio::spawn(Arc::clone(&shared).work());
@@ -104,9 +112,10 @@ impl Archive {
 
     /// Sets what is wanted for a target, the newest revision's image first. Returns at once.
     pub(super) fn want(&self, target: &TargetName, images: Vec<ImageId>) {
-        self.shared.wanted().set(target, images);
-        // Also where nothing changed: what could not be taken then may be now.
-        self.shared.changed.notify_one();
+        let is_news = self.shared.wanted().set(target, images);
+        if is_news || !self.shared.settled.load(Ordering::Acquire) {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// Whether the image is there.
@@ -160,29 +169,34 @@ impl Shared {
     async fn work(self: Arc<Self>) {
         let mut put_off = PutOff::default();
         loop {
-            self.changed.notified().await;
-            if let Err(error) = self.round(&mut put_off).await {
+            // Behind that time also by itself: files may have been lost, and what was put off is due.
+            let _ = timeout(AGAIN, self.changed.notified()).await;
+            let settled = self.round(&mut put_off).await.unwrap_or_else(|error| {
                 warn!("the archive of images cannot be kept: {error}");
-            }
+                false
+            });
+            self.settled.store(settled, Ordering::Release);
         }
     }
 
-    /// Lets go of what nobody wants, and takes what is wanted, until nothing is left to do.
-    async fn round(&self, put_off: &mut PutOff) -> Result<(), ArchiveError> {
-        self.tidy().await?;
+    /// Lets go of what nobody wants, and takes what is wanted. Answers with whether nothing is left to do.
+    async fn round(&self, put_off: &mut PutOff) -> Result<bool, ArchiveError> {
+        let tidied = self.tidy().await?;
         loop {
             let wishes = self.wanted().wishes();
             put_off.forget_others(&wishes);
             let Some((wish, held)) = self.next(&wishes, put_off).await? else {
-                return Ok(());
+                return Ok(tidied);
             };
             match self.take(&wish, held).await {
                 Ok(()) => info!(
                     target = %wish.target,
                     "image {} of {} is in no registry: a copy is in the archive of this host", wish.id, wish.target
                 ),
-                // The next round asks it again.
-                Err(ArchiveError::Engine(error)) if error.is_transient() => return Ok(()),
+                Err(ArchiveError::InUse) => return Ok(false),
+                Err(ArchiveError::Engine(error)) if error.kind == EngineErrorKind::Unreachable => {
+                    return Ok(false);
+                }
                 // Gone before it was taken: readiness tells.
                 Err(ArchiveError::Engine(error)) if error.is_not_found() => {
                     put_off.note(&wish.id);
@@ -201,14 +215,19 @@ impl Shared {
         }
     }
 
-    /// Writes down what is wanted, and lets go of the rest and of what is beyond the budget.
-    async fn tidy(&self) -> Result<(), ArchiveError> {
+    /// Writes down what is wanted, and lets go of the rest and of what is beyond the budget. False: not now, one is just
+    /// given out.
+    async fn tidy(&self) -> Result<bool, ArchiveError> {
         let wanted = self.wanted().clone();
         let (store, budget) = (self.store.clone(), self.budget);
-        let _nobody_reads = self.giving.write().await;
+        let nobody_reads = self.giving.try_write();
+        let may_go = nobody_reads.is_ok();
         spawn_blocking(move || {
             if store.wanted().ok().as_ref() != Some(&wanted) {
                 store.want(&wanted)?;
+            }
+            if !may_go {
+                return Ok(false);
             }
             let held = store.held(&wanted.wishes())?;
             let unwanted = held.iter().filter(|one| one.rank == usize::MAX);
@@ -228,7 +247,7 @@ impl Shared {
                     last.id
                 );
             }
-            Ok(())
+            Ok(true)
         })
         .await?
     }
@@ -316,12 +335,17 @@ impl Shared {
         if images.is_empty() {
             return Ok(());
         }
-        for id in &images {
-            info!("image {id} is archived no longer: a newer one needs its room");
-        }
         let store = self.store.clone();
-        let _nobody_reads = self.giving.write().await;
-        Ok(spawn_blocking(move || store.let_go(&images)).await??)
+        // Never waited for: it would keep the next rollback from reading meanwhile.
+        let _nobody_reads = self.giving.try_write().map_err(|_| ArchiveError::InUse)?;
+        spawn_blocking(move || {
+            store.let_go(&images)?;
+            for id in &images {
+                info!("image {id} is archived no longer: a newer one needs its room");
+            }
+            Ok(())
+        })
+        .await?
     }
 
     async fn export(&self, id: &ImageId, room: Room) -> Result<(), ArchiveError> {
