@@ -37,10 +37,12 @@ use super::{
     client::{Engine, EngineError, EngineErrorKind},
     normalise::{list, text},
 };
-use crate::store::files;
+use crate::store::files::{self, Space};
 
-/// What stays free on a disk whatever the budget allows: a tenth of it.
+/// What stays free on a disk whatever the budget allows: a tenth of it, of a large one that many bytes.
 const FLOOR_SHARE: u64 = 10;
+/// See [`FLOOR_SHARE`].
+const FLOOR_BYTES: u64 = 4 << 30;
 
 /// After a failure that waiting may mend, an image is tried again behind that.
 const AGAIN: Duration = Duration::from_hours(1);
@@ -300,7 +302,7 @@ impl Shared {
                 )
             } else {
                 format!(
-                    "{} has {} MB above the tenth of its disk that stays free",
+                    "{} has {} MB above what stays free of its disk",
                     self.dir.display(),
                     disk / 1_000_000
                 )
@@ -323,7 +325,7 @@ impl Shared {
             Some(free) if free < needed => Err(ArchiveError::NoRoom {
                 needed,
                 place: format!(
-                    "{root}, where the engine writes it first, has {} MB above the tenth of its disk that stays free",
+                    "{root}, where the engine writes it first, has {} MB above what stays free of its disk",
                     free / 1_000_000
                 ),
             }),
@@ -380,11 +382,16 @@ impl Shared {
     }
 }
 
+fn above(space: Space) -> u64 {
+    let floor = (space.total / FLOOR_SHARE).min(FLOOR_BYTES);
+    space.free.saturating_sub(floor)
+}
+
 /// What is free on the disk of that path beyond what always stays so. None: nobody can say.
 async fn above_floor(path: &Path) -> Option<u64> {
     let path = path.to_owned();
     let space = spawn_blocking(move || files::space(&path)).await.ok()??;
-    Some(space.free.saturating_sub(space.total / FLOOR_SHARE))
+    Some(above(space))
 }
 
 /// Images that could not be taken, and when they are tried again.
@@ -404,5 +411,32 @@ impl PutOff {
     fn forget_others(&mut self, wishes: &[Wish]) {
         let all: BTreeSet<&ImageId> = wishes.iter().map(|wish| &wish.id).collect();
         self.0.retain(|id, _| all.contains(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_small_disk_stays_free_and_some_gib_of_a_large_one() {
+        let above = |free, total| above(Space { free, total });
+        assert_eq!(above(5 << 20, 20 << 20), 3 << 20);
+        assert_eq!(above(1 << 20, 20 << 20), 0);
+        assert_eq!(above(1 << 40, 2 << 40), (1 << 40) - (4 << 30));
+    }
+
+    #[test]
+    fn what_could_not_be_taken_is_told_once_and_waits_for_as_long_as_it_is_wanted() {
+        let id = |digit: char| -> ImageId {
+            let text = format!("sha256:{}", digit.to_string().repeat(64));
+            text.parse().expect("an id")
+        };
+        let mut put_off = PutOff::default();
+        assert!(put_off.note(&id('1')));
+        assert!(!put_off.note(&id('1')));
+        assert!(put_off.is(&id('1')) && !put_off.is(&id('2')));
+        put_off.forget_others(&[]);
+        assert!(!put_off.is(&id('1')));
     }
 }
