@@ -184,7 +184,7 @@ async fn what_a_registry_has_is_not_archived_and_what_is_too_large_is_not_either
     Image::good("1").make(&image, scope.name()).await;
     scope.cli(&["push", &image]).await;
     let pushed = Ground::of(scope, &image, 100).await;
-    let large = Ground::new(5).await;
+    let large = Ground::new(1).await;
     for ground in [pushed, large] {
         // The older revision's image is taken behind the newer one's: when it is there, that one will not be.
         let tiny = ground.tiny().await;

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{
     DockerKind,
-    archive::ImageId,
+    archive::Image,
     client::{Engine, EngineError, EngineErrorKind},
     labels::{self, Role},
     normalise::{self, list, object, text},
@@ -47,7 +47,7 @@ impl DockerKind {
         }
         self.sweep_tags().await?;
         if let Some(archive) = &self.archive {
-            archive.want(target, without_registry(kept));
+            archive.want(target, newest_first(kept));
         }
         Ok(())
     }
@@ -142,18 +142,18 @@ fn images(target: &TargetName, kept: &[Recorded]) -> Result<BTreeSet<String>, Ki
         .collect()
 }
 
-/// The images of these revisions that no registry is known to have, the newest first.
-fn without_registry(kept: &[Recorded]) -> Vec<ImageId> {
-    let mut images = Vec::new();
+/// The images of these revisions, the newest first, with what is known of their registries.
+fn newest_first(kept: &[Recorded]) -> Vec<Image> {
+    let mut images: Vec<Image> = Vec::new();
     for revision in kept.iter().rev() {
-        let image = ContainerRecord::from_bytes(&revision.record)
+        let id = ContainerRecord::from_bytes(&revision.record)
             .ok()
             .and_then(|record| record.image.id.parse().ok());
-        if let Some(id) = image
-            && !images.contains(&id)
-            && Hints::read(&revision.hints).digests.is_empty()
+        if let Some(id) = id
+            && images.iter().all(|image| image.id != id)
         {
-            images.push(id);
+            let digests = Hints::read(&revision.hints).digests;
+            images.push(Image { id, digests });
         }
     }
     images

@@ -86,8 +86,7 @@ impl DockerKind {
     /// # Errors
     /// The folder cannot be used.
     pub fn archiving(mut self, dir: &Path) -> Result<Self, KindError> {
-        let budget = self.settings.image_archive_mib.saturating_mul(1024 * 1024);
-        let archive = Archive::open(self.engine.clone(), dir, budget);
+        let archive = Archive::open(self.engine.clone(), dir, &self.settings);
         self.archive = Some(archive.map_err(|error| KindError::Failed {
             what: format!("failed to open the archive of images in {}", dir.display()),
             reason: error.to_string(),

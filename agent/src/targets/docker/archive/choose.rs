@@ -66,10 +66,18 @@ impl fmt::Display for ImageId {
     }
 }
 
-/// Which images each target would have in the archive, the newest revision's first.
+/// An image that a target has use for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in super::super) struct Image {
+    pub(in super::super) id: ImageId,
+    /// Under what a registry may have it: `name@sha256:…`.
+    pub(in super::super) digests: Vec<String>,
+}
+
+/// Which images each target has use for, the newest revision's first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Wanted(BTreeMap<TargetName, Vec<ImageId>>);
+pub(super) struct Wanted(BTreeMap<TargetName, Vec<Image>>);
 
 /// An image that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +87,13 @@ pub(super) struct Wish {
     pub(super) rank: usize,
     /// Whose newest it is, or nearest to it.
     pub(super) target: TargetName,
+    /// As of the [`Image`].
+    pub(super) digests: Vec<String>,
 }
 
 impl Wanted {
     /// Sets what a target wants. Answers with whether that is something else than before.
-    pub(super) fn set(&mut self, target: &TargetName, images: Vec<ImageId>) -> bool {
+    pub(super) fn set(&mut self, target: &TargetName, images: Vec<Image>) -> bool {
         if images.is_empty() {
             return self.0.remove(target).is_some();
         }
@@ -96,10 +106,11 @@ impl Wanted {
             .0
             .iter()
             .flat_map(|(target, images)| {
-                images.iter().enumerate().map(move |(rank, id)| Wish {
-                    id: id.clone(),
+                images.iter().enumerate().map(move |(rank, image)| Wish {
+                    id: image.id.clone(),
                     rank,
                     target: target.clone(),
+                    digests: image.digests.clone(),
                 })
             })
             .collect();
@@ -151,6 +162,13 @@ mod tests {
         text.parse().expect("an id")
     }
 
+    fn image(digit: char) -> Image {
+        Image {
+            id: id(digit),
+            digests: Vec::new(),
+        }
+    }
+
     fn target(name: &str) -> TargetName {
         name.parse().expect("a target")
     }
@@ -176,9 +194,9 @@ mod tests {
     #[test]
     fn the_newest_of_every_target_goes_before_the_older_ones_and_each_image_is_taken_once() {
         let mut wanted = Wanted::default();
-        assert!(wanted.set(&target("docker/web"), vec![id('1'), id('2')]));
-        assert!(wanted.set(&target("docker/api"), vec![id('2'), id('3')]));
-        assert!(!wanted.set(&target("docker/api"), vec![id('2'), id('3')]));
+        assert!(wanted.set(&target("docker/web"), vec![image('1'), image('2')]));
+        assert!(wanted.set(&target("docker/api"), vec![image('2'), image('3')]));
+        assert!(!wanted.set(&target("docker/api"), vec![image('2'), image('3')]));
         let order: Vec<(ImageId, usize)> = wanted
             .wishes()
             .into_iter()

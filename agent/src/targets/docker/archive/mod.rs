@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use sternway_proto::name::TargetName;
 use thiserror::Error;
 use tokio::{
@@ -27,15 +28,17 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub(super) use self::choose::ImageId;
+pub(super) use self::choose::{Image, ImageId};
 use self::{
     choose::{Held, Wanted, Wish, make_room},
     pipe::Piece,
     shelf::{Room, Shelf, ShelfError},
 };
 use super::{
+    DockerSettings,
     client::{Engine, EngineError, EngineErrorKind},
     normalise::{list, text},
+    registry,
 };
 use crate::store::files::{self, Space};
 
@@ -46,6 +49,10 @@ const FLOOR_BYTES: u64 = 4 << 30;
 
 /// After a failure that waiting may mend, an image is tried again behind that.
 const AGAIN: Duration = Duration::from_hours(1);
+/// A registry that had an image is asked again behind that.
+const ASKED_AGAIN: Duration = Duration::from_hours(24);
+/// How long the registries of an image are asked, all together.
+const ASKED: Duration = Duration::from_secs(10);
 
 /// Why an image is not in the archive, or not out of it.
 #[derive(Debug, Error)]
@@ -74,6 +81,8 @@ struct Shared {
     engine: Engine,
     store: Shelf,
     dir: PathBuf,
+    /// See [`DockerSettings::registry_config`](super::DockerSettings).
+    registry_config: Option<PathBuf>,
     /// What all files together may take, bytes.
     budget: u64,
     wanted: Mutex<Wanted>,
@@ -85,11 +94,15 @@ struct Shared {
 }
 
 impl Archive {
-    /// The archive in that folder, which may take `budget` bytes.
+    /// The archive in that folder.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub(super) fn open(engine: Engine, dir: &Path, budget: u64) -> Result<Self, ArchiveError> {
+    pub(super) fn open(
+        engine: Engine,
+        dir: &Path,
+        settings: &DockerSettings,
+    ) -> Result<Self, ArchiveError> {
         let store = Shelf::open(dir)?;
         let wanted = store.wanted().unwrap_or_else(|error| {
             warn!("the archive of images does not know what it is for: {error}");
@@ -99,7 +112,8 @@ impl Archive {
             engine,
             store,
             dir: dir.to_owned(),
-            budget,
+            registry_config: settings.registry_config.clone(),
+            budget: settings.image_archive_mib.saturating_mul(1024 * 1024),
             wanted: Mutex::new(wanted),
             changed: Notify::new(),
             settled: AtomicBool::new(false),
@@ -112,8 +126,9 @@ impl Archive {
         })
     }
 
-    /// Sets what is wanted for a target, the newest revision's image first. Returns at once.
-    pub(super) fn want(&self, target: &TargetName, images: Vec<ImageId>) {
+    /// Sets what a target has use for, the newest revision's image first. Of these, the ones that no registry has are
+    /// taken. Returns at once.
+    pub(super) fn want(&self, target: &TargetName, images: Vec<Image>) {
         let is_news = self.shared.wanted().set(target, images);
         if is_news || !self.shared.settled.load(Ordering::Acquire) {
             self.shared.changed.notify_one();
@@ -169,11 +184,11 @@ impl Shared {
     }
 
     async fn work(self: Arc<Self>) {
-        let mut put_off = PutOff::default();
+        let mut known = Known::default();
         loop {
             // Behind that time also by itself: files may have been lost, and what was put off is due.
             let _ = timeout(AGAIN, self.changed.notified()).await;
-            let settled = self.round(&mut put_off).await.unwrap_or_else(|error| {
+            let settled = self.round(&mut known).await.unwrap_or_else(|error| {
                 warn!("the archive of images cannot be kept: {error}");
                 false
             });
@@ -182,16 +197,30 @@ impl Shared {
     }
 
     /// Lets go of what nobody wants, and takes what is wanted. Answers with whether nothing is left to do.
-    async fn round(&self, put_off: &mut PutOff) -> Result<bool, ArchiveError> {
-        let tidied = self.tidy().await?;
-        loop {
+    async fn round(&self, known: &mut Known) -> Result<bool, ArchiveError> {
+        let info = match self.engine.info().await {
+            Err(error) if error.kind == EngineErrorKind::Unreachable => return Ok(false),
+            info => info?,
+        };
+        // Most engines know what a registry has: an image has a digest once it was pulled or pushed. One whose images
+        // are containerd's gives a digest to every image: there the registries are asked, each image's in its turn.
+        if !is_containerds(&info) {
             let wishes = self.wanted().wishes();
-            put_off.forget_others(&wishes);
-            let Some((wish, held)) = self.next(&wishes, put_off).await? else {
+            for wish in wishes.iter().filter(|wish| !wish.digests.is_empty()) {
+                known.note(&wish.id, Why::Elsewhere);
+            }
+        }
+        let tidied = self.tidy(known).await?;
+        loop {
+            let wishes = known.of_no_registry(self.wanted().wishes());
+            let Some((wish, held)) = self.next(&wishes, known).await? else {
                 return Ok(tidied);
             };
-            match self.take(&wish, held).await {
-                Ok(()) => info!(
+            match self.take(&wish, held, &info).await {
+                Ok(Taken::ElsewhereAlready) => {
+                    known.note(&wish.id, Why::Elsewhere);
+                }
+                Ok(Taken::Now) => info!(
                     target = %wish.target,
                     "image {} of {} is in no registry: a copy is in the archive of this host", wish.id, wish.target
                 ),
@@ -201,10 +230,10 @@ impl Shared {
                 }
                 // Gone before it was taken: readiness tells.
                 Err(ArchiveError::Engine(error)) if error.is_not_found() => {
-                    put_off.note(&wish.id);
+                    known.note(&wish.id, Why::Failed);
                 }
                 Err(error) => {
-                    if put_off.note(&wish.id) {
+                    if known.note(&wish.id, Why::Failed) {
                         warn!(
                             target = %wish.target,
                             "image {} of {} is in no registry, and no copy of it can be archived: {error}. A `docker system \
@@ -219,8 +248,11 @@ impl Shared {
 
     /// Writes down what is wanted, and lets go of the rest and of what is beyond the budget. False: not now, one is just
     /// given out.
-    async fn tidy(&self) -> Result<bool, ArchiveError> {
+    async fn tidy(&self, known: &mut Known) -> Result<bool, ArchiveError> {
         let wanted = self.wanted().clone();
+        let wishes = wanted.wishes();
+        known.forget_others(&wishes);
+        let wishes = known.of_no_registry(wishes);
         let (store, budget) = (self.store.clone(), self.budget);
         let nobody_reads = self.giving.try_write();
         let may_go = nobody_reads.is_ok();
@@ -231,7 +263,7 @@ impl Shared {
             if !may_go {
                 return Ok(false);
             }
-            let held = store.held(&wanted.wishes())?;
+            let held = store.held(&wishes)?;
             let unwanted = held.iter().filter(|one| one.rank == usize::MAX);
             let unwanted: Vec<ImageId> = unwanted.map(|one| one.id.clone()).collect();
             store.let_go(&unwanted)?;
@@ -239,7 +271,7 @@ impl Shared {
                 info!("image {id} is archived no longer");
             }
             while store.used()? > budget {
-                let held = store.held(&wanted.wishes())?;
+                let held = store.held(&wishes)?;
                 let Some(last) = held.into_iter().max_by_key(|one| one.rank) else {
                     break;
                 };
@@ -258,11 +290,11 @@ impl Shared {
     async fn next(
         &self,
         wishes: &[Wish],
-        put_off: &PutOff,
+        known: &Known,
     ) -> Result<Option<(Wish, Vec<Held>)>, ArchiveError> {
         let open: Vec<Wish> = wishes
             .iter()
-            .filter(|wish| !put_off.is(&wish.id))
+            .filter(|wish| !known.is(&wish.id))
             .cloned()
             .collect();
         let (store, wishes) = (self.store.clone(), wishes.to_vec());
@@ -275,14 +307,22 @@ impl Shared {
         .await?
     }
 
-    async fn take(&self, wish: &Wish, held: Vec<Held>) -> Result<(), ArchiveError> {
+    async fn take(
+        &self,
+        wish: &Wish,
+        held: Vec<Held>,
+        info: &Value,
+    ) -> Result<Taken, ArchiveError> {
+        if self.is_elsewhere(&wish.digests).await {
+            return Ok(Taken::ElsewhereAlready);
+        }
         let image = self.engine.image(wish.id.as_str()).await?;
         let bytes = image["Size"].as_u64().unwrap_or(0);
         let layers: Vec<String> = list(&image["RootFS"]["Layers"])
             .iter()
             .filter_map(|layer| layer.as_str().map(str::to_owned))
             .collect();
-        let engine_dir = text(&self.engine.info().await?, "DockerRootDir").to_owned();
+        let engine_dir = text(info, "DockerRootDir");
         let store = self.store.clone();
         let (known, used) = spawn_blocking(move || {
             let known = store.known(layers.iter().map(String::as_str));
@@ -290,7 +330,7 @@ impl Shared {
         })
         .await??;
         let needed = bytes.saturating_sub(known);
-        self.engine_has_room(&engine_dir, bytes).await?;
+        self.engine_has_room(engine_dir, bytes).await?;
         let disk = above_floor(&self.dir).await.unwrap_or(u64::MAX);
         let budget = self.budget.saturating_sub(used);
         let gone = make_room(needed, wish.rank, budget.min(disk), held).ok_or_else(|| {
@@ -316,7 +356,23 @@ impl Shared {
             budget: self.budget.saturating_sub(used),
             disk: above_floor(&self.dir).await.unwrap_or(u64::MAX),
         };
-        self.export(&wish.id, room).await
+        self.export(&wish.id, room).await?;
+        Ok(Taken::Now)
+    }
+
+    /// Whether a registry says that it has the image.
+    async fn is_elsewhere(&self, digests: &[String]) -> bool {
+        let config = self.registry_config.as_deref();
+        let asked = async {
+            for digest in digests {
+                let credentials = registry::credentials(config, digest).await;
+                if self.engine.distribution(digest, credentials).await.is_ok() {
+                    return true;
+                }
+            }
+            false
+        };
+        timeout(ASKED, asked).await.unwrap_or(false)
     }
 
     /// The engine writes an export to its own disk before the first byte of it is to be read.
@@ -394,18 +450,55 @@ async fn above_floor(path: &Path) -> Option<u64> {
     Some(above(space))
 }
 
-/// Images that could not be taken, and when they are tried again.
-#[derive(Debug, Default)]
-struct PutOff(BTreeMap<ImageId, Instant>);
+/// Whether the engine leaves its images to containerd.
+fn is_containerds(info: &Value) -> bool {
+    let status = list(&info["DriverStatus"]).iter();
+    let mut types = status.filter(|pair| pair[0] == "driver-type");
+    types.any(|pair| pair[1] == "io.containerd.snapshotter.v1")
+}
 
-impl PutOff {
-    /// Puts one off. Answers with whether that is the first time.
-    fn note(&mut self, id: &ImageId) -> bool {
-        self.0.insert(id.clone(), Instant::now() + AGAIN).is_none()
+/// What became of an image that was to be taken.
+enum Taken {
+    Now,
+    /// A registry has it: it is not taken.
+    ElsewhereAlready,
+}
+
+/// Why an image is not taken for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Failed,
+    Elsewhere,
+}
+
+/// Images that are not taken for a while.
+#[derive(Debug, Default)]
+struct Known(BTreeMap<ImageId, (Instant, Why)>);
+
+impl Known {
+    /// Notes one. Answers with whether that is news.
+    fn note(&mut self, id: &ImageId, why: Why) -> bool {
+        let pause = match why {
+            Why::Failed => AGAIN,
+            Why::Elsewhere => ASKED_AGAIN,
+        };
+        let before = self.0.insert(id.clone(), (Instant::now() + pause, why));
+        before.is_none_or(|(_, before)| before != why)
     }
 
     fn is(&self, id: &ImageId) -> bool {
-        self.0.get(id).is_some_and(|until| Instant::now() < *until)
+        let known = self.0.get(id);
+        known.is_some_and(|(until, _)| Instant::now() < *until)
+    }
+
+    /// The wishes without those that a registry fulfils. One whose registry has to be asked again is among these until
+    /// it was.
+    fn of_no_registry(&self, mut wishes: Vec<Wish>) -> Vec<Wish> {
+        wishes.retain(|wish| {
+            let known = self.0.get(&wish.id);
+            !(self.is(&wish.id) && known.is_some_and(|(_, why)| *why == Why::Elsewhere))
+        });
+        wishes
     }
 
     fn forget_others(&mut self, wishes: &[Wish]) {
@@ -427,16 +520,34 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_taken_is_told_once_and_waits_for_as_long_as_it_is_wanted() {
+    fn what_is_not_taken_is_told_once_and_waits_for_as_long_as_it_is_wanted() {
         let id = |digit: char| -> ImageId {
             let text = format!("sha256:{}", digit.to_string().repeat(64));
             text.parse().expect("an id")
         };
-        let mut put_off = PutOff::default();
-        assert!(put_off.note(&id('1')));
-        assert!(!put_off.note(&id('1')));
-        assert!(put_off.is(&id('1')) && !put_off.is(&id('2')));
-        put_off.forget_others(&[]);
-        assert!(!put_off.is(&id('1')));
+        let mut wanted = Wanted::default();
+        let images = ['1', '2', '3'].map(|digit| Image {
+            id: id(digit),
+            digests: Vec::new(),
+        });
+        wanted.set(&"docker/web".parse().expect("a target"), images.into());
+        let mut known = Known::default();
+        assert!(known.note(&id('1'), Why::Failed));
+        assert!(!known.note(&id('1'), Why::Failed));
+        known.note(&id('2'), Why::Elsewhere);
+        assert!(known.is(&id('1')) && known.is(&id('2')) && !known.is(&id('3')));
+        let wishes = known.of_no_registry(wanted.wishes());
+        let left: Vec<ImageId> = wishes.into_iter().map(|wish| wish.id).collect();
+        assert_eq!(left, [id('1'), id('3')]);
+        known.forget_others(&[]);
+        assert!(!known.is(&id('1')));
+    }
+
+    #[test]
+    fn an_engine_says_whether_its_images_are_containerds() {
+        let info = |kind: &str| serde_json::json!({"DriverStatus": [["Backing Filesystem", "extfs"], ["driver-type", kind]]});
+        assert!(is_containerds(&info("io.containerd.snapshotter.v1")));
+        assert!(!is_containerds(&info("overlay2")));
+        assert!(!is_containerds(&Value::Null));
     }
 }

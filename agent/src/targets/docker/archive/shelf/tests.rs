@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::*;
+use super::{super::choose::Image, *};
 
 const ROOM: Room = Room {
     budget: 1 << 30,
@@ -120,6 +120,7 @@ fn wish(id: &ImageId, rank: usize) -> Wish {
         id: id.clone(),
         rank,
         target: "docker/web".parse().expect("a target"),
+        digests: Vec::new(),
     }
 }
 
@@ -324,8 +325,11 @@ fn who_wants_what_is_remembered() {
     let (_dir, shelf) = shelf();
     assert_eq!(shelf.wanted().expect("read"), Wanted::default());
     let mut wanted = Wanted::default();
-    let id = Export::old(&[b"base"]).id;
-    wanted.set(&"docker/web".parse().expect("a target"), vec![id]);
+    let image = Image {
+        id: Export::old(&[b"base"]).id,
+        digests: vec!["shop@sha256:1".to_owned()],
+    };
+    wanted.set(&"docker/web".parse().expect("a target"), vec![image]);
     shelf.want(&wanted).expect("written");
     assert_eq!(shelf.wanted().expect("read"), wanted);
 }
