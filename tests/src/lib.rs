@@ -27,4 +27,5 @@ pub mod scripted;
 pub mod shop;
 pub mod simulated;
 pub mod stage;
+pub mod torn;
 pub mod wait;
