@@ -11,7 +11,7 @@ use crate::{
     controller::Controller,
     ctl::Ctl,
     engine::Scope,
-    scripted::{Host, WAIT},
+    scripted::{Host, Session, WAIT, inventory},
     wait::until,
 };
 
@@ -52,6 +52,14 @@ impl Ground {
     pub async fn join(&self, name: &str) -> Host {
         let token = self.token(name).await.to_string();
         Host::join(&token).await.expect("joined")
+    }
+
+    /// A session of that host, whose inventory is known.
+    pub async fn session(&self, name: &str, host: &Host) -> Session {
+        let session = host.session().await;
+        session.say(inventory()).await;
+        self.known(name).await;
+        session
     }
 
     /// Waits until the controller knows what the host has, and answers with its one target.

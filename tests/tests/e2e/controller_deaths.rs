@@ -11,7 +11,7 @@ use sternway_tests::{
     ctl::Ctl,
     dutiful::Agent,
     ground::Ground,
-    scripted::{TARGET, WAIT, inventory, revision_id},
+    scripted::{TARGET, WAIT, revision_id},
     wait::until,
 };
 
@@ -165,10 +165,7 @@ async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_
 async fn never_lost_an_order_that_expires_while_its_controller_is_killed_expires_once() {
     let mut ground = Ground::new().await;
     let host = ground.join("web-1").await;
-    let session = host.session().await;
-    session.say(inventory()).await;
-    ground.known("web-1").await;
-    drop(session);
+    drop(ground.session("web-1", &host).await);
     let recorded = [
         ("order.created", 1),
         ("order.sent", 0),
@@ -238,10 +235,7 @@ async fn never_lost_a_revocation_that_was_acknowledged_holds_however_its_control
 async fn never_lost_a_mark_that_was_acknowledged_stands_however_its_controller_is_killed() {
     let mut ground = Ground::new().await;
     let host = ground.join("web-1").await;
-    let session = host.session().await;
-    session.say(inventory()).await;
-    ground.known("web-1").await;
-    drop(session);
+    drop(ground.session("web-1", &host).await);
     let digest = format!("sha256:{}", revision_id(1));
     let mut faults = Faults::new();
     while let Some(fault) = faults.next() {
