@@ -1,7 +1,8 @@
 //! Where a test may kill the controller: compiled in only with the feature `faults`, which no release has.
 //!
 //! `STERNWAY_FAULT=commit:N:before|after` kills the process (SIGKILL, nothing is unwound or flushed) before or
-//! after the N-th commit to the store. N counts from 1 over the life of the process.
+//! after the N-th commit to the store. N counts from 1 over the life of the process. In the middle of a commit there is
+//! only SQLite: there `tests/src/torn.c` kills, from outside.
 
 /// A moment around a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,16 +1,22 @@
 //! A real controller with a data folder of its own.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     time::Duration,
 };
+
+use rustix::process::Signal;
 
 use crate::{binary, ctl::Ctl, engine::Scope, port::Port, process::Process, wait::until};
 
 /// From its start to its first answer, also on a busy machine.
 const START: Duration = Duration::from_secs(90);
+
+/// From the order to stop to its end, likewise.
+const END: Duration = Duration::from_mins(1);
 
 /// A controller; killed with its owner, its data gone with the scope.
 #[derive(Debug)]
@@ -102,7 +108,15 @@ impl Controller {
     /// # Panics
     /// It does not come up.
     pub async fn start(&mut self) {
-        self.spawn(&[]);
+        self.spawn::<&str>(&[]);
+        self.serves().await;
+    }
+
+    /// Waits until `ctl` reaches it.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub async fn serves(&self) {
         let ctl = self.ctl();
         until("the controller", START, async || {
             let said = ctl.run(&["status"]).await;
@@ -113,10 +127,23 @@ impl Controller {
 
     /// Starts it (again) with further environment variables, for instance a fault to inject, and does not
     /// wait: it may be meant to die.
-    pub fn spawn(&mut self, environment: &[(&str, &str)]) {
+    pub fn spawn<V: AsRef<OsStr>>(&mut self, environment: &[(&str, V)]) {
         let mut command = self.command("run");
-        command.envs(environment.iter().copied());
+        command.envs(environment.iter().map(|(key, value)| (key, value)));
         self.process = Some(Process::spawn("controller", &mut command, &self.folder));
+    }
+
+    /// Stops it as a service manager does, and waits until it has ended.
+    ///
+    /// # Panics
+    /// It does not end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        let process = self.process();
+        process.signal(Signal::TERM);
+        until("the controller's end", END, async || {
+            process.status().ok_or("it runs")
+        })
+        .await
     }
 
     /// `kill -9`.

@@ -308,11 +308,16 @@ pub fn restored() -> Event {
     finished(v1::Outcome::Restored)
 }
 
-/// The order ended so.
+/// The order ended so: #1 runs where it was restored, #2 where it was not.
 pub fn finished(outcome: v1::Outcome) -> Event {
+    let running = if outcome == v1::Outcome::Restored {
+        1
+    } else {
+        2
+    };
     Event::Finished(v1::OrderFinished {
         outcome: outcome.into(),
-        running_revision: revision_id(1),
+        running_revision: revision_id(running),
         ..v1::OrderFinished::default()
     })
 }

@@ -2,116 +2,34 @@
 //! is undone, one that expires, a join, a revocation, a mark. What was acknowledged stands, and happened once. The host is
 //! scripted: what runs there is another story.
 
-use std::{pin::pin, time::Duration};
-
 use serde_json::Value;
 use sternway_proto::{
     enrol::{self, JoinError},
-    fault, order,
-    token::JoinToken,
-    v1::{self, agent_message::Message as Up, controller_message::Message as Down},
+    fault, v1,
 };
 use sternway_tests::{
-    controller::Controller,
     ctl::Ctl,
-    engine::Scope,
-    scripted::{
-        Host, Session, TARGET, WAIT, accepted, finished, inventory, order_event, passed, plan,
-        revision_id,
-    },
+    dutiful::Agent,
+    ground::Ground,
+    scripted::{TARGET, WAIT, revision_id},
     wait::until,
 };
-use tokio::task::JoinHandle;
 
 /// A controller commits twice while it starts, before it listens.
 const FIRST: u32 = 3;
 /// No story commits more often than that: a run in which nobody dies ends the search.
 const COMMITS: u32 = 40;
 
-struct Ground {
-    ctl: Ctl,
-    controller: Controller,
-    _scope: Scope,
-}
-
-impl Ground {
-    async fn new() -> Self {
-        let scope = Scope::new().await;
-        let controller = Controller::new(&scope).await;
-        Self {
-            ctl: controller.ctl(),
-            controller,
-            _scope: scope,
-        }
-    }
-
-    async fn token(&self, name: &str) -> JoinToken {
-        let said = self.ctl.json(&["host", "token", "--name", name]).await;
-        let token = said["token"].as_str().expect("a token");
-        token.parse().expect("whole")
-    }
-
-    async fn join(&self, name: &str) -> Host {
-        let token = self.token(name).await.to_string();
-        Host::join(&token).await.expect("joined")
-    }
-
-    /// Waits until the controller knows what the host has.
-    async fn known(&self, name: &str) {
-        until("the inventory", WAIT, async || {
-            let listed = self.ctl.json(&["target", "ls", "--host", name]).await;
-            let all = listed["targets"].as_array().map_or(0, Vec::len);
-            (all == 1).then_some(()).ok_or(listed.to_string())
-        })
-        .await;
-    }
-
-    /// Hosts of that name, revoked ones too.
-    async fn hosts(&self, name: &str) -> Vec<Value> {
-        let listed = self.ctl.json(&["host", "ls"]).await;
-        let all = listed["hosts"].as_array().cloned().unwrap_or_default();
-        all.into_iter()
-            .filter(|host| host["name"] == name)
-            .collect()
-    }
-
-    async fn rollouts(&self) -> Vec<Value> {
-        let listed = self.ctl.json(&["rollout", "ls"]).await;
-        listed["rollouts"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// Entries of the record with that action and subject.
-    async fn recorded(&self, action: &str, subject: &str) -> usize {
-        let listed = self.ctl.json(&["record", "ls", "--limit", "1000"]).await;
-        let entries = listed["entries"].as_array().cloned().unwrap_or_default();
-        entries
-            .iter()
-            .filter(|entry| entry["action"] == action && entry["subject"] == subject)
-            .count()
-    }
-
-    /// Does that under a fault of the controller, which is started again when it has died of it, and once more
-    /// afterwards. Whether it has died.
-    async fn dies(&mut self, fault: &str, acts: impl Future<Output = ()>) -> bool {
-        self.controller.kill();
-        self.controller.spawn(&[("STERNWAY_FAULT", fault)]);
-        let (mut acts, mut died) = (pin!(acts), false);
-        loop {
-            tokio::select! {
-                () = &mut acts => break,
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
-            }
-            if !died && self.controller.process().status().is_some() {
-                died = true;
-                self.controller.start().await;
-            }
-        }
-        self.controller.kill();
-        self.controller.start().await;
-        let verified = self.ctl.json(&["record", "verify"]).await;
-        assert_eq!(verified["holds"], true, "{fault}: {verified}");
-        died
-    }
+/// Does that under a fault of the controller, which is started again when it has died of it, and once more
+/// afterwards. Whether it has died.
+async fn dies(ground: &mut Ground, fault: &str, acts: impl Future<Output = ()>) -> bool {
+    ground.controller.kill();
+    ground.controller.spawn(&[("STERNWAY_FAULT", fault)]);
+    let died = ground.survive(acts).await.is_some();
+    ground.controller.kill();
+    ground.controller.start().await;
+    ground.holds(fault).await;
+    died
 }
 
 /// Every fault around a commit, until two runs have had no death: what is stored in batches varies a little. After a
@@ -179,46 +97,6 @@ fn is_spent(why: &JoinError) -> bool {
     fault::from_status(status).is_some_and(|problem| problem.code == "token-used")
 }
 
-/// An agent that undoes whatever it is ordered, and says so until it is stored, however often its controller dies.
-fn undoing(host: Host) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut orders: Vec<String> = Vec::new();
-        loop {
-            let Ok(mut session) = host.try_session().await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            session.say(inventory()).await;
-            for order in &orders {
-                undone(&session, order).await;
-            }
-            while let Ok(message) = session.next().await {
-                match message {
-                    Down::Plan(request) => session.say(Up::PlanReply(plan(&request))).await,
-                    Down::Order(sealed) => {
-                        let sealed = order::parse(&sealed).expect("a good order");
-                        let id = sealed.id().to_string();
-                        undone(&session, &id).await;
-                        if !orders.contains(&id) {
-                            orders.push(id);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    })
-}
-
-async fn undone(session: &Session, order: &str) {
-    let events = [accepted(), passed(), finished(v1::Outcome::Undone)];
-    for (number, event) in (1..).zip(events) {
-        session
-            .say(Up::OrderEvent(order_event(order, number, event)))
-            .await;
-    }
-}
-
 /// Rolls back once under each fault; each rollback ends in that state, is there once, and stands in the record so often.
 async fn each_ends(
     ground: &mut Ground,
@@ -248,7 +126,7 @@ async fn each_ends(
             })
             .await;
         };
-        let died = ground.dies(&fault, acts).await;
+        let died = dies(ground, &fault, acts).await;
         faults.was(died);
         let rollouts = ground.rollouts().await;
         assert_eq!(rollouts.len(), stood + 1, "{fault}: one rollback, once");
@@ -269,7 +147,7 @@ async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_
 {
     let mut ground = Ground::new().await;
     let host = ground.join("web-1").await;
-    let agent = undoing(host);
+    let agent = Agent::start(host, v1::Outcome::Undone);
     ground.known("web-1").await;
     let recorded = [
         ("order.created", 1),
@@ -278,7 +156,8 @@ async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_
         ("order.finished", 1),
     ];
     let faults = each_ends(&mut ground, &[], "undone", &recorded).await;
-    agent.abort();
+    let (carried_out, ordered) = (agent.carried_out(), ground.rollouts().await);
+    assert_eq!(carried_out.len(), ordered.len(), "each order once");
     faults.ended(8);
 }
 
@@ -286,10 +165,7 @@ async fn never_lost_a_rollback_that_is_undone_while_its_controller_is_killed_is_
 async fn never_lost_an_order_that_expires_while_its_controller_is_killed_expires_once() {
     let mut ground = Ground::new().await;
     let host = ground.join("web-1").await;
-    let session = host.session().await;
-    session.say(inventory()).await;
-    ground.known("web-1").await;
-    drop(session);
+    drop(ground.session("web-1", &host).await);
     let recorded = [
         ("order.created", 1),
         ("order.sent", 0),
@@ -318,7 +194,7 @@ async fn never_lost_a_join_while_the_controller_is_killed_makes_one_host_of_one_
             })
             .await;
         };
-        let died = ground.dies(&fault, acts).await;
+        let died = dies(&mut ground, &fault, acts).await;
         faults.was(died);
         assert_eq!(ground.hosts(&name).await.len(), 1, "{fault}");
         let subject = format!("host:{name}");
@@ -341,7 +217,7 @@ async fn never_lost_a_revocation_that_was_acknowledged_holds_however_its_control
         let host = ground.join(&name).await;
         let ctl = ground.ctl.clone();
         let revoke = ["host", "revoke", &name, "--yes"];
-        let died = ground.dies(&fault, says(&ctl, &revoke, 0)).await;
+        let died = dies(&mut ground, &fault, says(&ctl, &revoke, 0)).await;
         faults.was(died);
         let hosts = ground.hosts(&name).await;
         assert_eq!(hosts.len(), 1, "{fault}");
@@ -359,10 +235,7 @@ async fn never_lost_a_revocation_that_was_acknowledged_holds_however_its_control
 async fn never_lost_a_mark_that_was_acknowledged_stands_however_its_controller_is_killed() {
     let mut ground = Ground::new().await;
     let host = ground.join("web-1").await;
-    let session = host.session().await;
-    session.say(inventory()).await;
-    ground.known("web-1").await;
-    drop(session);
+    drop(ground.session("web-1", &host).await);
     let digest = format!("sha256:{}", revision_id(1));
     let mut faults = Faults::new();
     while let Some(fault) = faults.next() {
@@ -370,7 +243,7 @@ async fn never_lost_a_mark_that_was_acknowledged_stands_however_its_controller_i
         let mark = [
             "revision", "mark", "bad", "1", "--host", "web-1", "--target", TARGET,
         ];
-        let died = ground.dies(&fault, says(&ctl, &mark, 0)).await;
+        let died = dies(&mut ground, &fault, says(&ctl, &mark, 0)).await;
         faults.was(died);
         let checked = ground
             .ctl

@@ -7,9 +7,7 @@ use sternway_proto::{
     v1::{self, agent_message::Message as Up, controller_message::Message as Down},
 };
 use sternway_tests::{
-    controller::Controller,
-    ctl::Ctl,
-    engine::Scope,
+    ground::Ground,
     scripted::{
         Host, Session, TARGET, WAIT, accepted, finished, inventory, order_event, passed, restored,
         target,
@@ -17,64 +15,41 @@ use sternway_tests::{
     wait::until,
 };
 
-struct Ground {
+/// A controller and one host.
+struct Story {
     host: Host,
-    ctl: Ctl,
-    controller: Controller,
-    _scope: Scope,
+    ground: Ground,
 }
 
-impl Ground {
+impl Story {
     async fn new() -> Self {
-        let scope = Scope::new().await;
-        let controller = Controller::new(&scope).await;
-        Self::on(scope, controller).await
+        Self::on(Ground::new().await).await
     }
 
     /// Orders are given up soon.
     async fn losing() -> Self {
-        let scope = Scope::new().await;
-        let mut controller = Controller::new(&scope).await;
-        controller.kill();
-        controller.spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
-        let ctl = controller.ctl();
-        until("the controller", WAIT, async || {
-            let said = ctl.run(&["status"]).await;
-            (said.code == 0).then_some(()).ok_or(said.stderr)
-        })
-        .await;
-        Self::on(scope, controller).await
+        let mut ground = Ground::new().await;
+        ground.controller.kill();
+        ground
+            .controller
+            .spawn(&[("STERNWAY_CONTROLLER__ORDER_LOST_AFTER", "2s")]);
+        ground.controller.serves().await;
+        Self::on(ground).await
     }
 
-    async fn on(scope: Scope, controller: Controller) -> Self {
-        let ctl = controller.ctl();
-        let host = join(&ctl, "web-1").await;
-        Self {
-            host,
-            ctl,
-            controller,
-            _scope: scope,
-        }
+    async fn on(ground: Ground) -> Self {
+        let host = ground.join("web-1").await;
+        Self { host, ground }
     }
 
     /// A session whose inventory is known.
     async fn session(&self) -> Session {
-        let session = self.host.session().await;
-        session.say(inventory()).await;
-        until("the inventory", WAIT, async || {
-            let listed = self.ctl.json(&["target", "ls", "--host", "web-1"]).await;
-            let known = listed["targets"]
-                .as_array()
-                .is_some_and(|all| !all.is_empty());
-            known.then_some(()).ok_or(listed.to_string())
-        })
-        .await;
-        session
+        self.ground.session("web-1", &self.host).await
     }
 
     /// Starts a rollback while the agent is there and plans it.
     async fn start(&self, session: &mut Session, deadline: &str) {
-        let ctl = self.ctl.clone();
+        let ctl = self.ground.ctl.clone();
         let deadline = deadline.to_owned();
         let starting = tokio::spawn(async move {
             ctl.run(&[
@@ -93,8 +68,8 @@ impl Ground {
     }
 
     async fn newest(&self) -> Value {
-        let listed = self.ctl.json(&["rollout", "ls"]).await;
-        listed["rollouts"][0].clone()
+        let newest = self.ground.rollouts().await.into_iter().next();
+        newest.unwrap_or_default()
     }
 
     async fn ends(&self, state: &str) -> Value {
@@ -111,43 +86,36 @@ impl Ground {
 
     /// Entries of the record with that action.
     async fn recorded(&self, action: &str) -> usize {
-        let listed = self.ctl.json(&["record", "ls", "--limit", "500"]).await;
+        let listed = self
+            .ground
+            .ctl
+            .json(&["record", "ls", "--limit", "500"])
+            .await;
         let entries = listed["entries"].as_array().cloned().unwrap_or_default();
         entries
             .iter()
             .filter(|entry| entry["action"] == action)
             .count()
     }
-
-    async fn holds(&self) {
-        let verified = self.ctl.json(&["record", "verify"]).await;
-        assert_eq!(verified["holds"], true, "{verified}");
-    }
-}
-
-async fn join(ctl: &Ctl, name: &str) -> Host {
-    let made = ctl.json(&["host", "token", "--name", name]).await;
-    let token = made["token"].as_str().expect("a token");
-    Host::join(token).await.expect("joined")
 }
 
 #[tokio::test]
 async fn an_order_that_is_not_answered_comes_again_and_has_one_effect() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "5m").await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "5m").await;
     let first = session.order().await;
     // Not answered: it comes again on the same session, and on the next one.
     let second = session.order().await;
     assert_eq!(first, second, "byte for byte the same");
     drop(session);
-    let mut session = ground.session().await;
+    let mut session = story.session().await;
     let third = session.order().await;
     assert_eq!(first, third);
     session.report(&third, 1, accepted()).await;
     session.report(&third, 2, passed()).await;
     session.report(&third, 3, restored()).await;
-    ground.ends("succeeded").await;
+    story.ends("succeeded").await;
     for (action, times) in [
         ("order.created", 1),
         ("order.sent", 1),
@@ -155,27 +123,27 @@ async fn an_order_that_is_not_answered_comes_again_and_has_one_effect() {
         ("evidence.seen", 1),
         ("order.finished", 1),
     ] {
-        assert_eq!(ground.recorded(action).await, times, "{action}");
+        assert_eq!(story.recorded(action).await, times, "{action}");
     }
-    ground.holds().await;
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn acknowledgements_that_are_lost_and_events_that_come_twice_count_once() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "5m").await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "5m").await;
     let order = session.order().await;
     // Said, and gone before the acknowledgement.
     session.event(&order, 1, accepted()).await;
     session.event(&order, 2, passed()).await;
     until("the evidence", WAIT, async || {
-        let seen = ground.recorded("evidence.seen").await;
+        let seen = story.recorded("evidence.seen").await;
         (seen == 1).then_some(()).ok_or(seen)
     })
     .await;
     drop(session);
-    let mut session = ground.session().await;
+    let mut session = story.session().await;
     for _ in 0..3 {
         session.report(&order, 1, accepted()).await;
         session.report(&order, 2, passed()).await;
@@ -186,38 +154,38 @@ async fn acknowledgements_that_are_lost_and_events_that_come_twice_count_once() 
     session
         .report(&order, 4, finished(v1::Outcome::Undone))
         .await;
-    ground.ends("succeeded").await;
-    assert_eq!(ground.recorded("evidence.seen").await, 1);
-    assert_eq!(ground.recorded("order.finished").await, 1);
-    ground.holds().await;
+    story.ends("succeeded").await;
+    assert_eq!(story.recorded("evidence.seen").await, 1);
+    assert_eq!(story.recorded("order.finished").await, 1);
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn a_gap_and_a_wrong_order_of_events_are_said_and_mended_by_the_next_session() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "5m").await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "5m").await;
     let order = session.order().await;
     session.event(&order, 3, restored()).await;
     let refusal = session.refused().await;
     assert_eq!(refusal.code, "events-gap");
     assert!(!refusal.next_step.is_empty(), "{refusal:?}");
-    assert_eq!(ground.newest().await["state"], "running");
-    let mut session = ground.session().await;
+    assert_eq!(story.newest().await["state"], "running");
+    let mut session = story.session().await;
     session.report(&order, 1, accepted()).await;
     session.report(&order, 2, passed()).await;
     session.report(&order, 3, restored()).await;
-    ground.ends("succeeded").await;
-    ground.holds().await;
+    story.ends("succeeded").await;
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn events_of_a_foreign_order_change_nothing_and_of_an_unknown_one_the_end_is_noted() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "5m").await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "5m").await;
     let order = session.order().await;
-    let other = join(&ground.ctl, "web-2").await;
+    let other = story.ground.join("web-2").await;
     let mut foreign = other.session().await;
     for number in 1..=3 {
         foreign.event(&order, number, restored()).await;
@@ -234,10 +202,11 @@ async fn events_of_a_foreign_order_change_nothing_and_of_an_unknown_one_the_end_
         }
     };
     assert_eq!((stored.order_id.as_str(), stored.up_to), (unknown, 1));
-    let record = ground.ctl.json(&["record", "ls"]).await.to_string();
+    let record = story.ground.ctl.json(&["record", "ls"]).await.to_string();
     assert!(record.contains("order.unknown"), "{record}");
     until("the log to say so", WAIT, async || {
-        let metrics = sternway_tests::http::get(&ground.controller.metrics(), "/metrics").await;
+        let metrics =
+            sternway_tests::http::get(&story.ground.controller.metrics(), "/metrics").await;
         let text = metrics.map(|answer| answer.body).unwrap_or_default();
         let counted = text.lines().any(|line| {
             line.starts_with("sternway_agent_messages_refused_total")
@@ -247,19 +216,19 @@ async fn events_of_a_foreign_order_change_nothing_and_of_an_unknown_one_the_end_
         counted.then_some(()).ok_or(text)
     })
     .await;
-    assert_eq!(ground.newest().await["state"], "running");
+    assert_eq!(story.newest().await["state"], "running");
     session.report(&order, 1, accepted()).await;
     session.report(&order, 2, passed()).await;
     session.report(&order, 3, restored()).await;
-    ground.ends("succeeded").await;
+    story.ends("succeeded").await;
 }
 
 #[tokio::test]
 async fn an_order_that_was_never_sent_expires_and_the_record_says_so() {
-    let ground = Ground::new().await;
-    drop(ground.session().await);
+    let story = Story::new().await;
+    drop(story.session().await);
     until("the host to be offline", WAIT, async || {
-        let shown = ground.ctl.json(&["host", "show", "web-1"]).await;
+        let shown = story.ground.ctl.json(&["host", "show", "web-1"]).await;
         let state = shown["host"]["state"].clone();
         (state == "offline").then_some(()).ok_or(state.to_string())
     })
@@ -273,48 +242,48 @@ async fn an_order_that_was_never_sent_expires_and_the_record_says_so() {
         "--deadline",
         "2s",
     ];
-    let _ = ground.ctl.run(&start).await.exits(0);
-    let ended = ground.ends("expired").await;
+    let _ = story.ground.ctl.run(&start).await.exits(0);
+    let ended = story.ends("expired").await;
     let order = &ended["waves"][0]["orders"][0];
     assert_eq!(order["problem"]["code"], "order-expired", "{order:#}");
-    assert_eq!(ground.recorded("order.finished").await, 1);
-    assert_eq!(ground.recorded("order.sent").await, 0);
-    ground.holds().await;
+    assert_eq!(story.recorded("order.finished").await, 1);
+    assert_eq!(story.recorded("order.sent").await, 0);
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn an_order_whose_host_does_not_come_back_ends_unknown_and_the_truth_is_stored_when_it_does()
 {
-    let ground = Ground::losing().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "2s").await;
+    let story = Story::losing().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "2s").await;
     let order = session.order().await;
     session.report(&order, 1, accepted()).await;
     drop(session);
-    let ended = ground.ends("needs-human").await;
+    let ended = story.ends("needs-human").await;
     let lost = &ended["waves"][0]["orders"][0];
     assert_eq!(lost["problem"]["code"], "outcome-unknown", "{lost:#}");
     // Its target is free for another one, and the truth still comes through.
-    let mut session = ground.session().await;
+    let mut session = story.session().await;
     session.report(&order, 2, passed()).await;
-    assert_eq!(ground.newest().await["state"], "needs-human");
+    assert_eq!(story.newest().await["state"], "needs-human");
     session.report(&order, 3, restored()).await;
-    let truth = ground.ends("succeeded").await;
+    let truth = story.ends("succeeded").await;
     let known = &truth["waves"][0]["orders"][0];
     assert_eq!(known["outcome"], "restored", "{known:#}");
     assert!(known["problem"].is_null(), "{known:#}");
-    assert_eq!(ground.recorded("order.finished").await, 2);
-    ground.start(&mut session, "5m").await;
+    assert_eq!(story.recorded("order.finished").await, 2);
+    story.start(&mut session, "5m").await;
     let next = session.order().await;
     assert_ne!(next.id(), order.id());
-    ground.holds().await;
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn an_order_that_an_agent_that_is_there_is_not_at_ends_unknown_and_frees_its_target() {
-    let ground = Ground::losing().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "5m").await;
+    let story = Story::losing().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "5m").await;
     let order = session.order().await;
     let id = order.id().to_string();
     let at = |active: &str, problem: Option<v1::Problem>| {
@@ -332,32 +301,32 @@ async fn an_order_that_an_agent_that_is_there_is_not_at_ends_unknown_and_frees_i
     session.report(&order, 1, accepted()).await;
     // Acknowledged behind it: what was said before is known, and a while has gone by.
     session.report(&order, 2, passed()).await;
-    assert_eq!(ground.newest().await["state"], "running");
+    assert_eq!(story.newest().await["state"], "running");
     let problem = v1::Problem::new(
         "cannot-resume",
         format!("order {id} is open and cannot be gone on with"),
         "move its journal away",
     );
     session.say(at("", Some(problem))).await;
-    let ended = ground.ends("needs-human").await;
+    let ended = story.ends("needs-human").await;
     let lost = &ended["waves"][0]["orders"][0]["problem"];
     assert_eq!(lost["code"], "outcome-unknown", "{lost:#}");
     let next = lost["next_step"].as_str().unwrap_or_default();
     assert!(next.contains("move its journal away"), "{lost:#}");
     // Its target is free, and what its agent says after all is stored.
-    ground.start(&mut session, "5m").await;
+    story.start(&mut session, "5m").await;
     let next = session.order().await;
     assert_ne!(next.id(), order.id());
     session.report(&order, 3, restored()).await;
-    assert_eq!(ground.recorded("order.finished").await, 2);
-    ground.holds().await;
+    assert_eq!(story.recorded("order.finished").await, 2);
+    story.ground.holds("at the end").await;
 }
 
 #[tokio::test]
 async fn a_broken_or_hostile_answer_is_refused_with_its_reason_and_the_host_may_come_again() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
-    ground.start(&mut session, "10m").await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
+    story.start(&mut session, "10m").await;
     let order = session.order().await;
     let id = order.id().to_string();
     drop(session);
@@ -398,7 +367,7 @@ async fn a_broken_or_hostile_answer_is_refused_with_its_reason_and_the_host_may_
         ),
     ];
     for (what, message, code) in cases {
-        let mut session = ground.host.session().await;
+        let mut session = story.host.session().await;
         session.say(message).await;
         let refusal = session.refused().await;
         assert_eq!(refusal.code, code, "{what}: {refusal:?}");
@@ -408,15 +377,15 @@ async fn a_broken_or_hostile_answer_is_refused_with_its_reason_and_the_host_may_
         );
     }
     // Anything before the hello is refused, too.
-    let mut stranger = ground.host.stranger().await;
+    let mut stranger = story.host.stranger().await;
     stranger.say(inventory()).await;
     assert_eq!(stranger.refused().await.code, "malformed");
-    let mut session = ground.session().await;
+    let mut session = story.session().await;
     session.report(&order, 1, accepted()).await;
     session.report(&order, 2, passed()).await;
     session.report(&order, 3, restored()).await;
-    ground.ends("succeeded").await;
-    ground.holds().await;
+    story.ends("succeeded").await;
+    story.ground.holds("at the end").await;
 }
 
 fn order_message(id: &str, number: u64) -> Up {
@@ -425,23 +394,23 @@ fn order_message(id: &str, number: u64) -> Up {
 
 #[tokio::test]
 async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
-    let ground = Ground::new().await;
-    let session = ground.host.session().await;
+    let story = Story::new().await;
+    let session = story.host.session().await;
     let targets = (0..520)
         .map(|number| target(&format!("docker/shop-{number:03}")))
         .collect();
     session.say(Up::Inventory(v1::Inventory { targets })).await;
     until("the targets", WAIT, async || {
-        let shown = ground.ctl.json(&["host", "ls"]).await;
+        let shown = story.ground.ctl.json(&["host", "ls"]).await;
         let counted = shown["hosts"][0]["target_count"].clone();
         (counted == 500).then_some(()).ok_or(shown.to_string())
     })
     .await;
     // Older than the thousand revisions that came with the targets.
-    let exported = ground.ctl.run(&["record", "export"]).await.exits(0);
+    let exported = story.ground.ctl.run(&["record", "export"]).await.exits(0);
     let noted = exported.stdout.matches("inventory.truncated").count();
     assert_eq!(noted, 1);
-    let listed = ground.ctl.json(&["target", "ls"]).await;
+    let listed = story.ground.ctl.json(&["target", "ls"]).await;
     assert_eq!(listed["targets"].as_array().map(Vec::len), Some(500));
 }
 
@@ -457,13 +426,13 @@ async fn renewed(session: &mut Session) -> v1::renew_reply::Result {
 
 #[tokio::test]
 async fn a_host_that_renews_all_the_time_gets_one_certificate_and_its_session_goes_on() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
     let first = renewed(&mut session).await;
     let certificate = matches!(first, v1::renew_reply::Result::Certificate(_));
     assert!(certificate, "{first:?}");
     // Also on another session.
-    let mut next = ground.session().await;
+    let mut next = story.session().await;
     for _ in 0..3 {
         match renewed(&mut next).await {
             v1::renew_reply::Result::Problem(problem) => {
@@ -474,20 +443,20 @@ async fn a_host_that_renews_all_the_time_gets_one_certificate_and_its_session_go
         }
     }
     // The one of the join, and the one renewal.
-    assert_eq!(ground.recorded("certificate.issued").await, 2);
+    assert_eq!(story.recorded("certificate.issued").await, 2);
 }
 
 #[tokio::test]
 async fn a_revoked_agent_is_told_why_and_revoking_again_is_no_error() {
-    let ground = Ground::new().await;
-    let mut session = ground.session().await;
+    let story = Story::new().await;
+    let mut session = story.session().await;
     let revoke = ["host", "revoke", "web-1", "--reason", "stolen", "--yes"];
-    let _ = ground.ctl.run(&revoke).await.exits(0);
+    let _ = story.ground.ctl.run(&revoke).await.exits(0);
     assert_eq!(session.refused().await.code, "host-revoked");
-    let _ = ground.ctl.run(&revoke).await.exits(0);
-    assert_eq!(ground.recorded("host.revoked").await, 1);
+    let _ = story.ground.ctl.run(&revoke).await.exits(0);
+    assert_eq!(story.recorded("host.revoked").await, 1);
     until("the host to stay out", WAIT, async || {
-        let Ok(mut client) = ground.host.client().await else {
+        let Ok(mut client) = story.host.client().await else {
             return Ok(());
         };
         let none = tokio_stream::empty::<v1::AgentMessage>();

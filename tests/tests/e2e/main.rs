@@ -34,4 +34,5 @@ mod silence;
 mod stranded;
 mod strangers;
 mod together;
+mod torn_writes;
 mod wire;

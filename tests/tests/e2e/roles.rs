@@ -4,10 +4,8 @@ use sternway_proto::v1::{
     self, agent_service_client::AgentServiceClient, operator_service_client::OperatorServiceClient,
 };
 use sternway_tests::{
-    controller::Controller,
-    engine::Scope,
-    scripted::{Host, Session, TARGET, WAIT, inventory, problem},
-    wait::until,
+    ground::Ground,
+    scripted::{Host, Session, WAIT, problem},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,43 +13,17 @@ use tonic::{Code, Status};
 
 const REFUSED: i32 = 4;
 
-/// A controller and one host with a target, online.
-struct Ground {
-    host: Host,
-    _session: Session,
-    controller: Controller,
-    _scope: Scope,
-}
-
-impl Ground {
-    async fn new() -> Self {
-        let scope = Scope::new().await;
-        let controller = Controller::new(&scope).await;
-        let ctl = controller.ctl();
-        let made = ctl.json(&["host", "token", "--name", "web-1"]).await;
-        let host = Host::join(made["token"].as_str().expect("a token"))
-            .await
-            .expect("joined");
-        let session = host.session().await;
-        session.say(inventory()).await;
-        until("the inventory", WAIT, async || {
-            let listed = ctl.run(&["target", "ls"]).await;
-            let known = listed.stdout.contains(TARGET);
-            known.then_some(()).ok_or(listed.stderr)
-        })
-        .await;
-        Self {
-            host,
-            _session: session,
-            controller,
-            _scope: scope,
-        }
-    }
+/// A host with a target, online for as long as its session lives.
+async fn online(ground: &Ground) -> (Host, Session) {
+    let host = ground.join("web-1").await;
+    let session = ground.session("web-1", &host).await;
+    (host, session)
 }
 
 #[tokio::test]
 async fn a_viewer_reads_and_is_refused_whatever_changes_something() {
     let ground = Ground::new().await;
+    let (_host, _session) = online(&ground).await;
     let viewer = ground.controller.operator("vera", "viewer");
     let listed = viewer.run(&["host", "ls"]).await.exits(0);
     assert!(listed.stdout.contains("web-1"), "{listed:?}");
@@ -103,6 +75,7 @@ async fn a_viewer_reads_and_is_refused_whatever_changes_something() {
 #[tokio::test]
 async fn an_operator_acts_and_lets_no_host_in_or_out() {
     let ground = Ground::new().await;
+    let (_host, _session) = online(&ground).await;
     let operator = ground.controller.operator("oscar", "operator");
     let _ = operator
         .run(&["revision", "mark", "bad", "1", "--host", "web-1"])
@@ -136,7 +109,8 @@ fn not_allowed(status: &Status, role: &str) {
 #[tokio::test]
 async fn agents_are_refused_what_is_for_operators_and_operators_what_is_for_agents() {
     let ground = Ground::new().await;
-    let channel = ground.host.channel().await.expect("reached");
+    let (host, _session) = online(&ground).await;
+    let channel = host.channel().await.expect("reached");
     let asked = OperatorServiceClient::new(channel)
         .list_hosts(v1::ListHostsRequest {})
         .await;

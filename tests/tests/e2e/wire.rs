@@ -1,7 +1,7 @@
 //! What no honest program sends: too large, malformed, in the wrong wrapping, too many at once, with names made to
 //! hurt. Each is answered with an error that says why, and the controller goes on.
 
-use std::{collections::HashMap, fmt::Debug, time::Duration};
+use std::{collections::HashMap, fmt::Debug};
 
 use prost::{
     Message as _,
@@ -10,14 +10,11 @@ use prost::{
 use prost_types::FileDescriptorSet;
 use sternway_proto::{
     DESCRIPTORS, enrol, limits,
-    token::JoinToken,
     v1::{self, enrolment_service_client::EnrolmentServiceClient},
 };
 use sternway_tests::{
-    controller::Controller,
-    engine::Scope,
-    scripted::{Host, Session, TARGET, inventory, problem},
-    wait::until,
+    ground::Ground,
+    scripted::{Session, TARGET, WAIT, problem},
 };
 use tokio::{task::JoinSet, time::timeout};
 use tonic::{
@@ -30,8 +27,6 @@ use tonic::{
     },
     transport::Channel,
 };
-
-const WAIT: Duration = Duration::from_mins(1);
 
 const OPERATORS: &str = "sternway.v1.OperatorService";
 const ENROLMENT: &str = "sternway.v1.EnrolmentService";
@@ -102,45 +97,28 @@ async fn raw(channel: &Channel, call: &str, bytes: Vec<u8>) -> Result<Response<V
 }
 
 /// A controller and one host with a target, online.
-struct Ground {
+struct Story {
     session: Session,
-    controller: Controller,
-    _scope: Scope,
+    ground: Ground,
 }
 
-impl Ground {
+impl Story {
     async fn new() -> Self {
-        let scope = Scope::new().await;
-        let controller = Controller::new(&scope).await;
-        let ctl = controller.ctl();
-        let made = ctl.json(&["host", "token", "--name", "web-1"]).await;
-        let host = Host::join(made["token"].as_str().expect("a token"))
-            .await
-            .expect("joined");
-        let session = host.session().await;
-        session.say(inventory()).await;
-        until("the inventory", WAIT, async || {
-            let listed = ctl.json(&["target", "ls", "--host", "web-1"]).await;
-            let known = listed["targets"]
-                .as_array()
-                .is_some_and(|all| !all.is_empty());
-            known.then_some(()).ok_or(listed.to_string())
-        })
-        .await;
+        let ground = Ground::new().await;
+        let host = ground.join("web-1").await;
         Self {
-            session,
-            controller,
-            _scope: scope,
+            session: ground.session("web-1", &host).await,
+            ground,
         }
     }
 
     /// It is the same process, and it answers.
     async fn serves(&mut self) {
-        assert_eq!(self.controller.process().status(), None, "it is dead");
-        let said = self.controller.ctl().run(&["host", "ls"]).await;
+        let dead = self.ground.controller.process().status();
+        assert_eq!(dead, None, "it is dead");
+        let said = self.ground.ctl.run(&["host", "ls"]).await;
         assert_eq!(said.code, 0, "{said:?}");
-        let verified = self.controller.ctl().json(&["record", "verify"]).await;
-        assert_eq!(verified["holds"], true);
+        self.ground.holds("afterwards").await;
         self.session
             .say(v1::agent_message::Message::Heartbeat(
                 v1::Heartbeat::default(),
@@ -164,19 +142,10 @@ async fn is_refused_unread(channel: &Channel, call: &str, limit: usize) {
 async fn the_enrolment_refuses_what_no_machine_says_and_its_token_stays_good() {
     /// A token, a signing request and two names fit into this.
     const REQUEST_BYTES: usize = 16 * 1024;
-    let mut ground = Ground::new().await;
-    let made = ground
-        .controller
-        .ctl()
-        .json(&["host", "token", "--name", "web-2"])
-        .await;
-    let token: JoinToken = made["token"]
-        .as_str()
-        .expect("a token")
-        .parse()
-        .expect("whole");
-    let address = ground.controller.enrolment();
-    let channel = ground.controller.ctl().channel_to(Some(&address)).await;
+    let mut story = Story::new().await;
+    let token = story.ground.token("web-2").await;
+    let address = story.ground.controller.enrolment();
+    let channel = story.ground.ctl.channel_to(Some(&address)).await;
     let channel = channel.expect("reached");
     for call in calls(ENROLMENT) {
         is_refused_unread(&channel, &call, REQUEST_BYTES).await;
@@ -214,13 +183,13 @@ async fn the_enrolment_refuses_what_no_machine_says_and_its_token_stays_good() {
     // On a connection of its own: the one with too many headers may be gone.
     let joined = enrol::join(&token, None, "web-2", "0.0.0").await;
     assert!(joined.is_ok(), "{joined:?}");
-    ground.serves().await;
+    story.serves().await;
 }
 
 #[tokio::test]
 async fn what_is_too_large_or_no_message_is_refused_by_every_call() {
-    let mut ground = Ground::new().await;
-    let channel = ground.controller.ctl().channel().await.expect("reached");
+    let mut story = Story::new().await;
+    let channel = story.ground.ctl.channel().await.expect("reached");
     for call in calls(OPERATORS) {
         is_refused_unread(&channel, &call, limits::MESSAGE_BYTES).await;
     }
@@ -228,13 +197,13 @@ async fn what_is_too_large_or_no_message_is_refused_by_every_call() {
     let unknown = raw(&channel, &unknown, Vec::new()).await;
     let status = unknown.expect_err("no such call");
     assert_eq!(problem(&status).expect("a problem").code, "not-allowed");
-    ground.serves().await;
+    story.serves().await;
 }
 
 #[tokio::test]
 async fn what_is_no_grpc_gets_an_error_and_no_answer() {
-    let mut ground = Ground::new().await;
-    let mut channel = ground.controller.ctl().channel().await.expect("reached");
+    let mut story = Story::new().await;
+    let mut channel = story.ground.ctl.channel().await.expect("reached");
     for (method, kind) in [
         ("POST", "text/plain"),
         ("POST", "application/json"),
@@ -259,7 +228,7 @@ async fn what_is_no_grpc_gets_an_error_and_no_answer() {
         let refused = !answer.status().is_success() || said.is_some_and(|code| code != "0");
         assert!(refused, "{method} {kind}: {answer:?}");
     }
-    ground.serves().await;
+    story.serves().await;
 }
 
 /// 40 kB of headers around a message.
@@ -276,18 +245,18 @@ fn full_of_headers<T>(message: T) -> Request<T> {
 
 #[tokio::test]
 async fn headers_without_end_are_refused() {
-    let mut ground = Ground::new().await;
-    let mut client = ground.controller.ctl().client().await.expect("reached");
+    let mut story = Story::new().await;
+    let mut client = story.ground.ctl.client().await.expect("reached");
     let request = full_of_headers(v1::GetStatusRequest {});
     let refused = timeout(WAIT, client.get_status(request)).await;
     assert!(refused.expect("answered in time").is_err());
-    ground.serves().await;
+    story.serves().await;
 }
 
 #[tokio::test]
 async fn hundreds_of_calls_on_one_connection_take_turns() {
-    let mut ground = Ground::new().await;
-    let client = ground.controller.ctl().client().await.expect("reached");
+    let mut story = Story::new().await;
+    let client = story.ground.ctl.client().await.expect("reached");
     let mut calls = JoinSet::new();
     for _ in 0..300 {
         let mut client = client.clone();
@@ -297,7 +266,7 @@ async fn hundreds_of_calls_on_one_connection_take_turns() {
         let hosts = answer.expect("no panic").expect("an answer").into_inner();
         assert_eq!(hosts.hosts.len(), 1);
     }
-    ground.serves().await;
+    story.serves().await;
 }
 
 fn hostile() -> Vec<String> {
@@ -338,8 +307,8 @@ fn refused<T: Debug>(what: &str, answer: Result<Response<T>, Status>) {
 
 #[tokio::test]
 async fn names_made_to_hurt_are_refused_by_every_call_that_takes_one() {
-    let mut ground = Ground::new().await;
-    let mut client = ground.controller.ctl().client().await.expect("reached");
+    let mut story = Story::new().await;
+    let mut client = story.ground.ctl.client().await.expect("reached");
     for bad in hostile() {
         let host = || bad.clone();
         let known = || "web-1".to_owned();
@@ -452,13 +421,13 @@ async fn names_made_to_hurt_are_refused_by_every_call_that_takes_one() {
         let asked = v1::CheckDeploymentRequest { digest: host() };
         refused("check_deployment", client.check_deployment(asked).await);
     }
-    ground.serves().await;
+    story.serves().await;
 }
 
 #[tokio::test]
 async fn a_machine_with_a_name_made_to_hurt_does_not_join_and_its_token_stays_good() {
-    let mut ground = Ground::new().await;
-    let made = ground.controller.ctl().json(&["host", "token"]).await;
+    let mut story = Story::new().await;
+    let made = story.ground.ctl.json(&["host", "token"]).await;
     let token = made["token"].as_str().expect("a token");
     let token = token.parse().expect("whole");
     for bad in hostile() {
@@ -471,11 +440,7 @@ async fn a_machine_with_a_name_made_to_hurt_does_not_join_and_its_token_stays_go
     let version = "\u{1b}[31m".repeat(100);
     let joined = enrol::join(&token, None, "web-2", &version).await;
     assert!(joined.is_ok(), "{joined:?}");
-    let listed = ground
-        .controller
-        .ctl()
-        .run(&["host", "ls", "-o", "json"])
-        .await;
+    let listed = story.ground.ctl.run(&["host", "ls", "-o", "json"]).await;
     assert!(!listed.stdout.contains('\u{1b}'), "{}", listed.stdout);
-    ground.serves().await;
+    story.serves().await;
 }
