@@ -27,7 +27,7 @@ use crate::{
     record::Actor,
     store::{
         StoreError,
-        types::{Host, Note, Observation, Seen},
+        types::{Host, Note, Observation, Seen, TARGETS},
     },
 };
 
@@ -446,7 +446,7 @@ impl Serving {
 
     /// Says in the record, once for each such number on a session, that a host has more targets than are kept.
     async fn truncated(&mut self, listed: usize) -> Result<(), StoreError> {
-        if listed <= validate::TARGETS || self.listed == listed {
+        if listed <= TARGETS || self.listed == listed {
             return Ok(());
         }
         self.listed = listed;
@@ -464,7 +464,7 @@ impl Serving {
             body: serde_json::json!({
                 "host_id": self.host.id,
                 "targets": listed,
-                "kept": validate::TARGETS,
+                "kept": TARGETS,
                 "next_step": "let the agent look after fewer targets: `include` and `exclude` in its configuration",
             }),
             at_ms: now_ms(),

@@ -11,8 +11,8 @@ use sternway_proto::{
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Targets of one host.
-pub const TARGETS: usize = 500;
+use crate::store::types::TARGETS;
+
 /// Revisions of a target that an agent lists.
 pub const REVISIONS: usize = 100;
 /// Fields of a revision, and of a plan's changes.

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::{record::Actor, rollout::order::Progress};
 
+/// Targets that are kept of one host.
+pub const TARGETS: usize = 500;
+
 /// An enrolled machine, or the tombstone of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {

@@ -22,7 +22,7 @@ use crate::{
     record::{Actor, Draft},
     store::{
         StoreError, TargetStore,
-        types::{NewMark, Observation},
+        types::{NewMark, Observation, TARGETS},
     },
 };
 
@@ -134,7 +134,8 @@ fn with(count: i64, held: i64, before: Option<usize>, bytes: usize) -> Option<(i
     (fits || !grows).then_some(after)
 }
 
-/// Stores a target as it is now, and every revision of it that is new.
+/// Stores a target as it is now, and every revision of it that is new. One more than are kept of a host is left out, and
+/// that is said.
 pub(super) async fn upsert(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
@@ -147,8 +148,11 @@ pub(super) async fn upsert(
         revisions: Vec::new(),
         ..target.clone()
     };
-    sqlx::query(
-        "INSERT INTO targets (host_id, name, ready, updated_ms, body) VALUES ($1, $2, $3, $4, $5)
+    let stored = sqlx::query(
+        "INSERT INTO targets (host_id, name, ready, updated_ms, body)
+         SELECT $1, $2, $3, $4, $5
+         WHERE EXISTS (SELECT 1 FROM targets WHERE host_id = $1 AND name = $2)
+             OR (SELECT COUNT(*) FROM targets WHERE host_id = $1) < $6
          ON CONFLICT (host_id, name) DO UPDATE SET ready = excluded.ready,
              updated_ms = excluded.updated_ms, body = excluded.body",
     )
@@ -157,9 +161,47 @@ pub(super) async fn upsert(
     .bind(ready(target))
     .bind(observation.at_ms)
     .bind(body.encode_to_vec())
+    .bind(i64::try_from(TARGETS).unwrap_or(i64::MAX))
     .execute(&mut **tx)
     .await?;
+    if stored.rows_affected() == 0 {
+        return crowded(tx, budget, observation, &target.name).await;
+    }
     revisions(tx, budget, held, observation, target).await
+}
+
+/// Says, in the record once in a while, that a target is left out because its host has as many as are kept of one.
+async fn crowded(
+    tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
+    observation: &Observation,
+    target: &str,
+) -> Result<(), StoreError> {
+    let (id, name) = (observation.host_id, &observation.host_name);
+    tracing::warn!(
+        host.id = %id,
+        "target {target} of {name} is left out: targets of one host: more than {TARGETS}"
+    );
+    let says = budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .crowded(id, observation.at_ms);
+    if says {
+        let draft = Draft {
+            at_ms: observation.at_ms,
+            actor: Actor::Controller,
+            action: "inventory.truncated",
+            subject: format!("host:{name}"),
+            body: json!({
+                "host_id": id,
+                "left_out": target,
+                "kept": TARGETS,
+                "next_step": "let the agent look after fewer targets: `include` and `exclude` in its configuration",
+            }),
+        };
+        append(tx, &draft).await?;
+    }
+    Ok(())
 }
 
 /// What the column `ready` holds: 1, a rollback would work; 2, there is nothing to go back to yet; 0, anything else.

@@ -12,6 +12,7 @@ use crate::{
         StoreError, TargetStore as _, Trouble,
         types::{
             Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem, Seen,
+            TARGETS,
         },
     },
 };
@@ -564,4 +565,48 @@ async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both
         .map(|one| one.number)
         .collect();
     assert_eq!(numbers, [3, 2]);
+}
+
+#[tokio::test]
+async fn a_host_that_names_more_and_more_targets_one_by_one_has_as_many_as_any_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let tell = async |name: usize, ready: bool| {
+        let verdict = v1::ReadinessVerdict::Ready;
+        let told = v1::Target {
+            name: format!("docker/shop-{name:03}"),
+            readiness: ready.then(|| v1::Readiness {
+                verdict: verdict.into(),
+                ..v1::Readiness::default()
+            }),
+            ..v1::Target::default()
+        };
+        let told = Observation {
+            host_id: host.id,
+            host_name: host.name.clone(),
+            at_ms: 10,
+            seen: Seen::Target(Box::new(told)),
+        };
+        store.observations_store(&[told]).await.expect("stored");
+    };
+    for name in 0..=TARGETS {
+        tell(name, false).await;
+    }
+    // What is known is told of as before, and one more is left out once more.
+    tell(7, true).await;
+    tell(TARGETS + 1, true).await;
+    let kept = store.host_fetch(host.id).await.expect("read");
+    let kept = kept.expect("a host");
+    assert_eq!((kept.target_count, kept.targets_ready), (500, 1));
+    let entries = store.record_list(0, 1000).await.expect("listed");
+    let said: Vec<&str> = entries
+        .iter()
+        .filter(|one| one.action == "inventory.truncated")
+        .map(|one| one.body.as_str())
+        .collect();
+    assert!(
+        matches!(said[..], [one] if one.contains("docker/shop-500")),
+        "{said:?}"
+    );
 }
