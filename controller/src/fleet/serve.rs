@@ -406,12 +406,12 @@ impl Serving {
             agent_message::Message::Inventory(inventory) => {
                 *self.session.claims() = Some(Claims::of(&inventory));
                 let listed = inventory.targets.len();
-                let (targets, refused) = validate::inventory(inventory);
+                let (seen, refused) = validate::inventory(inventory);
                 for why in refused {
                     self.left_out(&why);
                 }
                 self.truncated(listed).await?;
-                self.observe(Seen::Inventory(targets)).await;
+                self.observe(seen).await;
             }
             agent_message::Message::Target(target) => {
                 if let Some(claims) = &mut *self.session.claims() {

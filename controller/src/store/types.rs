@@ -139,7 +139,11 @@ pub enum Seen {
         clock_offset_ms: i64,
     },
     /// Every target of the host; those not named are no longer looked after.
-    Inventory(Vec<v1::Target>),
+    Inventory {
+        targets: Vec<v1::Target>,
+        /// Named, and told in a way that is not kept: what was told of them before stands.
+        also: Vec<String>,
+    },
     Target(Box<v1::Target>),
     TargetRemoved(String),
 }

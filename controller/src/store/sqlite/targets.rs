@@ -391,18 +391,19 @@ fn seen(observation: &Observation, target: &v1::Target, revision: &v1::Revision)
     }
 }
 
-/// Stores the whole inventory of a host.
+/// Stores the whole inventory of a host: its targets, and the names of those that stay as they are.
 pub(super) async fn replace(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
     observation: &Observation,
-    all: &[v1::Target],
+    (all, also): (&[v1::Target], &[String]),
 ) -> Result<(), StoreError> {
     let names: Vec<String> = sqlx::query_scalar("SELECT name FROM targets WHERE host_id = $1")
         .bind(observation.host_id.to_string())
         .fetch_all(&mut **tx)
         .await?;
-    let kept: HashSet<&str> = all.iter().map(|target| target.name.as_str()).collect();
+    let told = all.iter().map(|target| target.name.as_str());
+    let kept: HashSet<&str> = told.chain(also.iter().map(String::as_str)).collect();
     for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
         remove(tx, observation.host_id, name).await?;
     }

@@ -350,12 +350,15 @@ async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
         host_id: host.id,
         host_name: host.name.clone(),
         at_ms: 10,
-        seen: Seen::Inventory(vec![
-            target("a", v1::ReadinessVerdict::Ready),
-            target("b", v1::ReadinessVerdict::NotReady),
-            target("c", v1::ReadinessVerdict::NoPredecessor),
-            unsupported,
-        ]),
+        seen: Seen::Inventory {
+            targets: vec![
+                target("a", v1::ReadinessVerdict::Ready),
+                target("b", v1::ReadinessVerdict::NotReady),
+                target("c", v1::ReadinessVerdict::NoPredecessor),
+                unsupported,
+            ],
+            also: Vec::new(),
+        },
     };
     store.observations_store(&[told]).await.expect("stored");
     let fetched = store.host_fetch(host.id).await.expect("read");
@@ -436,7 +439,10 @@ async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_know
             host_id: host.id,
             host_name: host.name.clone(),
             at_ms: 10,
-            seen: Seen::Inventory(vec![target]),
+            seen: Seen::Inventory {
+                targets: vec![target],
+                also: Vec::new(),
+            },
         }]
     };
     for (fields, known) in [
@@ -609,4 +615,39 @@ async fn a_host_that_names_more_and_more_targets_one_by_one_has_as_many_as_any_o
         matches!(said[..], [one] if one.contains("docker/shop-500")),
         "{said:?}"
     );
+}
+
+#[tokio::test]
+async fn a_target_that_is_named_and_not_told_stays_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let host = host(&store).await;
+    let named = |name: &str| v1::Target {
+        name: name.into(),
+        ..v1::Target::default()
+    };
+    let tell = async |targets: &[&str], also: &[&str]| {
+        let told = Observation {
+            host_id: host.id,
+            host_name: host.name.clone(),
+            at_ms: 10,
+            seen: Seen::Inventory {
+                targets: targets.iter().copied().map(named).collect(),
+                also: also.iter().map(ToString::to_string).collect(),
+            },
+        };
+        store.observations_store(&[told]).await.expect("stored");
+        let listed = store.target_list(Some(host.id)).await.expect("listed");
+        let kept = listed.into_iter().map(|(_, target)| target.name);
+        kept.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        tell(&["docker/a", "docker/b"], &[]).await,
+        ["docker/a", "docker/b"]
+    );
+    assert_eq!(
+        tell(&["docker/a"], &["docker/b", "docker/c"]).await,
+        ["docker/a", "docker/b"]
+    );
+    assert_eq!(tell(&["docker/a"], &[]).await, ["docker/a"]);
 }
