@@ -121,6 +121,13 @@ pub trait TargetStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
+    /// The two of that history with these ids, newest first. An empty one is none's.
+    async fn revision_some(
+        &self,
+        host: Uuid,
+        target: &str,
+        ids: [&str; 2],
+    ) -> Result<Vec<v1::Revision>, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
     /// Every marked revision of a host with its target, newest first, also those that its history does not list.
     async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError>;

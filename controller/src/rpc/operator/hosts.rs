@@ -113,6 +113,10 @@ pub(super) async fn get(
     let reliefs: &[fn(&mut v1::GetHostResponse)] = &[
         |answer| answer.targets.iter_mut().for_each(fit::without_fields),
         |answer| answer.targets.iter_mut().for_each(fit::without_evidence),
+        |answer| answer.targets.iter_mut().for_each(fit::few_problems),
+        |answer| answer.targets.iter_mut().for_each(fit::terse),
+        // It always fits: a host that says too much must not be in the way of its own revocation.
+        |answer| answer.targets.iter_mut().for_each(fit::name_only),
     ];
     let next = "ask for one target at a time: `ctl history --host HOST --target TARGET`";
     fit::fit(answer, reliefs, next)

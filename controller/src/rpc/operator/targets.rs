@@ -132,18 +132,15 @@ pub(super) async fn list(
     for (id, mut target) in listed {
         let Some(host) = by_id.get(&id) else { continue };
         restoring.note(id, &mut target);
-        let revisions = service.store.revision_list(id, &target.name).await;
         // The whole history of one host; of a whole fleet what runs and what a rollback would go to.
-        let wanted = target.readiness.as_ref().map(|r| r.revision.clone());
-        target.revisions = revisions
-            .map_err(fault::store)?
-            .into_iter()
-            .filter(|revision| {
-                only.is_some()
-                    || revision.id == target.current_revision
-                    || Some(&revision.id) == wanted.as_ref()
-            })
-            .collect();
+        let revisions = if only.is_some() {
+            service.store.revision_list(id, &target.name).await
+        } else {
+            let goal = target.readiness.as_ref().map(|it| it.revision.as_str());
+            let ids = [target.current_revision.as_str(), goal.unwrap_or_default()];
+            service.store.revision_some(id, &target.name, ids).await
+        };
+        target.revisions = revisions.map_err(fault::store)?;
         note_bad(service, id, &host.name, &mut target).await?;
         targets.push(v1::HostTarget {
             host: Some(host.clone()),
@@ -160,6 +157,8 @@ pub(super) async fn list(
     let reliefs: &[fn(&mut v1::ListTargetsResponse)] = &[
         |answer| each(answer, fit::without_fields),
         |answer| each(answer, fit::without_evidence),
+        |answer| each(answer, fit::few_problems),
+        |answer| each(answer, fit::terse),
     ];
     fit::fit(
         v1::ListTargetsResponse {

@@ -34,6 +34,13 @@ const REVISION_BYTES_PER_HOST: i64 = 256 * 1024 * 1024;
 /// looked at.
 const GONE_PER_TARGET: i64 = 100;
 
+/// Of the history of a target the two with these ids. `+`: it is found by its id, not by its history.
+pub(super) const REVISIONS_SOME: &str = "SELECT r.body, r.listed, m.mark, m.reason FROM revisions r
+     LEFT JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
+     WHERE r.host_id = $1 AND r.target = $2 AND r.id IN ($3, $4)
+         AND +r.listed IN (1, 2)
+     ORDER BY r.number DESC, r.listed";
+
 // What the column `listed` of a revision says. What is marked and of a target that is no longer looked after has 0.
 
 /// Its host listed it last.
@@ -525,6 +532,22 @@ impl TargetStore for Sqlite {
         .bind(target)
         .fetch_all(&self.reader)
         .await?;
+        rows.into_iter().map(marked).collect()
+    }
+
+    async fn revision_some(
+        &self,
+        host: Uuid,
+        target: &str,
+        [one, other]: [&str; 2],
+    ) -> Result<Vec<v1::Revision>, StoreError> {
+        let rows: Vec<Marked> = sqlx::query_as(REVISIONS_SOME)
+            .bind(host.to_string())
+            .bind(target)
+            .bind(one)
+            .bind(other)
+            .fetch_all(&self.reader)
+            .await?;
         rows.into_iter().map(marked).collect()
     }
 

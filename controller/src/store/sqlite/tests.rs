@@ -4,7 +4,7 @@ use serde_json::json;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{Sqlite, hosts, log, operators, orders, rollouts};
+use super::{Sqlite, hosts, log, operators, orders, rollouts, targets};
 use crate::{
     record::Actor,
     store::{
@@ -149,6 +149,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (hosts::TOKENS_OF_OPERATOR, "join_tokens_unused"),
         (orders::ORDERS_OF_OPERATOR, "orders_active"),
         (operators::OPERATORS_REVOKED, "operators_revoked"),
+        (targets::REVISIONS_SOME, "sqlite_autoindex_revisions"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
@@ -530,6 +531,15 @@ async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgo
     let held = known().await;
     let there = held.iter().filter(|(_, gone)| !gone).count();
     assert_eq!(there, 3);
+    let two = [format!("{:064}", 205), format!("{:064}", 180)];
+    let two = [two[0].as_str(), two[1].as_str()];
+    let some = store.revision_some(host.id, "docker/shop", two).await;
+    let some: Vec<(u32, bool)> = some
+        .expect("read")
+        .iter()
+        .map(|one| (one.number, one.gone))
+        .collect();
+    assert_eq!(some, [(205, false), (180, true)]);
     let gone: Vec<u32> = held
         .into_iter()
         .filter(|one| one.1)
