@@ -232,40 +232,36 @@ impl Fleet {
     /// # Errors
     /// The store failed: they are told at the next look.
     pub async fn push_marks(&self, host: Uuid) -> Result<(), StoreError> {
-        match self.session(host) {
-            Some(session) => self.tell_marks(&session).await,
-            None => Ok(()),
+        if let Some(session) = self.session(host) {
+            self.tell_marks(&session).await?;
         }
+        Ok(())
     }
 
     /// Read and sent by one at a time: of two that read one after the other the older could be sent last, and stand.
-    async fn tell_marks(&self, session: &Session) -> Result<(), StoreError> {
-        session.marks_due.store(true, Ordering::Release);
-        let _turn = session.marks.lock().await;
+    /// Whoever is dropped on the way has told nothing: it stays due. False: the session is over.
+    async fn tell_marks(&self, session: &Session) -> Result<bool, StoreError> {
+        let mine = session.marks_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut told = session.marks.lock().await;
         // Whoever had the turn before has read what is due here.
-        if !session.marks_due.swap(false, Ordering::AcqRel) {
-            return Ok(());
+        if *told >= mine {
+            return Ok(true);
         }
-        match self.store.mark_list(session.host_id).await {
-            Ok(marks) => {
-                session.send(Message::Marks(v1::Marks { marks })).await;
-                Ok(())
-            }
-            Err(error) => {
-                session.marks_due.store(true, Ordering::Release);
-                Err(error)
-            }
+        let asked = session.marks_asked.load(Ordering::Acquire);
+        let marks = self.store.mark_list(session.host_id).await?;
+        if !session.send(Message::Marks(v1::Marks { marks })).await {
+            return Ok(false);
         }
+        *told = asked;
+        Ok(true)
     }
 
-    /// Tells the marks that a store that failed kept from being told.
+    /// Tells the marks that were not told when they should have been.
     fn tell_marks_due(self: &Arc<Self>) {
         let due: Vec<Arc<Session>> = self
             .locked()
             .values()
-            .filter(|session| {
-                session.marks_due.load(Ordering::Acquire) && session.marks.try_lock().is_ok()
-            })
+            .filter(|session| session.marks_due())
             .cloned()
             .collect();
         for session in due {

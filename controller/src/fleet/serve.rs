@@ -291,7 +291,9 @@ impl Serving {
         );
         let facts = hello.facts.map(validate::facts);
         self.alive(facts, clean_text(&hello.agent_version)).await;
-        self.fleet.push_marks(self.host.id).await?;
+        if !self.fleet.tell_marks(&self.session).await? {
+            return Ok(false);
+        }
         // Before the orders are read: one that is made from now on is sent by whoever makes it.
         self.session.greeted.store(true, Ordering::Release);
         self.fleet.dispatch(self.host.id).await?;

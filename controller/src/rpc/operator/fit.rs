@@ -198,7 +198,7 @@ mod tests {
     /// A target as large as one that is kept can be.
     fn hostile(number: usize) -> v1::Target {
         let long = "x".repeat(limits::TEXT_BYTES);
-        let problem = v1::Problem::new(&long, &long, &long);
+        let problem = Problem::new(&long, &long, &long);
         let revision = |id: &str| v1::Revision {
             id: id.repeat(64),
             image: long.clone(),

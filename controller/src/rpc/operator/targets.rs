@@ -6,7 +6,7 @@ use sternway_proto::{field, v1};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Operators, earlier, fit, hosts, text};
+use super::{Operators, earlier, fit, hosts, text, to_its_end};
 use crate::{
     clock::now_ms,
     rpc::{caller::Caller, convert, fault},
@@ -266,15 +266,20 @@ pub(super) async fn mark(
         operator: caller.name.clone(),
         at_ms: now_ms(),
     };
-    service.store.mark_set(&new).await.map_err(fault::store)?;
-    // A mark that does not reach the agent now is told at the next look, or when it connects again.
-    if let Err(error) = service.fleet.push_marks(found.host.id).await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "failed to tell {} its marks",
-            found.host.name
-        );
-    }
+    let (of, stands) = (service.clone(), new.clone());
+    to_its_end(async move {
+        of.store.mark_set(&stands).await.map_err(fault::store)?;
+        // A mark that does not reach the agent now is told at the next look, or when it connects again.
+        if let Err(error) = of.fleet.push_marks(stands.host_id).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to tell {} its marks",
+                stands.host_name
+            );
+        }
+        Ok(())
+    })
+    .await?;
     let marked = mark != v1::Mark::Unspecified;
     Ok(v1::MarkRevisionResponse {
         revision: Some(v1::Revision {
