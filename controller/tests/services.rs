@@ -66,9 +66,14 @@ impl Stage {
             &path.join("op"),
             pki::Lifetimes::default(),
             now,
-            &mut |_| Ok(()),
+            pki::Database {
+                make: &mut || Ok(()),
+                keep: &mut |_| Ok(()),
+            },
         )
         .expect("a cluster");
+        let made = operators::make_database(&path.join("data")).await;
+        made.expect("its database");
         let mut stage = Self {
             data: path.join("data"),
             folder,
@@ -79,18 +84,21 @@ impl Stage {
         stage
     }
 
-    async fn start(&mut self) {
-        self.shutdown = CancellationToken::new();
-        let settings = Settings {
+    fn settings(&self) -> Settings {
+        Settings {
             data_dir: self.data.clone(),
             listen: "127.0.0.1:0".into(),
             listen_enrolment: "127.0.0.1:0".into(),
             listen_metrics: String::new(),
             shutdown_timeout: Duration::from_secs(4),
             ..Settings::default()
-        };
+        }
+    }
+
+    async fn start(&mut self) {
+        self.shutdown = CancellationToken::new();
         self.running = Some(
-            run(settings, self.shutdown.clone())
+            run(self.settings(), self.shutdown.clone())
                 .await
                 .expect("it starts"),
         );
@@ -1102,6 +1110,23 @@ async fn a_folder_without_its_database_is_not_copied() {
         let refused = refused.expect_err("refused").to_string();
         assert!(refused.contains("there is no database"), "{refused}");
         assert!(!copy.exists(), "nothing is left of it");
+        std::fs::write(&database, b"").expect("emptied");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_lost_its_database_is_not_run_on_an_empty_one() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    let database = stage.data.join("controller.db");
+    std::fs::remove_file(&database).expect("removed");
+    for there in [false, true] {
+        let refused = run(stage.settings(), CancellationToken::new()).await;
+        let error: &dyn std::error::Error = &refused.expect_err("refused");
+        let said = format!("{error}: {}", error.source().expect("why"));
+        assert!(said.contains("there is no database"), "{said}");
+        assert!(said.contains("put a backup"), "{said}");
+        assert_eq!(database.exists(), there, "nothing is made");
         std::fs::write(&database, b"").expect("emptied");
     }
 }

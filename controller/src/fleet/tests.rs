@@ -47,7 +47,7 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(Sqlite::open(folder.path()).await.expect("opened"));
+        let store = Arc::new(Sqlite::new(folder.path()).await.expect("made"));
         let options = SqliteConnectOptions::new().filename(folder.path().join("controller.db"));
         let database = SqliteConnection::connect_with(&options).await;
         let token = NewToken {

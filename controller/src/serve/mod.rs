@@ -5,6 +5,7 @@ mod authority;
 mod metrics;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -27,6 +28,7 @@ pub use self::address::Addresses;
 pub(crate) use self::address::advertised;
 use crate::{
     clock::now_ms,
+    cluster::{self, PKI, Unreadable},
     config::Settings,
     fleet::{Fleet, Timing},
     listen::{self, Peers},
@@ -47,6 +49,8 @@ const HEALTH: [&str; 3] = [
 pub enum RunError {
     #[error("there is no cluster in {data_dir}; make one with `sternway-controller init`")]
     NoCluster { data_dir: String },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("the store cannot be used")]
     Store(#[from] StoreError),
     #[error("the certificate authority cannot be used")]
@@ -93,6 +97,19 @@ impl Running {
     }
 }
 
+/// Refuses a folder in which there is no cluster, rather than to make anything in it.
+///
+/// # Errors
+/// There is none, or it cannot be looked at.
+pub fn cluster_in(data_dir: &Path) -> Result<(), RunError> {
+    if cluster::is_in(data_dir)? {
+        return Ok(());
+    }
+    Err(RunError::NoCluster {
+        data_dir: data_dir.display().to_string(),
+    })
+}
+
 async fn bind(key: &'static str, address: &str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
@@ -120,19 +137,14 @@ pub async fn run_renewing(
     own_certificate: Duration,
     shutdown: CancellationToken,
 ) -> Result<Running, RunError> {
-    let pki = settings.data_dir.join("pki");
-    if !pki.exists() {
-        return Err(RunError::NoCluster {
-            data_dir: settings.data_dir.display().to_string(),
-        });
-    }
+    cluster_in(&settings.data_dir)?;
     let lifetimes = Lifetimes {
         controller: own_certificate,
         ..settings.lifetimes()
     };
     let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
     let store: SharedStore = sqlite.clone();
-    let authority = Arc::new(Authority::open(&pki, lifetimes)?);
+    let authority = Arc::new(Authority::open(&settings.data_dir.join(PKI), lifetimes)?);
     let end_ms = authority.not_after_ms()?;
     store.cluster_set(&authority.cluster().to_string()).await?;
     let epoch = store.epoch_raise(now_ms()).await?;

@@ -17,8 +17,14 @@ use crate::{
     },
 };
 
+/// A new one, as a controller has it.
+async fn made(folder: &std::path::Path) -> Sqlite {
+    Sqlite::new(folder).await.expect("made").close().await;
+    Sqlite::open(folder).await.expect("opened")
+}
+
 async fn filled(folder: &std::path::Path) -> Sqlite {
-    let store = Sqlite::open(folder).await.expect("opened");
+    let store = made(folder).await;
     for number in 0..5 {
         let note = Note {
             actor: Actor::Operator("alice".into()),
@@ -194,6 +200,7 @@ async fn a_command_makes_no_database_where_there_is_none() {
             Sqlite::beside(path).await,
             Sqlite::reading(path).await,
             Sqlite::as_it_is(path).await,
+            Sqlite::open(path).await,
         ] {
             let error = opened.expect_err("refused");
             assert!(matches!(error, StoreError::NoDatabase { .. }), "{error:?}");
@@ -295,7 +302,7 @@ async fn redeemed(store: &Sqlite, named: &str, hostname: &str) -> Result<Host, R
 #[tokio::test]
 async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_record() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     *store.budget.lock().expect("not poisoned") = super::budget::Budget::new(10, 1);
     let revision = |number: u32| v1::Revision {
@@ -333,7 +340,7 @@ async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_re
 #[tokio::test]
 async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let target = |name: &str, verdict: v1::ReadinessVerdict| v1::Target {
         name: format!("docker/{name}"),
@@ -378,7 +385,7 @@ async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
 #[tokio::test]
 async fn a_host_is_found_by_its_id_also_where_another_has_that_as_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let impostor = Uuid::from_u128(1);
     // From before such names were refused.
@@ -402,7 +409,7 @@ async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_na
     let id = Uuid::from_u128(1).to_string();
     for (named, taken) in [("", None), ("web-1", Some("web-1"))] {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Sqlite::open(folder.path()).await.expect("opened");
+        let store = made(folder.path()).await;
         let joined = redeemed(&store, named, &id).await;
         match taken {
             Some(name) => assert_eq!(joined.expect("joined").name, name),
@@ -417,7 +424,7 @@ async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_na
 #[tokio::test]
 async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_known_of_a_revision() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let told = |image: &str, fields: &[&str]| {
         let field = |path: &&str| v1::Field {
@@ -487,7 +494,7 @@ fn revisions_of(host: &Host, numbers: impl Iterator<Item = u32>) -> Observation 
 #[tokio::test]
 async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgotten() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let known = async || {
         let listed = store.revision_list(host.id, "docker/shop").await;
@@ -555,7 +562,7 @@ async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgo
 #[tokio::test]
 async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let stored = async |numbers: std::ops::RangeInclusive<u32>| {
         let told = [revisions_of(&host, numbers)];
@@ -586,7 +593,7 @@ async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both
 #[tokio::test]
 async fn a_host_that_names_more_and_more_targets_one_by_one_has_as_many_as_any_other() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let tell = async |name: usize, ready: bool| {
         let verdict = v1::ReadinessVerdict::Ready;
@@ -630,7 +637,7 @@ async fn a_host_that_names_more_and_more_targets_one_by_one_has_as_many_as_any_o
 #[tokio::test]
 async fn a_target_that_is_named_and_not_told_stays_as_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let named = |name: &str| v1::Target {
         name: name.into(),
