@@ -1132,6 +1132,31 @@ async fn a_cluster_that_has_lost_its_database_is_not_run_on_an_empty_one() {
 }
 
 #[tokio::test]
+async fn a_start_that_comes_to_nothing_raises_no_epoch_and_is_not_in_the_record() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for key in ["listen", "listen_enrolment", "listen_metrics"] {
+        let mut settings = stage.settings();
+        match key {
+            "listen" => settings.listen.clone_from(&address),
+            "listen_enrolment" => settings.listen_enrolment.clone_from(&address),
+            _ => settings.listen_metrics.clone_from(&address),
+        }
+        let refused = run(settings, CancellationToken::new()).await;
+        let said = refused.expect_err("refused").to_string();
+        assert!(said.contains(key), "{said}");
+    }
+    stage.start().await;
+    let mut operator = stage.operator().await;
+    let status = operator.get_status(v1::GetStatusRequest {}).await;
+    assert_eq!(status.expect("an answer").into_inner().epoch, 2);
+    let verified = operator.verify_record(v1::VerifyRecordRequest {}).await;
+    assert_eq!(verified.expect("an answer").into_inner().entries, 2);
+}
+
+#[tokio::test]
 async fn a_copy_that_was_made_beside_a_running_controller_is_one_to_go_on_from() {
     let mut stage = Stage::new().await;
     let joined = stage.join("web-1").await;

@@ -147,7 +147,6 @@ pub async fn run_renewing(
     let authority = Arc::new(Authority::open(&settings.data_dir.join(PKI), lifetimes)?);
     let end_ms = authority.not_after_ms()?;
     store.cluster_set(&authority.cluster().to_string()).await?;
-    let epoch = store.epoch_raise(now_ms()).await?;
     let peers = Arc::new(Peers::new(store.host_revoked_list().await?));
     peers.refuse_operators(store.operator_revoked_list(now_ms()).await?);
 
@@ -158,6 +157,7 @@ pub async fn run_renewing(
     } else {
         Some(bind("listen_metrics", &settings.listen_metrics).await?)
     };
+    let recorder = scrape.as_ref().map(|_| metrics::recorder()).transpose()?;
     let addresses = Addresses::of(&settings, &main, &enrolment, scrape.as_ref())?;
 
     let trust = ServerTrust {
@@ -170,6 +170,12 @@ pub async fn run_renewing(
     let own = || authority.issue_controller(authority::NAME, issued);
     let main_tls = ServerTls::new(own()?, &trust)?;
     let enrolment_tls = server_only(own()?)?;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()?;
+    addresses.write(&settings.data_dir)?;
+    // Last: a start that comes to nothing is none, however often a service manager tries it again.
+    let epoch = store.epoch_raise(now_ms()).await?;
 
     let running = Arc::new(authority::Running {
         authority: Arc::clone(&authority),
@@ -205,9 +211,6 @@ pub async fn run_renewing(
             .set_service_status(service, ServingStatus::Serving)
             .await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()?;
     let agents = AgentServiceServer::new(agents)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES);
@@ -247,8 +250,8 @@ pub async fn run_renewing(
             ),
             shutdown.clone().cancelled_owned(),
         );
-    if let Some(listener) = scrape {
-        metrics::serve(listener, Arc::clone(&store), shutdown.clone())?;
+    if let Some((listener, recorder)) = scrape.zip(recorder) {
+        metrics::serve(listener, recorder, Arc::clone(&store), shutdown.clone());
     }
     tokio::spawn(authority::refuse_operators(
         Arc::clone(&store),
@@ -265,7 +268,6 @@ pub async fn run_renewing(
     ));
     tokio::spawn(notify::watchdog(shutdown.clone()));
     tokio::spawn(Arc::clone(&fleet).expire());
-    addresses.write(&settings.data_dir)?;
     tracing::info!(
         epoch,
         "listening on {} (agents, operators) and {} (enrolment)",
