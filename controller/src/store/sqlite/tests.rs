@@ -11,8 +11,8 @@ use crate::{
         HostStore as _, MetaStore as _, OperatorStore as _, RecordStore as _, RedeemError,
         StoreError, TargetStore as _, Trouble,
         types::{
-            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem, Seen,
-            TARGETS,
+            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem,
+            RevokedWho, Seen, TARGETS,
         },
     },
 };
@@ -667,4 +667,36 @@ async fn a_target_that_is_named_and_not_told_stays_as_it_was() {
         ["docker/a", "docker/b"]
     );
     assert_eq!(tell(&["docker/a"], &[]).await, ["docker/a"]);
+}
+
+#[tokio::test]
+async fn each_revocation_of_a_name_is_in_the_record_with_its_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = made(folder.path()).await;
+    let issued = IssuedOperator {
+        serial: "1".repeat(32),
+        name: "bob".into(),
+        role: "viewer".into(),
+        issued_ms: 1,
+        not_after_ms: 1_000,
+    };
+    store.operator_issued(&issued).await.expect("issued");
+    let bob = RevokedWho::Name("bob".into());
+    for (reason, at_ms) in [("left", 2), ("stolen", 3)] {
+        let revoked = store.operator_revoke(&bob, reason, at_ms).await;
+        revoked.expect("revoked");
+    }
+    let mut entries = store.record_list(0, 100).await.expect("listed");
+    entries.retain(|entry| entry.action == "operator.revoked");
+    let said: Vec<(i64, bool, bool)> = entries
+        .iter()
+        .map(|entry| {
+            let of_certificate = entry.body.contains(&issued.serial);
+            (entry.at_ms, of_certificate, entry.body.contains("stolen"))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [(3, false, true), (2, true, false), (2, false, false)]
+    );
 }
