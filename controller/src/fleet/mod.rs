@@ -312,14 +312,14 @@ impl Fleet {
                 continue;
             }
             // Stored as sent before it leaves: from here on it may have arrived.
-            match self.store.order_sending(order.id, now_ms()).await? {
-                Sending::Goes => {}
+            let sealed = match self.store.order_sending(order.id, now_ms()).await? {
+                Sending::Goes(sealed) => sealed,
                 Sending::Stays(effects) => {
                     self.effects(effects);
                     continue;
                 }
-            }
-            if !session.send(Message::Order(order.sealed)).await {
+            };
+            if !session.send(Message::Order(sealed)).await {
                 break;
             }
             tracing::info!(

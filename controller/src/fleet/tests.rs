@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use sternway_proto::{
     identity::{Identity, PeerCertificate, Role},
+    order,
     v1::{ControllerMessage, operator_service_server::OperatorService as _, order_event},
 };
 use tonic::Status;
@@ -14,7 +15,8 @@ use crate::listen::Peer;
 use crate::rollout::order::{Ending, Phase};
 use crate::rpc::operator;
 use crate::store::{
-    HostStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    HostStore as _, MetaStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError,
+    TargetStore as _,
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
@@ -514,4 +516,37 @@ async fn what_a_caller_began_who_did_not_wait_for_it_is_done_with_all_that_follo
     };
     let told = tokio::time::timeout(WAIT, told).await;
     told.expect("the authority refuses it");
+}
+
+#[tokio::test]
+async fn an_order_that_waited_while_the_epoch_rose_is_sent_with_the_epoch_of_now() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    let before = order::parse(&rollout.orders[0].sealed).expect("sealed");
+    // Its host has seen an epoch that this controller had not: of a copy that is older than what it has done.
+    let epoch = stage.store.epoch_jump(40, "web-1", now_ms()).await;
+    assert_eq!(epoch.expect("jumped"), 41);
+    let (session, mut outgoing) = stage.session();
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        session.sent.lock().await.clear();
+        stage.fleet.dispatch(stage.host.id).await.expect("sent");
+        let Message::Order(sealed) = next(&mut outgoing).await else {
+            panic!("no order");
+        };
+        sent.push(sealed);
+        // What was sent once is what it is.
+        let epoch = stage.store.epoch_raise(now_ms()).await;
+        epoch.expect("raised");
+    }
+    assert_eq!(sent[0], sent[1]);
+    let sent = order::parse(&sent[0]).expect("sealed");
+    let wanted = v1::Order {
+        epoch: 41,
+        ..before.order().clone()
+    };
+    assert_eq!(*sent.order(), wanted);
+    let entries = stage.store.record_list(0, 100).await.expect("listed");
+    let noted = entries.iter().filter(|one| one.action == "order.resealed");
+    assert_eq!(noted.count(), 1);
 }

@@ -169,8 +169,8 @@ pub trait RolloutStore: Send + Sync {
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
     /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
-    /// Notes that an order is about to be handed to a session. One that was never sent and whose revision was marked
-    /// bad meanwhile is refused instead.
+    /// Notes that an order is about to be handed to a session. One that was never sent has the epoch of now from here
+    /// on; where its revision was marked bad meanwhile it is refused instead.
     async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError>;
     /// Stores events of one host's orders, each at most once, without gaps. Of an order that nothing is known of the end
     /// is noted in the record; it is acknowledged all the same.

@@ -232,8 +232,8 @@ pub struct DueOrder {
 /// Whether an order may be handed to a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sending {
-    /// It is noted as sent.
-    Goes,
+    /// It is noted as sent, as it travels.
+    Goes(v1::SealedOrder),
     /// It must not be, any more; what that led to.
     Stays(Effects),
 }
