@@ -6,7 +6,10 @@ use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use sternway_proto::{
     identity::{Identity, PeerCertificate, Role},
     order,
-    v1::{ControllerMessage, operator_service_server::OperatorService as _, order_event},
+    v1::{
+        ControllerMessage, controller_message::Message,
+        operator_service_server::OperatorService as _, order_event,
+    },
 };
 use tonic::Status;
 
