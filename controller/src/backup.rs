@@ -9,16 +9,18 @@ use std::{
 use sternway_proto::tls::{self, CredentialsError};
 use thiserror::Error;
 
-use crate::store::{Sqlite, StoreError};
-
-/// The folder of the authority, in the data folder and in its copy.
-const PKI: &str = "pki";
+use crate::{
+    cluster::{self, PKI, Unreadable},
+    store::{Sqlite, StoreError},
+};
 
 /// Why there is no copy.
 #[derive(Debug, Error)]
 pub enum BackupError {
     #[error("there is no cluster in {}", data_dir.display())]
     NoCluster { data_dir: PathBuf },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("{} is there already; name a folder that is not", path.display())]
     Exists { path: PathBuf },
     #[error("failed to {action} {}", path.display())]
@@ -47,12 +49,12 @@ pub enum BackupError {
 /// There is no cluster, the folder is there already, or something cannot be read or written.
 pub async fn backup(data_dir: &Path, to: &Path) -> Result<(), BackupError> {
     let pki = data_dir.join(PKI);
-    if !pki.join("cluster").exists() {
+    if !cluster::there(&pki.join("cluster"))? {
         return Err(BackupError::NoCluster {
             data_dir: data_dir.to_owned(),
         });
     }
-    if to.exists() {
+    if cluster::there(to)? {
         return Err(BackupError::Exists {
             path: to.to_owned(),
         });

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod clock;
+mod cluster;
 pub mod config;
 pub mod fault;
 pub mod fleet;
@@ -18,4 +19,4 @@ pub mod store;
 pub mod cli;
 mod serve;
 
-pub use self::serve::{Addresses, RunError, Running, run, run_renewing};
+pub use self::serve::{Addresses, RunError, Running, cluster_in, run, run_renewing};

@@ -5,9 +5,10 @@ use std::{process::ExitCode, time::SystemTime};
 use anyhow::Context as _;
 use clap::Parser as _;
 use sternway_controller::{
-    RunError, backup,
+    backup,
     cli::{Cli, Command, ConfigCommand, OperatorCommand},
     clock::now_ms,
+    cluster_in,
     config::Settings,
     operators, pki,
 };
@@ -61,7 +62,10 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
                 &operator.operator_dir,
                 settings.lifetimes(),
                 SystemTime::now(),
-                &mut |issued| Ok(wait(operators::note_first(&settings.data_dir, issued))??),
+                pki::Database {
+                    make: &mut || Ok(wait(operators::make_database(&settings.data_dir))??),
+                    keep: &mut |issued| Ok(wait(operators::note(&settings.data_dir, issued))??),
+                },
             )?;
             say(&format!(
                 "cluster {} is in {}\n\
@@ -76,6 +80,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
             ))
         }
         Command::Operator(OperatorCommand::Issue { operator, role }) => {
+            cluster_in(&settings.data_dir)?;
             let pki = settings.data_dir.join("pki");
             let authority = pki::Authority::open(&pki, settings.lifetimes())
                 .context("the certificate authority cannot be used")?;
@@ -96,12 +101,12 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
             ))
         }
         Command::Operator(OperatorCommand::Ls) => {
-            cluster(&settings)?;
+            cluster_in(&settings.data_dir)?;
             let listed = wait(operators::list(&settings.data_dir))??;
             say(&operators::table(&listed, now_ms()))
         }
         Command::Operator(OperatorCommand::Revoke { operator, reason }) => {
-            cluster(&settings)?;
+            cluster_in(&settings.data_dir)?;
             let revoked = wait(operators::revoke(&settings.data_dir, &operator, &reason))??;
             say(&operators::told(&operator, &revoked, now_ms()))
         }
@@ -117,17 +122,6 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Show) => say(settings.to_toml().trim_end()),
         Command::Run => run(settings),
     }
-}
-
-/// Refuses a folder in which there is no cluster, rather than to make a database in it.
-fn cluster(settings: &Settings) -> Result<(), RunError> {
-    let data_dir = &settings.data_dir;
-    if data_dir.join("pki").exists() {
-        return Ok(());
-    }
-    Err(RunError::NoCluster {
-        data_dir: data_dir.display().to_string(),
-    })
 }
 
 /// Carries out what a command waits for.

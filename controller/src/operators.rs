@@ -26,23 +26,21 @@ pub enum OperatorsError {
     Neither { text: String, why: String },
 }
 
+/// Makes the database of a new cluster.
+///
+/// # Errors
+/// It cannot be made.
+pub async fn make_database(data_dir: &Path) -> Result<(), StoreError> {
+    Sqlite::new(data_dir).await?.close().await;
+    Ok(())
+}
+
 /// Notes a certificate that is about to be handed over, in the record and for [`list`].
 ///
 /// # Errors
 /// The store failed.
 pub async fn note(data_dir: &Path, issued: &Issued) -> Result<(), StoreError> {
-    noted(Sqlite::beside(data_dir).await?, issued).await
-}
-
-/// As [`note`], of the first operator of a new cluster, whose database is made with it.
-///
-/// # Errors
-/// The store failed.
-pub async fn note_first(data_dir: &Path, issued: &Issued) -> Result<(), StoreError> {
-    noted(Sqlite::new(data_dir).await?, issued).await
-}
-
-async fn noted(store: Sqlite, issued: &Issued) -> Result<(), StoreError> {
+    let store = Sqlite::beside(data_dir).await?;
     let issued = IssuedOperator {
         serial: issued.serial.clone(),
         name: issued.name.clone(),

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::future::join_all;
 use rustls::pki_types::ServerName;
-use sternway_controller::{Running, config::Settings, pki, run_renewing};
+use sternway_controller::{Running, config::Settings, operators, pki, run_renewing};
 use sternway_proto::{
     channel, enrol, fault,
     identity::PeerCertificate,
@@ -84,9 +84,14 @@ impl Stage {
             &out,
             lifetimes,
             SystemTime::now(),
-            &mut |_| Ok(()),
+            pki::Database {
+                make: &mut || Ok(()),
+                keep: &mut |_| Ok(()),
+            },
         )
         .expect("a cluster");
+        let made = operators::make_database(&data).await;
+        made.expect("its database");
         let settings = Settings {
             data_dir: data,
             listen: "127.0.0.1:0".into(),
@@ -461,7 +466,10 @@ async fn a_client_gives_a_controller_up_that_does_not_answer_pings() {
         &out,
         lifetimes,
         now,
-        &mut |_| Ok(()),
+        pki::Database {
+            make: &mut || Ok(()),
+            keep: &mut |_| Ok(()),
+        },
     )
     .expect("a cluster");
     let authority = pki::Authority::open(&data.join("pki"), pki::Lifetimes::default());

@@ -66,9 +66,14 @@ impl Stage {
             &path.join("op"),
             pki::Lifetimes::default(),
             now,
-            &mut |_| Ok(()),
+            pki::Database {
+                make: &mut || Ok(()),
+                keep: &mut |_| Ok(()),
+            },
         )
         .expect("a cluster");
+        let made = operators::make_database(&path.join("data")).await;
+        made.expect("its database");
         let mut stage = Self {
             data: path.join("data"),
             folder,
@@ -79,18 +84,21 @@ impl Stage {
         stage
     }
 
-    async fn start(&mut self) {
-        self.shutdown = CancellationToken::new();
-        let settings = Settings {
+    fn settings(&self) -> Settings {
+        Settings {
             data_dir: self.data.clone(),
             listen: "127.0.0.1:0".into(),
             listen_enrolment: "127.0.0.1:0".into(),
             listen_metrics: String::new(),
             shutdown_timeout: Duration::from_secs(4),
             ..Settings::default()
-        };
+        }
+    }
+
+    async fn start(&mut self) {
+        self.shutdown = CancellationToken::new();
         self.running = Some(
-            run(settings, self.shutdown.clone())
+            run(self.settings(), self.shutdown.clone())
                 .await
                 .expect("it starts"),
         );
@@ -979,7 +987,8 @@ async fn an_operator_that_is_revoked_is_cut_off_within_ten_seconds_and_others_ar
         let entries = entries.iter().filter(|entry| entry.action == action);
         entries.map(|entry| entry.subject.clone()).collect()
     };
-    assert_eq!(of("operator.revoked"), ["operator:bob"]);
+    // The certificate, and the name.
+    assert_eq!(of("operator.revoked"), ["operator:bob"; 2]);
     assert_eq!(of("operator.issued"), ["operator:carol", "operator:bob"]);
 }
 
@@ -1104,6 +1113,48 @@ async fn a_folder_without_its_database_is_not_copied() {
         assert!(!copy.exists(), "nothing is left of it");
         std::fs::write(&database, b"").expect("emptied");
     }
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_lost_its_database_is_not_run_on_an_empty_one() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    let database = stage.data.join("controller.db");
+    std::fs::remove_file(&database).expect("removed");
+    for there in [false, true] {
+        let refused = run(stage.settings(), CancellationToken::new()).await;
+        let error: &dyn std::error::Error = &refused.expect_err("refused");
+        let said = format!("{error}: {}", error.source().expect("why"));
+        assert!(said.contains("there is no database"), "{said}");
+        assert!(said.contains("put a backup"), "{said}");
+        assert_eq!(database.exists(), there, "nothing is made");
+        std::fs::write(&database, b"").expect("emptied");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_comes_to_nothing_raises_no_epoch_and_is_not_in_the_record() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for key in ["listen", "listen_enrolment", "listen_metrics"] {
+        let mut settings = stage.settings();
+        match key {
+            "listen" => settings.listen.clone_from(&address),
+            "listen_enrolment" => settings.listen_enrolment.clone_from(&address),
+            _ => settings.listen_metrics.clone_from(&address),
+        }
+        let refused = run(settings, CancellationToken::new()).await;
+        let said = refused.expect_err("refused").to_string();
+        assert!(said.contains(key), "{said}");
+    }
+    stage.start().await;
+    let mut operator = stage.operator().await;
+    let status = operator.get_status(v1::GetStatusRequest {}).await;
+    assert_eq!(status.expect("an answer").into_inner().epoch, 2);
+    let verified = operator.verify_record(v1::VerifyRecordRequest {}).await;
+    assert_eq!(verified.expect("an answer").into_inner().entries, 2);
 }
 
 #[tokio::test]

@@ -1,16 +1,23 @@
 //! The mTLS channel to a controller: how agents and operators dial.
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use thiserror::Error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub use crate::alert::Revoked;
 use crate::{alert::Listening, limits, tls::ClientTls};
+
+/// How long one address of a name is waited for before the next is tried beside it.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Why no channel could be opened.
 #[derive(Debug, Error)]
@@ -131,7 +138,14 @@ async fn dial(
     let late = |_| ConnectError::Timeout {
         address: address.to_owned(),
     };
-    let tcp = timeout(limits::HANDSHAKE_TIMEOUT, TcpStream::connect(address))
+    let reached = async {
+        first_of(
+            lookup_host(address).await?,
+            TcpStream::connect::<SocketAddr>,
+        )
+        .await
+    };
+    let tcp = timeout(limits::HANDSHAKE_TIMEOUT, reached)
         .await
         .map_err(late)?
         .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
@@ -148,6 +162,41 @@ async fn dial(
     .await
     .map_err(late)?
     .map_err(|source| handshake_error(address, source))
+}
+
+/// The first connection that is made to one of these addresses. Where one fails the next is tried at once, and where one
+/// does not answer in a moment the next beside it: a network that swallows what goes to the one (IPv6, mostly) is not in
+/// the way of the other.
+async fn first_of<T, F>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+{
+    let mut waiting: VecDeque<SocketAddr> = addresses.collect();
+    let mut trying = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            trying.spawn(connect(address));
+        }
+        let ended = if waiting.is_empty() {
+            trying.join_next().await
+        } else {
+            match timeout(NEXT_ADDRESS, trying.join_next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            }
+        };
+        match ended {
+            Some(Ok(Ok(made))) => return Ok(made),
+            Some(Ok(Err(error))) => failure = error,
+            Some(Err(error)) => failure = error.into(),
+            None => return Err(failure),
+        }
+    }
 }
 
 fn handshake_error(address: &str, source: io::Error) -> ConnectError {
@@ -171,5 +220,51 @@ fn handshake_error(address: &str, source: io::Error) -> ConnectError {
             address,
             source: Box::new(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// What an address does, by its port: refuses, answers then, or never.
+    async fn answer(address: SocketAddr) -> io::Result<u16> {
+        match address.port() {
+            1 => Err(io::ErrorKind::ConnectionRefused.into()),
+            2 => std::future::pending().await,
+            port => {
+                tokio::time::sleep(Duration::from_millis(port.into())).await;
+                Ok(port)
+            }
+        }
+    }
+
+    async fn first(ports: &[u16]) -> Result<u16, io::ErrorKind> {
+        let addresses = ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
+        let ended = timeout(Duration::from_secs(8), first_of(addresses, answer)).await;
+        ended
+            .map_err(|_| io::ErrorKind::TimedOut)?
+            .map_err(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_is_not_in_the_way_of_the_next() {
+        assert_eq!(first(&[2, 2, 5]).await, Ok(5));
+        assert_eq!(first(&[2, 1, 5]).await, Ok(5));
+        // Slow, and still the first.
+        assert_eq!(first(&[400, 2]).await, Ok(400));
+        assert_eq!(first(&[400, 1, 900]).await, Ok(400));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_is_followed_by_the_next_at_once() {
+        let began = Instant::now();
+        let many = [1; 40];
+        assert_eq!(first(&[&many[..], &[5]].concat()).await, Ok(5));
+        assert!(began.elapsed() < NEXT_ADDRESS * 10);
+        assert_eq!(first(&many).await, Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(first(&[]).await, Err(io::ErrorKind::NotFound));
     }
 }

@@ -12,6 +12,13 @@ pub const ORDER_BYTES: usize = 16 * 1024;
 /// The longest free text (reason, problem, evidence) that is kept, bytes.
 pub const TEXT_BYTES: usize = 2048;
 
+/// Revisions that an agent keeps of one target, at most.
+pub const REVISIONS_KEPT: usize = 100;
+
+/// Revisions that an agent lists of one target, at most: what it keeps, and for a moment what it is about to let go of
+/// or an order still needs.
+pub const REVISIONS_LISTED: usize = REVISIONS_KEPT + 20;
+
 /// Concurrent HTTP/2 streams on one connection.
 pub const STREAMS_PER_CONNECTION: u32 = 64;
 

@@ -206,8 +206,18 @@ pub fn check_label(key: &str, value: &str) -> Result<(), NameError> {
     checked("label value", value, 63, "A-Z a-z 0-9 . _ - /", ok)
 }
 
-/// Free text fit for a terminal, a log and the record: control characters (and those that are not seen or change
-/// the direction of text) escaped, cut to [`limits::TEXT_BYTES`].
+/// Whether a character steers what shows it rather than be seen itself: control characters, and those of which nothing is
+/// seen or that turn the direction of text.
+#[must_use]
+pub fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
+/// Free text fit for a terminal, a log and the record: what [`steers`] escaped, cut to [`limits::TEXT_BYTES`].
 #[must_use]
 pub fn clean_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(limits::TEXT_BYTES));
@@ -216,12 +226,7 @@ pub fn clean_text(text: &str) -> String {
             out.push('…');
             break;
         }
-        // Nothing is seen of these, or they turn what is.
-        let unseen = matches!(
-            c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-        );
-        if c.is_control() || unseen {
+        if steers(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

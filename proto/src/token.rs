@@ -7,12 +7,11 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use zeroize::Zeroize as _;
 
+use crate::address;
+
 const PREFIX: &str = "swj1_";
 const SECRET: usize = 32;
 const PIN: usize = 32;
-
-/// The longest address in a token, bytes: a DNS name of 253 and a port.
-const ADDRESS_LIMIT: usize = 260;
 
 /// One-time, expiring; the controller keeps a hash of its secret only.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,18 +68,16 @@ impl FromStr for JoinToken {
     type Err = TokenError;
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let text = text.trim().strip_prefix(PREFIX).ok_or(TokenError)?;
-        if text.len() > (SECRET + PIN + ADDRESS_LIMIT) * 2 {
+        if text.len() > (SECRET + PIN + address::LIMIT) * 2 {
             return Err(TokenError);
         }
         let mut bytes = BASE64.decode(text).map_err(|_| TokenError)?;
         let parsed = (|| {
             let (secret, rest) = bytes.split_first_chunk::<SECRET>()?;
-            let (pin, address) = rest.split_first_chunk::<PIN>()?;
-            let address = std::str::from_utf8(address).ok()?;
-            let fits =
-                address.len() <= ADDRESS_LIMIT && address.bytes().all(|b| b.is_ascii_graphic());
-            let (host, port) = address.rsplit_once(':')?;
-            (fits && !host.is_empty() && port.parse::<u16>().is_ok()).then(|| Self {
+            let (pin, rest) = rest.split_first_chunk::<PIN>()?;
+            let address = std::str::from_utf8(rest).ok()?;
+            address::check(address).ok()?;
+            Some(Self {
                 secret: *secret,
                 pin: *pin,
                 address: address.to_owned(),
@@ -114,17 +111,18 @@ mod tests {
     fn a_truncated_or_foreign_text_is_no_token() {
         let text = token().to_string();
         let cut = text.get(..60).expect("long enough");
-        let no_port = JoinToken {
-            address: "controller".into(),
-            ..token()
-        }
-        .to_string();
+        let of = |address: &str| {
+            let address = address.to_owned();
+            JoinToken { address, ..token() }.to_string()
+        };
+        let (no_port, scheme) = (of("controller"), of("https://controller:7444"));
         for bad in [
             "",
             "swj1_",
             cut,
             text.trim_start_matches("swj1_"),
             &no_port,
+            &scheme,
             "swj1_%%%",
         ] {
             assert_eq!(bad.parse::<JoinToken>(), Err(TokenError), "{bad}");

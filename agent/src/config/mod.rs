@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sternway_proto::{
+    limits::REVISIONS_KEPT,
     service::LogFormat,
     settings::{self, Schema, Sources, duration},
 };
@@ -26,7 +27,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// A filter as of `tracing`: `info`, `sternway_agent=debug,info`.
     pub log: String,
-    /// Revisions kept per target.
+    /// Revisions kept per target: from 2 to [`REVISIONS_KEPT`].
     pub keep: usize,
     /// What the artifacts may take on the disk, MiB.
     pub disk_budget_mib: u64,
@@ -133,6 +134,10 @@ impl Settings {
         if self.keep < 2 {
             return invalid("keep", "with fewer than 2 there is nothing to go back to");
         }
+        if self.keep > REVISIONS_KEPT {
+            let most = format!("a controller takes at most {REVISIONS_KEPT} revisions of a target");
+            return invalid("keep", &most);
+        }
         Ok(())
     }
 }
@@ -194,6 +199,7 @@ mod tests {
         for (text, key) in [
             ("order_timeout = \"soon\"", "order_timeout"),
             ("keep = 1", "keep"),
+            ("keep = 101", "keep"),
             ("[docker]\ninclude = 3", "docker.include"),
         ] {
             let file = file(text);

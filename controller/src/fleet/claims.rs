@@ -15,7 +15,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::validate;
-use crate::{rollout::order::Lost, store::types::SentOrder};
+use crate::{
+    rollout::order::Lost,
+    store::types::{SentOrder, TARGETS},
+};
 
 /// How long an agent that is there must not be at an order without a break before it is given up. An agent that has
 /// it says so with its first message about the target, and what it has to tell of one that is over comes within
@@ -69,7 +72,7 @@ impl Claims {
         };
         if claim.order.is_none() && claim.stranded.is_empty() {
             self.targets.remove(&target.name);
-        } else if self.targets.len() < 2 * validate::TARGETS {
+        } else if self.targets.len() < 2 * TARGETS {
             // Bounded: an agent that makes up more than this harms its own orders only.
             self.targets.insert(target.name.clone(), claim);
         }

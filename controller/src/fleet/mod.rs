@@ -1,9 +1,11 @@
-//! The live sessions of agents: who is there, what is sent to them, and who is cut. What matters stands
-//! in the store; everything here can be lost and is rebuilt when agents dial again.
+//! The live sessions of agents: who is there, and who is cut; what is sent to them is in `send`, what is given up by time
+//! in `look`. What matters stands in the store; everything here can be lost and is rebuilt when agents dial again.
 
 pub mod claims;
 mod limits;
+mod look;
 mod observer;
+mod send;
 mod serve;
 pub mod session;
 #[cfg(test)]
@@ -21,24 +23,23 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sternway_proto::v1::{self, controller_message::Message};
+use sternway_proto::v1;
 use thiserror::Error;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
 use self::{
-    claims::{UNCLAIMED, Unclaimed},
+    claims::Unclaimed,
     limits::Limits,
-    session::{End, Sent, Session},
+    session::{End, Session},
     watch::{Watch, Watchers},
 };
 use crate::{
-    clock::{millis, now_ms},
-    metrics::{ORDER_ACCEPTED_SECONDS, ORDERS_FINISHED, SESSIONS, SESSIONS_ENDED},
-    rollout::order::{Lost, Unsent},
+    clock::now_ms,
+    metrics::{SESSIONS, SESSIONS_ENDED},
     store::{
         SharedStore, StoreError,
-        types::{Certified, DueOrder, Effects, Host, Observation, Sending},
+        types::{Certified, Host, Observation},
     },
 };
 
@@ -181,316 +182,6 @@ impl Fleet {
     pub fn end(&self, host: Uuid, why: End) {
         if let Some(session) = self.session(host) {
             session.end(why);
-        }
-    }
-
-    /// Asks an agent what a restore would do.
-    ///
-    /// # Errors
-    /// The host is offline, is asked for too many plans at once, does not answer in time, or refuses.
-    pub async fn plan(
-        &self,
-        host: Uuid,
-        mut request: v1::PlanRequest,
-    ) -> Result<v1::Plan, PlanError> {
-        let session = self.session(host).ok_or(PlanError::Offline)?;
-        request.request_id = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let waiting = session
-            .expect_plan(request.request_id)
-            .ok_or(PlanError::TooMany)?;
-        if !session.send(Message::Plan(request)).await {
-            return Err(PlanError::Offline);
-        }
-        let reply = tokio::select! {
-            biased;
-            () = session.ended.cancelled() => return Err(PlanError::Offline),
-            reply = tokio::time::timeout(self.timing.plan, waiting) => reply,
-        };
-        match reply {
-            Err(_) => Err(PlanError::Late),
-            Ok(Err(_)) => Err(PlanError::Offline),
-            Ok(Ok(reply)) => match reply.result {
-                Some(v1::plan_reply::Result::Plan(plan)) => {
-                    validate::plan(plan).map_err(|why| PlanError::Refused(why.problem()))
-                }
-                Some(v1::plan_reply::Result::Problem(problem)) => {
-                    Err(PlanError::Refused(v1::Problem::new(
-                        &sternway_proto::name::clean_text(&problem.code),
-                        problem.message,
-                        problem.next_step,
-                    )))
-                }
-                None => Err(PlanError::Refused(
-                    validate::Refused::Invalid { what: "a plan" }.problem(),
-                )),
-            },
-        }
-    }
-
-    /// Tells a host all marks of its revisions, if it is there.
-    ///
-    /// # Errors
-    /// The store failed: they are told at the next look.
-    pub async fn push_marks(&self, host: Uuid) -> Result<(), StoreError> {
-        match self.session(host) {
-            Some(session) => self.tell_marks(&session).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Read and sent by one at a time: of two that read one after the other the older could be sent last, and stand.
-    async fn tell_marks(&self, session: &Session) -> Result<(), StoreError> {
-        session.marks_due.store(true, Ordering::Release);
-        let _turn = session.marks.lock().await;
-        // Whoever had the turn before has read what is due here.
-        if !session.marks_due.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        match self.store.mark_list(session.host_id).await {
-            Ok(marks) => {
-                session.send(Message::Marks(v1::Marks { marks })).await;
-                Ok(())
-            }
-            Err(error) => {
-                session.marks_due.store(true, Ordering::Release);
-                Err(error)
-            }
-        }
-    }
-
-    /// Tells the marks that a store that failed kept from being told.
-    fn tell_marks_due(self: &Arc<Self>) {
-        let due: Vec<Arc<Session>> = self
-            .locked()
-            .values()
-            .filter(|session| {
-                session.marks_due.load(Ordering::Acquire) && session.marks.try_lock().is_ok()
-            })
-            .cloned()
-            .collect();
-        for session in due {
-            let fleet = Arc::clone(self);
-            self.tasks.spawn(async move {
-                if let Err(error) = fleet.tell_marks(&session).await {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "failed to tell {} its marks",
-                        session.host_name
-                    );
-                }
-            });
-        }
-    }
-
-    /// Sends a host the orders that are stored for it and of which its agent has said nothing, by sequence: at
-    /// once what was not sent on its session, and again, less and less often, what was. Nothing before its agent knows
-    /// the marks: it refuses by them.
-    ///
-    /// # Errors
-    /// The store failed: what was not sent is sent at the next look.
-    pub async fn dispatch(self: &Arc<Self>, host: Uuid) -> Result<(), StoreError> {
-        let Some(session) = self.session(host) else {
-            return Ok(());
-        };
-        if !session.greeted.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let mut sent = session.sent.lock().await;
-        let done = self.send_orders(&session, &mut sent).await;
-        session.orders_due.store(done.is_err(), Ordering::Release);
-        done
-    }
-
-    async fn send_orders(
-        self: &Arc<Self>,
-        session: &Session,
-        sent: &mut HashMap<Uuid, Sent>,
-    ) -> Result<(), StoreError> {
-        let host = session.host_id;
-        let mut orders = self.store.order_active_list(host).await?;
-        orders.retain(|order| order.progress.last_event == 0);
-        sent.retain(|id, _| orders.iter().any(|order| order.id == *id));
-        for order in orders {
-            let before = sent.get(&order.id).copied();
-            if before.is_some_and(|before| !before.again(Instant::now())) {
-                continue;
-            }
-            // Stored as sent before it leaves: from here on it may have arrived.
-            match self.store.order_sending(order.id, now_ms()).await? {
-                Sending::Goes => {}
-                Sending::Stays(effects) => {
-                    self.effects(effects);
-                    continue;
-                }
-            }
-            if !session.send(Message::Order(order.sealed)).await {
-                break;
-            }
-            tracing::info!(
-                order.id = %order.id, host.id = %host,
-                "order {} sent to {}", order.id, order.host_name
-            );
-            sent.insert(order.id, Sent::after(before, Instant::now()));
-            self.lock_ordered().insert(host);
-            self.watchers.changed(order.rollout_id);
-        }
-        Ok(())
-    }
-
-    /// Tells everyone concerned about changes that were committed.
-    pub fn effects(self: &Arc<Self>, effects: Effects) {
-        for outcome in effects.ended {
-            metrics::counter!(ORDERS_FINISHED, "outcome" => outcome.as_str_name()).increment(1);
-        }
-        for millis in effects.accepted_after_ms {
-            #[expect(clippy::cast_precision_loss, reason = "a latency")]
-            metrics::histogram!(ORDER_ACCEPTED_SECONDS).record(millis as f64 / 1000.0);
-        }
-        for rollout in effects.rollouts {
-            self.watchers.changed(rollout);
-        }
-        for host in effects.hosts {
-            let fleet = Arc::clone(self);
-            self.tasks.spawn(async move {
-                if let Err(error) = fleet.dispatch(host).await {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "failed to send orders to {host}"
-                    );
-                }
-            });
-        }
-    }
-
-    /// Ends orders whose deadline passes, until the controller stops.
-    pub async fn expire(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stopping.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            self.look(now_ms()).await;
-        }
-    }
-
-    /// What is to be done again and again, whatever happens or does not.
-    async fn look(self: &Arc<Self>, now_ms: i64) {
-        let expired = self.expire_due(now_ms).await;
-        self.committed("expire orders", expired);
-        let away = self.give_up_away(now_ms).await;
-        self.committed("give up orders of hosts that are away", away);
-        let unclaimed = self.give_up_unclaimed(now_ms).await;
-        self.committed("give up orders that nobody is at", unclaimed);
-        self.effects(self.unanswered());
-        self.tell_marks_due();
-    }
-
-    fn committed(self: &Arc<Self>, doing: &str, done: Result<Effects, StoreError>) {
-        match done {
-            Ok(effects) => self.effects(effects),
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "failed to {doing}"
-            ),
-        }
-    }
-
-    /// Ends orders that were never sent and whose deadline has passed.
-    async fn expire_due(&self, now_ms: i64) -> Result<Effects, StoreError> {
-        let due = self.store.order_due_list(now_ms).await?;
-        if due.is_empty() {
-            return Ok(Effects::default());
-        }
-        // One that came back only after the deadline was away when it passed.
-        let there = |one: &DueOrder| {
-            self.session(one.host)
-                .is_some_and(|session| session.began_ms < one.not_after_ms)
-        };
-        let unsent = |one: DueOrder| {
-            let why = if there(&one) {
-                Unsent::Failed
-            } else {
-                Unsent::HostAway
-            };
-            (one.id, why)
-        };
-        let due: Vec<(Uuid, Unsent)> = due.into_iter().map(unsent).collect();
-        self.store.order_expired(&due, now_ms).await
-    }
-
-    /// Ends orders that were sent and whose hosts have not come back for too long: their targets shall not be
-    /// held for ever.
-    async fn give_up_away(&self, now_ms: i64) -> Result<Effects, StoreError> {
-        let before_ms = now_ms.saturating_sub(millis(self.timing.lost));
-        if before_ms < self.started_ms {
-            return Ok(Effects::default());
-        }
-        let overdue = self.store.order_overdue_list(before_ms).await?;
-        let lost: Vec<(Uuid, Lost)> = overdue
-            .into_iter()
-            .filter(|(_, host)| self.session(*host).is_none())
-            .map(|(order, _)| (order, Lost::HostAway))
-            .collect();
-        if lost.is_empty() {
-            return Ok(Effects::default());
-        }
-        tracing::warn!(
-            "{} orders are given up: their hosts were not heard of again",
-            lost.len()
-        );
-        self.store.order_lost(&lost, now_ms).await
-    }
-
-    /// Ends orders whose agents are there and are not at them. One that its agent is at goes on, however long it
-    /// takes.
-    async fn give_up_unclaimed(&self, now_ms: i64) -> Result<Effects, StoreError> {
-        if self.online() == 0 {
-            return Ok(Effects::default());
-        }
-        let open = self.store.order_sent_list().await?;
-        let after = UNCLAIMED.min(self.timing.lost);
-        let now = Instant::now();
-        let lost = self
-            .unclaimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .look(&open, (now, now_ms), after, |order| {
-                let session = self.session(order.host)?;
-                let why = session.claims().as_ref()?.lost(order)?;
-                Some((session.number, why))
-            });
-        if lost.is_empty() {
-            return Ok(Effects::default());
-        }
-        for (order, _) in &lost {
-            tracing::warn!(order.id = %order, "order {order} is given up: its agent is there and not at it");
-        }
-        self.store.order_lost(&lost, now_ms).await
-    }
-
-    /// Which agents that are there are to be sent orders: those that they have not answered, and those that could not
-    /// be sent when they were made, because the store failed. Asks the sessions only: most have none.
-    fn unanswered(&self) -> Effects {
-        let now = Instant::now();
-        let hosts = self
-            .locked()
-            .values()
-            .filter(|session| {
-                // Held: it is being sent to at this moment.
-                let Ok(sent) = session.sent.try_lock() else {
-                    return false;
-                };
-                session.orders_due.load(Ordering::Acquire)
-                    || sent.values().any(|one| one.again(now))
-            })
-            .map(|session| session.host_id)
-            .collect();
-        Effects {
-            hosts,
-            ..Effects::default()
         }
     }
 

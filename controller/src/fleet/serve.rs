@@ -27,7 +27,7 @@ use crate::{
     record::Actor,
     store::{
         StoreError,
-        types::{Host, Note, Observation, Seen},
+        types::{Host, Note, Observation, Seen, TARGETS},
     },
 };
 
@@ -291,7 +291,9 @@ impl Serving {
         );
         let facts = hello.facts.map(validate::facts);
         self.alive(facts, clean_text(&hello.agent_version)).await;
-        self.fleet.push_marks(self.host.id).await?;
+        if !self.fleet.tell_marks(&self.session).await? {
+            return Ok(false);
+        }
         // Before the orders are read: one that is made from now on is sent by whoever makes it.
         self.session.greeted.store(true, Ordering::Release);
         self.fleet.dispatch(self.host.id).await?;
@@ -406,12 +408,12 @@ impl Serving {
             agent_message::Message::Inventory(inventory) => {
                 *self.session.claims() = Some(Claims::of(&inventory));
                 let listed = inventory.targets.len();
-                let (targets, refused) = validate::inventory(inventory);
+                let (seen, refused) = validate::inventory(inventory);
                 for why in refused {
                     self.left_out(&why);
                 }
                 self.truncated(listed).await?;
-                self.observe(Seen::Inventory(targets)).await;
+                self.observe(seen).await;
             }
             agent_message::Message::Target(target) => {
                 if let Some(claims) = &mut *self.session.claims() {
@@ -446,7 +448,7 @@ impl Serving {
 
     /// Says in the record, once for each such number on a session, that a host has more targets than are kept.
     async fn truncated(&mut self, listed: usize) -> Result<(), StoreError> {
-        if listed <= validate::TARGETS || self.listed == listed {
+        if listed <= TARGETS || self.listed == listed {
             return Ok(());
         }
         self.listed = listed;
@@ -464,7 +466,7 @@ impl Serving {
             body: serde_json::json!({
                 "host_id": self.host.id,
                 "targets": listed,
-                "kept": validate::TARGETS,
+                "kept": TARGETS,
                 "next_step": "let the agent look after fewer targets: `include` and `exclude` in its configuration",
             }),
             at_ms: now_ms(),

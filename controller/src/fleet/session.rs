@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -130,10 +130,11 @@ pub struct Session {
     pub greeted: AtomicBool,
     /// Orders may wait that were not sent, because the store failed.
     pub orders_due: AtomicBool,
-    /// The agent has not been told the marks as they stand now.
-    pub marks_due: AtomicBool,
-    /// Held from reading the marks to sending them, so that the newest leave last.
-    pub marks: AsyncMutex<()>,
+    /// How often it was asked that the agent be told the marks.
+    pub marks_asked: AtomicU64,
+    /// How often when the marks were read that it was told last. Held from reading them to sending them, so that the
+    /// newest leave last.
+    pub marks: AsyncMutex<u64>,
 }
 
 impl Session {
@@ -161,7 +162,7 @@ impl Session {
             sent: AsyncMutex::default(),
             greeted: AtomicBool::new(false),
             orders_due: AtomicBool::new(false),
-            marks_due: AtomicBool::new(false),
+            marks_asked: AtomicU64::new(0),
             marks: AsyncMutex::default(),
         }
     }
@@ -190,6 +191,12 @@ impl Session {
     /// The orders that the agent has said to be at. None: it has not told its inventory yet.
     pub fn claims(&self) -> MutexGuard<'_, Option<Claims>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the agent has not been told the marks as they stand now, and nobody is about to.
+    pub fn marks_due(&self) -> bool {
+        let told = self.marks.try_lock();
+        told.is_ok_and(|told| *told < self.marks_asked.load(Ordering::Acquire))
     }
 
     /// Puts a message into the queue. False: the session is over.

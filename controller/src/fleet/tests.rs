@@ -3,13 +3,23 @@
 use std::collections::BTreeMap;
 
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use sternway_proto::v1::{ControllerMessage, order_event};
+use sternway_proto::{
+    identity::{Identity, PeerCertificate, Role},
+    order,
+    v1::{
+        ControllerMessage, controller_message::Message,
+        operator_service_server::OperatorService as _, order_event,
+    },
+};
 use tonic::Status;
 
 use super::*;
+use crate::listen::Peer;
 use crate::rollout::order::{Ending, Phase};
+use crate::rpc::operator;
 use crate::store::{
-    HostStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError, TargetStore as _,
+    HostStore as _, MetaStore as _, RecordStore as _, RolloutStore as _, Sqlite, StartError,
+    TargetStore as _,
     types::{NewMark, NewRollout, NewToken, Redeem, Rollout, StoredPlan},
 };
 
@@ -42,7 +52,7 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(Sqlite::open(folder.path()).await.expect("opened"));
+        let store = Arc::new(Sqlite::new(folder.path()).await.expect("made"));
         let options = SqliteConnectOptions::new().filename(folder.path().join("controller.db"));
         let database = SqliteConnection::connect_with(&options).await;
         let token = NewToken {
@@ -378,4 +388,168 @@ async fn a_plan_is_started_by_whom_it_was_made_for_and_by_nobody_else() {
         "{refused:?}"
     );
     stage.store.rollout_start(&new).await.expect("started");
+}
+
+#[tokio::test]
+async fn marks_whose_telling_was_given_up_half_way_are_told_while_their_host_stays() {
+    let stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session();
+    stage.mark(v1::Mark::Bad, "500s").await;
+    // Its queue is full: whoever tells the marks waits for a place, and goes away.
+    let reply = || Message::Heartbeat(v1::HeartbeatReply::default());
+    for _ in 0..8 {
+        assert!(session.send(reply()).await);
+    }
+    let told = stage.fleet.push_marks(stage.host.id);
+    let gave_up = tokio::time::timeout(Duration::from_millis(200), told).await;
+    assert!(gave_up.is_err(), "there was a place");
+    for _ in 0..8 {
+        next(&mut outgoing).await;
+    }
+    stage.fleet.look(now_ms()).await;
+    let sent = tokio::time::timeout(Duration::from_secs(10), next(&mut outgoing)).await;
+    let sent = sent.expect("told in the end");
+    assert!(matches!(sent, Message::Marks(_)), "{sent:?}");
+}
+
+/// Counts the hosts that it is told are revoked.
+#[derive(Default)]
+struct Revoked(AtomicU64);
+
+impl operator::Authority for Revoked {
+    fn mint_token(&self) -> Result<(String, [u8; 32]), v1::Problem> {
+        Err(v1::Problem::default())
+    }
+
+    fn revoke_host(&self, _: Uuid) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+fn by_alice<T>(message: T) -> tonic::Request<T> {
+    let certificate = PeerCertificate {
+        identity: Identity {
+            cluster: Uuid::from_u128(1),
+            role: Role::Admin,
+            name: "alice".into(),
+        },
+        serial: String::new(),
+        not_before_ms: 0,
+        not_after_ms: i64::MAX,
+    };
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(Peer {
+        certificate: Some(Arc::new(certificate)),
+        address: None,
+        crowded: false,
+    });
+    request
+}
+
+#[tokio::test]
+async fn what_a_caller_began_who_did_not_wait_for_it_is_done_with_all_that_follows() {
+    let mut stage = Stage::new().await;
+    let (session, mut outgoing) = stage.session();
+    let rollout = stage.order(1_000_000).await;
+    let revoked = Arc::new(Revoked::default());
+    let service = operator::Operators {
+        store: stage.store.clone(),
+        fleet: Arc::clone(&stage.fleet),
+        authority: revoked.clone(),
+        lifetimes: operator::Lifetimes {
+            plan: WAIT,
+            token: WAIT,
+            order: WAIT,
+            order_at_most: WAIT,
+        },
+        verifying: Arc::new(tokio::sync::Semaphore::new(1)),
+        stopping: tokio_util::sync::CancellationToken::new(),
+    };
+    let target = v1::Target {
+        name: TARGET.into(),
+        revisions: vec![v1::Revision {
+            id: rollout.orders[0].plan.to_revision.clone(),
+            number: 3,
+            ..v1::Revision::default()
+        }],
+        ..v1::Target::default()
+    };
+    let seen = Observation {
+        host_id: stage.host.id,
+        host_name: stage.host.name.clone(),
+        at_ms: now_ms(),
+        seen: crate::store::types::Seen::Target(Box::new(target)),
+    };
+    let stored = stage.store.observations_store(&[seen]).await;
+    stored.expect("stored");
+    // While the store waits for its turn, whoever called goes away.
+    let soon = Duration::from_millis(300);
+    stage.does("BEGIN IMMEDIATE").await;
+    let mark = v1::MarkRevisionRequest {
+        host: "web-1".into(),
+        target: TARGET.into(),
+        revision: "3".into(),
+        mark: v1::Mark::Bad.into(),
+        reason: "500s".into(),
+    };
+    let marked = service.mark_revision(by_alice(mark));
+    assert!(tokio::time::timeout(soon, marked).await.is_err());
+    stage.does("ROLLBACK").await;
+    let sent = next(&mut outgoing).await;
+    let Message::Marks(told) = sent else {
+        panic!("no marks: {sent:?}");
+    };
+    assert_eq!(told.marks[0].reason, "500s");
+    stage.does("BEGIN IMMEDIATE").await;
+    let revoke = v1::RevokeHostRequest {
+        host: "web-1".into(),
+        reason: "stolen".into(),
+    };
+    let answered = service.revoke_host(by_alice(revoke));
+    assert!(tokio::time::timeout(soon, answered).await.is_err());
+    stage.does("ROLLBACK").await;
+    let ended = tokio::time::timeout(WAIT, session.ended.cancelled()).await;
+    ended.expect("the session ends");
+    assert_eq!(session.why(), End::Revoked);
+    assert_eq!(stage.ending(&rollout).await.outcome, v1::Outcome::Refused);
+    let told = async {
+        while revoked.0.load(Ordering::Acquire) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let told = tokio::time::timeout(WAIT, told).await;
+    told.expect("the authority refuses it");
+}
+
+#[tokio::test]
+async fn an_order_that_waited_while_the_epoch_rose_is_sent_with_the_epoch_of_now() {
+    let stage = Stage::new().await;
+    let rollout = stage.order(1_000_000).await;
+    let before = order::parse(&rollout.orders[0].sealed).expect("sealed");
+    // Its host has seen an epoch that this controller had not: of a copy that is older than what it has done.
+    let epoch = stage.store.epoch_jump(40, "web-1", now_ms()).await;
+    assert_eq!(epoch.expect("jumped"), 41);
+    let (session, mut outgoing) = stage.session();
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        session.sent.lock().await.clear();
+        stage.fleet.dispatch(stage.host.id).await.expect("sent");
+        let Message::Order(sealed) = next(&mut outgoing).await else {
+            panic!("no order");
+        };
+        sent.push(sealed);
+        // What was sent once is what it is.
+        let epoch = stage.store.epoch_raise(now_ms()).await;
+        epoch.expect("raised");
+    }
+    assert_eq!(sent[0], sent[1]);
+    let sent = order::parse(&sent[0]).expect("sealed");
+    let wanted = v1::Order {
+        epoch: 41,
+        ..before.order().clone()
+    };
+    assert_eq!(*sent.order(), wanted);
+    let entries = stage.store.record_list(0, 100).await.expect("listed");
+    let noted = entries.iter().filter(|one| one.action == "order.resealed");
+    assert_eq!(noted.count(), 1);
 }

@@ -5,16 +5,15 @@ use std::collections::HashSet;
 
 use prost::Message as _;
 use sternway_proto::{
+    limits,
     name::{RevisionId, TargetName, clean_text},
     v1::{self, order_event::Event},
 };
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Targets of one host.
-pub const TARGETS: usize = 500;
-/// Revisions of a target that an agent lists.
-pub const REVISIONS: usize = 100;
+use crate::store::types::{Seen, TARGETS};
+
 /// Fields of a revision, and of a plan's changes.
 pub const FIELDS: usize = 2000;
 /// Bytes of a revision.
@@ -33,10 +32,7 @@ pub enum Refused {
     TooMany { what: &'static str, limit: usize },
     #[error("{what} is not valid")]
     Invalid { what: &'static str },
-    #[error(
-        "a message is larger than {} bytes",
-        sternway_proto::limits::MESSAGE_BYTES
-    )]
+    #[error("a message is larger than {} bytes", limits::MESSAGE_BYTES)]
     TooLarge,
 }
 
@@ -139,29 +135,43 @@ pub fn facts(mut facts: v1::HostFacts) -> v1::HostFacts {
 }
 
 /// An inventory: valid targets, each once, as many as are kept of one host, the first by name. What is left out is
-/// named.
+/// named, and which of it the host has all the same.
 #[must_use]
-pub fn inventory(mut inventory: v1::Inventory) -> (Vec<v1::Target>, Vec<Refused>) {
+pub fn inventory(mut inventory: v1::Inventory) -> (Seen, Vec<Refused>) {
     // In whatever order they came: the same ones are kept every time.
     inventory.targets.sort_by(|a, b| a.name.cmp(&b.name));
-    let (mut targets, mut refused, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut targets, mut also) = (Vec::new(), Vec::new());
+    let (mut refused, mut names) = (Vec::new(), HashSet::new());
     for one in inventory.targets {
-        if targets.len() == TARGETS {
+        if names.len() == TARGETS {
             refused.push(Refused::TooMany {
                 what: "targets of one host",
                 limit: TARGETS,
             });
             break;
         }
+        let name = match removed(one.name.clone()) {
+            Ok(name) if names.insert(name.clone()) => name,
+            Ok(_) => {
+                refused.push(Refused::Invalid {
+                    what: "a target that is listed twice",
+                });
+                continue;
+            }
+            Err(why) => {
+                refused.push(why);
+                continue;
+            }
+        };
         match target(one) {
-            Ok(target) if names.insert(target.name.clone()) => targets.push(target),
-            Ok(_) => refused.push(Refused::Invalid {
-                what: "a target that is listed twice",
-            }),
-            Err(why) => refused.push(why),
+            Ok(target) => targets.push(target),
+            Err(why) => {
+                also.push(name);
+                refused.push(why);
+            }
         }
     }
-    (targets, refused)
+    (Seen::Inventory { targets, also }, refused)
 }
 
 /// A target with its revisions.
@@ -171,7 +181,11 @@ pub fn inventory(mut inventory: v1::Inventory) -> (Vec<v1::Target>, Vec<Refused>
 pub fn target(mut target: v1::Target) -> Result<v1::Target, Refused> {
     target_name(&target.name)?;
     revision_id_or_none(&target.current_revision)?;
-    bound("revisions of a target", &target.revisions, REVISIONS)?;
+    bound(
+        "revisions of a target",
+        &target.revisions,
+        limits::REVISIONS_LISTED,
+    )?;
     bound("revisions in a lineage", &target.lineage, LINEAGE)?;
     bound("evidence of a target", &target.health_evidence, FEW)?;
     known::<v1::TargetState>(&mut target.state);
@@ -349,7 +363,7 @@ mod tests {
             |t| t.name = "x".repeat(10_000),
             |t| t.current_revision = "x".into(),
             |t| t.lineage = vec!["a".repeat(64); LINEAGE + 1],
-            |t| t.revisions = vec![t.revisions[0].clone(); REVISIONS + 1],
+            |t| t.revisions = vec![t.revisions[0].clone(); limits::REVISIONS_LISTED + 1],
             |t| t.revisions[0].number = 0,
         ];
         for change in changes {
@@ -399,8 +413,27 @@ mod tests {
         let list = v1::Inventory {
             targets: vec![bad, good(), good()],
         };
-        let (targets, refused) = inventory(list);
-        assert_eq!((targets.len(), refused.len()), (1, 2));
+        let (seen, refused) = inventory(list);
+        let wanted = Seen::Inventory {
+            targets: vec![good()],
+            also: Vec::new(),
+        };
+        assert_eq!((seen, refused.len()), (wanted, 2));
+    }
+
+    #[test]
+    fn a_target_that_is_told_in_a_way_that_is_not_kept_is_still_there() {
+        let mut large = good();
+        large.revisions = vec![large.revisions[0].clone(); limits::REVISIONS_LISTED + 1];
+        let list = v1::Inventory {
+            targets: vec![large],
+        };
+        let (seen, refused) = inventory(list);
+        let wanted = Seen::Inventory {
+            targets: Vec::new(),
+            also: vec!["docker/shop".into()],
+        };
+        assert_eq!((seen, refused.len()), (wanted, 1));
     }
 
     #[test]
@@ -411,13 +444,21 @@ mod tests {
                 ..good()
             })
             .collect();
-        let (kept, refused) = inventory(v1::Inventory {
+        let (seen, refused) = inventory(v1::Inventory {
             targets: many.iter().rev().cloned().collect(),
         });
+        let Seen::Inventory {
+            targets: kept,
+            also,
+        } = seen
+        else {
+            panic!("no inventory: {seen:?}");
+        };
         let names = |targets: &[v1::Target]| -> Vec<String> {
             targets.iter().map(|target| target.name.clone()).collect()
         };
         assert_eq!(names(&kept), names(&many[..TARGETS]));
+        assert!(also.is_empty(), "{also:?}");
         assert!(matches!(refused[..], [Refused::TooMany { .. }]));
     }
 }

@@ -16,6 +16,8 @@ use sternway_proto::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::cluster::{self, Unreadable};
+
 use super::{
     files::{self, PkiError},
     issue::{self, Lifetimes},
@@ -59,7 +61,7 @@ impl Authority {
     /// There is one already, or a file cannot be written.
     pub fn create(dir: &Path, cluster: Uuid, now: SystemTime) -> Result<(), PkiError> {
         let marker = dir.join(CLUSTER);
-        if marker.exists() {
+        if cluster::there(&marker)? {
             return Err(PkiError::Exists { path: marker });
         }
         let now = OffsetDateTime::from(now);
@@ -231,8 +233,8 @@ impl Authority {
 }
 
 /// Whether there is a whole authority in that folder.
-pub(super) fn is_in(dir: &Path) -> bool {
-    dir.join(CLUSTER).exists()
+pub(super) fn is_in(dir: &Path) -> Result<bool, Unreadable> {
+    cluster::there(&dir.join(CLUSTER))
 }
 
 /// Whether somebody of that name can be an operator with that role.

@@ -10,11 +10,15 @@ use rustls_pki_types::CertificateDer;
 use sternway_proto::tls::{self, CredentialsError};
 use thiserror::Error;
 
+use crate::cluster::Unreadable;
+
 /// Why the authority could not be made, opened or used.
 #[derive(Debug, Error)]
 pub enum PkiError {
     #[error(transparent)]
     File(#[from] CredentialsError),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("{} is there already", path.display())]
     Exists { path: PathBuf },
     #[error("failed to {action} {}", path.display())]

@@ -12,20 +12,21 @@ use sternway_proto::{
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::cluster::PKI;
+
 use super::{
     Authority, Lifetimes, PkiError,
     authority::{is_in, operator_name},
     issue::issued_ms,
 };
 
-/// The folder of the authority, within the controller's data folder.
-const PKI: &str = "pki";
-
 /// Why there is no new cluster with a first operator, and what stands nevertheless.
 #[derive(Debug, Error)]
 pub enum InitError {
     #[error("no cluster was made")]
     NotMade(#[from] PkiError),
+    #[error("no cluster was made: its database cannot be")]
+    NoDatabase(#[source] BoxError),
     #[error(
         "no cluster was made: there is one in {} already. Credentials for it: {}",
         data.display(),
@@ -90,8 +91,23 @@ pub struct Issued {
 }
 
 /// Notes a certificate before it is handed over; where that fails, it is not.
-pub type Keep<'a> =
-    &'a mut dyn FnMut(&Issued) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub type Keep<'a> = &'a mut dyn FnMut(&Issued) -> Result<(), BoxError>;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is asked of the database of a new cluster.
+pub struct Database<'a> {
+    /// Makes it. Before there is an authority: a cluster without a database is one that has lost it.
+    pub make: &'a mut dyn FnMut() -> Result<(), BoxError>,
+    /// Notes the first operator's certificate in it.
+    pub keep: Keep<'a>,
+}
+
+impl std::fmt::Debug for Database<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
+}
 
 /// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
 ///
@@ -105,18 +121,19 @@ pub fn init(
     out: &Path,
     lifetimes: Lifetimes,
     now: SystemTime,
-    keep: Keep<'_>,
+    Database { make, keep }: Database<'_>,
 ) -> Result<Initialised, InitError> {
     let dir = data.join(PKI);
     // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
     operator_name(operator, Role::Admin)?;
-    if is_in(&dir) {
+    if is_in(&dir).map_err(PkiError::from)? {
         return Err(InitError::Stands {
             data: data.to_owned(),
             issue: issue(data, controller_address, operator, out),
         });
     }
     check_usable(out)?;
+    make().map_err(InitError::NoDatabase)?;
     let cluster = Uuid::new_v4();
     Authority::create(&dir, cluster, now)?;
     let authority = Authority::open(&dir, lifetimes)?;
@@ -232,8 +249,34 @@ mod tests {
             out,
             lifetimes,
             SystemTime::now(),
-            &mut |_| Ok(()),
+            Database {
+                make: &mut || Ok(()),
+                keep: &mut |_| Ok(()),
+            },
         )
+    }
+
+    #[test]
+    fn a_cluster_whose_database_cannot_be_made_is_not_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        let refused = init(
+            &data,
+            "127.0.0.1:1",
+            "alice",
+            &folder.path().join("op"),
+            Lifetimes::default(),
+            SystemTime::now(),
+            Database {
+                make: &mut || Err("the disk is full".into()),
+                keep: &mut |_| Ok(()),
+            },
+        );
+        assert!(
+            matches!(refused, Err(InitError::NoDatabase(_))),
+            "{refused:?}"
+        );
+        assert!(!data.join(PKI).exists(), "an authority was made");
     }
 
     #[test]

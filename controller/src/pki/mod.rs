@@ -12,6 +12,8 @@ mod issue;
 pub use self::{
     authority::Authority,
     files::PkiError,
-    init::{InitError, Initialised, Issued, Keep, OperatorCredentials, init, issue_operator},
+    init::{
+        Database, InitError, Initialised, Issued, Keep, OperatorCredentials, init, issue_operator,
+    },
     issue::{Lifetimes, issued_ms, public_key},
 };

@@ -23,7 +23,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// The recorder is the process's, however many controllers run in it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-fn recorder() -> Result<PrometheusHandle, RunError> {
+/// What is measured in this process, from now on.
+pub(super) fn recorder() -> Result<PrometheusHandle, RunError> {
     if let Some(handle) = RECORDER.get() {
         return Ok(handle.clone());
     }
@@ -79,10 +80,10 @@ pub(super) async fn upkeep(store: SharedStore, fleet: Arc<Fleet>, shutdown: Canc
 /// Answers `/metrics` and `/healthz` until the controller stops.
 pub(super) fn serve(
     listener: TcpListener,
+    handle: PrometheusHandle,
     store: SharedStore,
     shutdown: CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>, RunError> {
-    let handle = recorder()?;
+) {
     let healthy = move || {
         let store = Arc::clone(&store);
         async move {
@@ -98,12 +99,12 @@ pub(super) fn serve(
     let router = Router::new()
         .route("/metrics", get(move || std::future::ready(handle.render())))
         .route("/healthz", get(healthy));
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         let served = axum::serve(listener, router)
             .with_graceful_shutdown(shutdown.cancelled_owned())
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "the metrics listener ended");
         }
-    }))
+    });
 }

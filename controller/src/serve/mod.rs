@@ -5,6 +5,7 @@ mod authority;
 mod metrics;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -27,6 +28,7 @@ pub use self::address::Addresses;
 pub(crate) use self::address::advertised;
 use crate::{
     clock::now_ms,
+    cluster::{self, PKI, Unreadable},
     config::Settings,
     fleet::{Fleet, Timing},
     listen::{self, Peers},
@@ -47,6 +49,8 @@ const HEALTH: [&str; 3] = [
 pub enum RunError {
     #[error("there is no cluster in {data_dir}; make one with `sternway-controller init`")]
     NoCluster { data_dir: String },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("the store cannot be used")]
     Store(#[from] StoreError),
     #[error("the certificate authority cannot be used")]
@@ -93,6 +97,19 @@ impl Running {
     }
 }
 
+/// Refuses a folder in which there is no cluster, rather than to make anything in it.
+///
+/// # Errors
+/// There is none, or it cannot be looked at.
+pub fn cluster_in(data_dir: &Path) -> Result<(), RunError> {
+    if cluster::is_in(data_dir)? {
+        return Ok(());
+    }
+    Err(RunError::NoCluster {
+        data_dir: data_dir.display().to_string(),
+    })
+}
+
 async fn bind(key: &'static str, address: &str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
@@ -120,22 +137,16 @@ pub async fn run_renewing(
     own_certificate: Duration,
     shutdown: CancellationToken,
 ) -> Result<Running, RunError> {
-    let pki = settings.data_dir.join("pki");
-    if !pki.exists() {
-        return Err(RunError::NoCluster {
-            data_dir: settings.data_dir.display().to_string(),
-        });
-    }
+    cluster_in(&settings.data_dir)?;
     let lifetimes = Lifetimes {
         controller: own_certificate,
         ..settings.lifetimes()
     };
     let sqlite = Arc::new(Sqlite::open(&settings.data_dir).await?);
     let store: SharedStore = sqlite.clone();
-    let authority = Arc::new(Authority::open(&pki, lifetimes)?);
+    let authority = Arc::new(Authority::open(&settings.data_dir.join(PKI), lifetimes)?);
     let end_ms = authority.not_after_ms()?;
     store.cluster_set(&authority.cluster().to_string()).await?;
-    let epoch = store.epoch_raise(now_ms()).await?;
     let peers = Arc::new(Peers::new(store.host_revoked_list().await?));
     peers.refuse_operators(store.operator_revoked_list(now_ms()).await?);
 
@@ -146,6 +157,7 @@ pub async fn run_renewing(
     } else {
         Some(bind("listen_metrics", &settings.listen_metrics).await?)
     };
+    let recorder = scrape.as_ref().map(|_| metrics::recorder()).transpose()?;
     let addresses = Addresses::of(&settings, &main, &enrolment, scrape.as_ref())?;
 
     let trust = ServerTrust {
@@ -158,6 +170,12 @@ pub async fn run_renewing(
     let own = || authority.issue_controller(authority::NAME, issued);
     let main_tls = ServerTls::new(own()?, &trust)?;
     let enrolment_tls = server_only(own()?)?;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()?;
+    addresses.write(&settings.data_dir)?;
+    // Last: a start that comes to nothing is none, however often a service manager tries it again.
+    let epoch = store.epoch_raise(now_ms()).await?;
 
     let running = Arc::new(authority::Running {
         authority: Arc::clone(&authority),
@@ -193,9 +211,6 @@ pub async fn run_renewing(
             .set_service_status(service, ServingStatus::Serving)
             .await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()?;
     let agents = AgentServiceServer::new(agents)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES);
@@ -235,8 +250,8 @@ pub async fn run_renewing(
             ),
             shutdown.clone().cancelled_owned(),
         );
-    if let Some(listener) = scrape {
-        metrics::serve(listener, Arc::clone(&store), shutdown.clone())?;
+    if let Some((listener, recorder)) = scrape.zip(recorder) {
+        metrics::serve(listener, recorder, Arc::clone(&store), shutdown.clone());
     }
     tokio::spawn(authority::refuse_operators(
         Arc::clone(&store),
@@ -253,7 +268,6 @@ pub async fn run_renewing(
     ));
     tokio::spawn(notify::watchdog(shutdown.clone()));
     tokio::spawn(Arc::clone(&fleet).expire());
-    addresses.write(&settings.data_dir)?;
     tracing::info!(
         epoch,
         "listening on {} (agents, operators) and {} (enrolment)",

@@ -5,6 +5,8 @@ use sqlx::migrate::MigrateError;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::cluster::Unreadable;
+
 /// The store failed, or holds something it cannot hold.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -20,6 +22,8 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     #[error("the database holds {what} that cannot be read")]
     Corrupt { what: &'static str },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("failed to use {path}")]
     File {
         path: String,
@@ -44,8 +48,8 @@ pub enum StoreError {
     OtherSchema { path: String },
     #[error(
         "there is no database in {path}, or an empty one: is that the controller's data_dir? `sternway-controller config \
-         show` says which it is; if the database was lost, put a backup of the data_dir in place; of a cluster that was \
-         just made, start the controller, which makes it"
+         show` says which it is; if the database was lost, put a backup of the data_dir in place; without one, move the folder \
+         away and make a new cluster with `sternway-controller init`, which its hosts have to join anew"
     )]
     NoDatabase { path: String },
 }
@@ -152,7 +156,7 @@ impl StoreError {
             | Self::Database(source)
             | Self::Migrate(MigrateError::Execute(source)) => Trouble::of(source),
             Self::Corrupt { .. } => Trouble::Corrupt,
-            Self::File { .. } => Trouble::Io,
+            Self::File { .. } | Self::Unreadable(_) => Trouble::Io,
             Self::InUse { .. } => Trouble::Locked,
             Self::Migrate(_)
             | Self::OtherVersion { .. }

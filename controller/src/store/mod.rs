@@ -121,6 +121,13 @@ pub trait TargetStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::Revision>, StoreError>;
+    /// The two of that history with these ids, newest first. An empty one is none's.
+    async fn revision_some(
+        &self,
+        host: Uuid,
+        target: &str,
+        ids: [&str; 2],
+    ) -> Result<Vec<v1::Revision>, StoreError>;
     async fn mark_set(&self, mark: &NewMark) -> Result<(), StoreError>;
     /// Every marked revision of a host with its target, newest first, also those that its history does not list.
     async fn marked_list(&self, host: Uuid) -> Result<Vec<(String, v1::Revision)>, StoreError>;
@@ -162,8 +169,8 @@ pub trait RolloutStore: Send + Sync {
     async fn rollout_fetch(&self, id: Uuid) -> Result<Option<Rollout>, StoreError>;
     /// Orders of a host that are not finished, or lost, and whose wave has begun, by sequence.
     async fn order_active_list(&self, host: Uuid) -> Result<Vec<Order>, StoreError>;
-    /// Notes that an order is about to be handed to a session. One that was never sent and whose revision was marked
-    /// bad meanwhile is refused instead.
+    /// Notes that an order is about to be handed to a session. One that was never sent has the epoch of now from here
+    /// on; where its revision was marked bad meanwhile it is refused instead.
     async fn order_sending(&self, id: Uuid, now_ms: i64) -> Result<Sending, StoreError>;
     /// Stores events of one host's orders, each at most once, without gaps. Of an order that nothing is known of the end
     /// is noted in the record; it is acknowledged all the same.

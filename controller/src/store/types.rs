@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::{record::Actor, rollout::order::Progress};
 
+/// Targets that are kept of one host.
+pub const TARGETS: usize = 500;
+
 /// An enrolled machine, or the tombstone of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
@@ -136,7 +139,11 @@ pub enum Seen {
         clock_offset_ms: i64,
     },
     /// Every target of the host; those not named are no longer looked after.
-    Inventory(Vec<v1::Target>),
+    Inventory {
+        targets: Vec<v1::Target>,
+        /// Named, and told in a way that is not kept: what was told of them before stands.
+        also: Vec<String>,
+    },
     Target(Box<v1::Target>),
     TargetRemoved(String),
 }
@@ -225,8 +232,8 @@ pub struct DueOrder {
 /// Whether an order may be handed to a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sending {
-    /// It is noted as sent.
-    Goes,
+    /// It is noted as sent, as it travels.
+    Goes(v1::SealedOrder),
     /// It must not be, any more; what that led to.
     Stays(Effects),
 }

@@ -414,6 +414,47 @@ async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
     assert_eq!(listed["targets"].as_array().map(Vec::len), Some(500));
 }
 
+#[tokio::test]
+async fn a_host_that_says_far_too_much_can_be_looked_at_and_revoked() {
+    let ground = Ground::new().await;
+    let session = ground.host.session().await;
+    let long = "x".repeat(2_000);
+    // All together many times what fits into one answer.
+    for number in 0..60 {
+        let readiness = v1::Readiness {
+            problems: vec![v1::Problem::new(&long, &long, &long); 30],
+            ..v1::Readiness::default()
+        };
+        let told = v1::Target {
+            readiness: Some(readiness),
+            ..target(&format!("docker/shop-{number:02}"))
+        };
+        session.say(Up::Target(told)).await;
+    }
+    until("the targets", WAIT, async || {
+        let shown = ground.ctl.json(&["host", "ls"]).await;
+        let counted = shown["hosts"][0]["target_count"].clone();
+        // That of the inventory, too.
+        (counted.as_u64() >= Some(60))
+            .then_some(())
+            .ok_or(shown.to_string())
+    })
+    .await;
+    for (command, list) in [
+        (&["host", "show", "web-1"][..], "targets"),
+        (&["target", "ls", "--host", "web-1"], "targets"),
+        (&["target", "ls"], "targets"),
+    ] {
+        let shown = ground.ctl.json(command).await;
+        let told = shown[list].as_array().map_or(0, Vec::len);
+        assert!(told >= 60, "{command:?}: {told}");
+        assert_eq!(shown["thinned"], true, "{command:?}");
+    }
+    let revoke = ["host", "revoke", "web-1", "--reason", "hostile", "--yes"];
+    let said = ground.ctl.run(&revoke).await.exits(0);
+    assert!(said.stdout.contains("is revoked"), "{said:?}");
+}
+
 async fn renewed(session: &mut Session) -> v1::renew_reply::Result {
     let (_key, csr_der) = enrol::new_key_and_request().expect("a key");
     session.say(Up::Renew(v1::RenewRequest { csr_der })).await;

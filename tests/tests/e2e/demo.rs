@@ -117,6 +117,28 @@ async fn a_demo_that_is_interrupted_leaves_nothing() {
     assert_eq!(demo.left(), Vec::<String>::new());
 }
 
+#[test]
+fn a_demo_whose_engine_does_not_answer_is_not_called_removed() {
+    let name = format!("swt-demo-silent-{}", std::process::id());
+    let state = binary::workspace().join("target").join(&name);
+    fs::create_dir_all(&state).expect("made");
+    let down = |engine: Option<&str>| {
+        let mut script = Demo::script("deploy/demo/down", &name);
+        script.envs(engine.map(|engine| ("DOCKER_HOST", engine)));
+        script.output().expect("it starts")
+    };
+    let output = down(Some("unix:///nonexistent/docker.sock"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let kept = state.exists();
+    let again = down(None);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("sternway.demo={name}")), "{said}");
+    assert!(said.contains("again when the engine answers"), "{said}");
+    assert!(kept, "nothing tells of what is left");
+    assert!(again.status.success(), "{again:?}");
+    assert!(!state.exists());
+}
+
 /// Redirects that lead to containers of the demo.
 fn redirects(name: &str) -> Vec<String> {
     let filter = format!("label=sternway.demo={name}");

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use super::{
     Operators, fit,
     targets::{Restoring, note_bad},
-    text,
+    text, to_its_end,
 };
 use crate::{
     clock::{millis, now_ms},
@@ -113,6 +113,10 @@ pub(super) async fn get(
     let reliefs: &[fn(&mut v1::GetHostResponse)] = &[
         |answer| answer.targets.iter_mut().for_each(fit::without_fields),
         |answer| answer.targets.iter_mut().for_each(fit::without_evidence),
+        |answer| answer.targets.iter_mut().for_each(fit::few_problems),
+        |answer| answer.targets.iter_mut().for_each(fit::terse),
+        // It always fits: a host that says too much must not be in the way of its own revocation.
+        |answer| answer.targets.iter_mut().for_each(fit::name_only),
     ];
     let next = "ask for one target at a time: `ctl history --host HOST --target TARGET`";
     fit::fit(answer, reliefs, next)
@@ -195,23 +199,24 @@ pub(super) async fn revoke(
     request: &v1::RevokeHostRequest,
 ) -> Result<v1::RevokeHostResponse, Status> {
     let reason = text("the reason", &request.reason)?;
-    let host = find(service, &request.host).await?;
-    let revoked = service
-        .store
-        .host_revoke(host.id, &reason, &caller.name, now_ms())
-        .await
-        .map_err(fault::store)?;
-    // None: it was revoked before. Said again, it is as true as the first time, and is cut again.
-    let host = match revoked {
-        Some((host, effects)) => {
-            service.fleet.effects(effects);
+    let Host { id, name, .. } = find(service, &request.host).await?;
+    let (of, by) = (service.clone(), caller.name.clone());
+    let host = to_its_end(async move {
+        let revoked = of.store.host_revoke(id, &reason, &by, now_ms()).await;
+        let revoked = revoked.map_err(fault::store)?;
+        of.fleet.end(id, End::Revoked);
+        of.authority.revoke_host(id);
+        tracing::warn!(host.id = %id, "host {name} revoked by {by}");
+        Ok(revoked.map(|(host, effects)| {
+            of.fleet.effects(effects);
             host
-        }
-        None => find(service, &host.id.to_string()).await?,
+        }))
+    });
+    // None: it was revoked before. Said again, it is as true as the first time, and is cut again.
+    let host = match host.await? {
+        Some(host) => host,
+        None => find(service, &id.to_string()).await?,
     };
-    service.fleet.end(host.id, End::Revoked);
-    service.authority.revoke_host(host.id);
-    tracing::warn!(host.id = %host.id, "host {} revoked by {}", host.name, caller.name);
     Ok(v1::RevokeHostResponse {
         host: Some(convert::host(&host, &service.fleet)),
     })

@@ -72,6 +72,18 @@ fn text(what: &str, text: &str) -> Result<String, Status> {
     Ok(clean_text(text))
 }
 
+/// Does what changes something to its end, with what must follow. In a task of its own: whoever called may be gone
+/// before the store answers, and nobody does by halves what stands.
+async fn to_its_end<T: Send + 'static>(
+    doing: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(doing).await {
+        Ok(done) => done,
+        // Asked again, it finds what stands.
+        Err(_) => Err(Status::internal("what was asked for ended by itself")),
+    }
+}
+
 /// Items that may wait for a slow reader of a stream.
 const STREAM: usize = 64;
 

@@ -114,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn the_record_is_verified_for_one_person_at_a_time() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Sqlite::open(folder.path()).await.expect("opened");
+        let store = Sqlite::new(folder.path()).await.expect("made");
         let (store, verifying): (SharedStore, _) = (Arc::new(store), Semaphore::new(1));
         let turn = verifying.acquire().await.expect("a turn");
         let refused = verify(&store, &verifying).await.expect_err("refused");

@@ -4,7 +4,7 @@ use sternway_proto::v1::{self, Problem};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Operators, fit, hosts, text};
+use super::{Operators, fit, hosts, text, to_its_end};
 use crate::{
     clock::{millis, now_ms},
     metrics::ORDERS_STARTED,
@@ -60,8 +60,9 @@ pub(super) async fn start(
         now_ms: now,
         not_after_ms: now.saturating_add(deadline_ms),
     };
-    let rollout = stored_and_sent(service, new.clone()).await?;
-    if rollout.id == new.id {
+    let id = new.id;
+    let rollout = stored_and_sent(service, new).await?;
+    if rollout.id == id {
         metrics::counter!(ORDERS_STARTED).increment(1);
         tracing::info!(
             rollout.id = %rollout.id, "rollout {} started by {}", rollout.id, caller.name
@@ -72,24 +73,20 @@ pub(super) async fn start(
     })
 }
 
-/// Stores the rollout, and sends its orders in the background. In a task of its own: whoever called may be gone before
-/// the store answers, and what stands is sent all the same.
+/// Stores the rollout, and sends its orders in the background.
 async fn stored_and_sent(service: &Operators, new: NewRollout) -> Result<Rollout, Status> {
     let service = service.clone();
-    let started = tokio::spawn(async move {
-        let rollout = service.store.rollout_start(&new).await?;
+    to_its_end(async move {
+        let started = service.store.rollout_start(&new).await;
+        let rollout = started.map_err(fault::start)?;
         // It stands. Sending it is repeated, so a failure here is no failure.
         service.fleet.effects(Effects {
             hosts: rollout.orders.iter().map(|order| order.host_id).collect(),
             ..Effects::default()
         });
         Ok(rollout)
-    });
-    match started.await {
-        Ok(started) => started.map_err(fault::start),
-        // Asked again with the same id, it finds what stands.
-        Err(_) => Err(Status::internal("the start of the rollout ended by itself")),
-    }
+    })
+    .await
 }
 
 /// The rollout of that id or unique prefix.

@@ -6,7 +6,7 @@ use sternway_proto::{field, v1};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{Operators, earlier, fit, hosts, text};
+use super::{Operators, earlier, fit, hosts, text, to_its_end};
 use crate::{
     clock::now_ms,
     rpc::{caller::Caller, convert, fault},
@@ -132,18 +132,15 @@ pub(super) async fn list(
     for (id, mut target) in listed {
         let Some(host) = by_id.get(&id) else { continue };
         restoring.note(id, &mut target);
-        let revisions = service.store.revision_list(id, &target.name).await;
         // The whole history of one host; of a whole fleet what runs and what a rollback would go to.
-        let wanted = target.readiness.as_ref().map(|r| r.revision.clone());
-        target.revisions = revisions
-            .map_err(fault::store)?
-            .into_iter()
-            .filter(|revision| {
-                only.is_some()
-                    || revision.id == target.current_revision
-                    || Some(&revision.id) == wanted.as_ref()
-            })
-            .collect();
+        let revisions = if only.is_some() {
+            service.store.revision_list(id, &target.name).await
+        } else {
+            let goal = target.readiness.as_ref().map(|it| it.revision.as_str());
+            let ids = [target.current_revision.as_str(), goal.unwrap_or_default()];
+            service.store.revision_some(id, &target.name, ids).await
+        };
+        target.revisions = revisions.map_err(fault::store)?;
         note_bad(service, id, &host.name, &mut target).await?;
         targets.push(v1::HostTarget {
             host: Some(host.clone()),
@@ -160,6 +157,8 @@ pub(super) async fn list(
     let reliefs: &[fn(&mut v1::ListTargetsResponse)] = &[
         |answer| each(answer, fit::without_fields),
         |answer| each(answer, fit::without_evidence),
+        |answer| each(answer, fit::few_problems),
+        |answer| each(answer, fit::terse),
     ];
     fit::fit(
         v1::ListTargetsResponse {
@@ -267,15 +266,20 @@ pub(super) async fn mark(
         operator: caller.name.clone(),
         at_ms: now_ms(),
     };
-    service.store.mark_set(&new).await.map_err(fault::store)?;
-    // A mark that does not reach the agent now is told at the next look, or when it connects again.
-    if let Err(error) = service.fleet.push_marks(found.host.id).await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "failed to tell {} its marks",
-            found.host.name
-        );
-    }
+    let (of, stands) = (service.clone(), new.clone());
+    to_its_end(async move {
+        of.store.mark_set(&stands).await.map_err(fault::store)?;
+        // A mark that does not reach the agent now is told at the next look, or when it connects again.
+        if let Err(error) = of.fleet.push_marks(stands.host_id).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to tell {} its marks",
+                stands.host_name
+            );
+        }
+        Ok(())
+    })
+    .await?;
     let marked = mark != v1::Mark::Unspecified;
     Ok(v1::MarkRevisionResponse {
         revision: Some(v1::Revision {

@@ -37,6 +37,8 @@ struct Account {
     left: i64,
     at_ms: i64,
     said_ms: Option<i64>,
+    /// When it was said last that the host has too many targets.
+    crowded_ms: Option<i64>,
 }
 
 impl Default for Budget {
@@ -56,30 +58,47 @@ impl Budget {
 
     /// Takes room for one entry.
     pub(super) fn take(&mut self, host: Uuid, now_ms: i64) -> Room {
-        let most = self.at_once * HOUR_MS;
-        let account = self.hosts.entry(host).or_insert(Account {
-            left: most,
-            at_ms: now_ms,
-            said_ms: None,
-        });
+        let (most, an_hour) = (self.at_once * HOUR_MS, self.an_hour);
+        let account = self.account(host, now_ms);
         let passed = now_ms.saturating_sub(account.at_ms).max(0);
         account.at_ms = now_ms;
         account.left = account
             .left
-            .saturating_add(passed.saturating_mul(self.an_hour))
+            .saturating_add(passed.saturating_mul(an_hour))
             .min(most);
         if account.left >= HOUR_MS {
             account.left -= HOUR_MS;
             return Room::Entry;
         }
-        match account.said_ms {
-            Some(said) if now_ms.saturating_sub(said) < HOUR_MS => Room::None,
-            _ => {
-                account.said_ms = Some(now_ms);
-                Room::Full
-            }
+        if seldom(&mut account.said_ms, now_ms) {
+            Room::Full
+        } else {
+            Room::None
         }
     }
+
+    /// Whether it is to be said, once in a while, that a host has too many targets.
+    pub(super) fn crowded(&mut self, host: Uuid, now_ms: i64) -> bool {
+        seldom(&mut self.account(host, now_ms).crowded_ms, now_ms)
+    }
+
+    fn account(&mut self, host: Uuid, now_ms: i64) -> &mut Account {
+        self.hosts.entry(host).or_insert(Account {
+            left: self.at_once * HOUR_MS,
+            at_ms: now_ms,
+            said_ms: None,
+            crowded_ms: None,
+        })
+    }
+}
+
+/// Whether something was not said for an hour; it is from now on.
+fn seldom(said_ms: &mut Option<i64>, now_ms: i64) -> bool {
+    if said_ms.is_some_and(|said| now_ms.saturating_sub(said) < HOUR_MS) {
+        return false;
+    }
+    *said_ms = Some(now_ms);
+    true
 }
 
 #[cfg(test)]

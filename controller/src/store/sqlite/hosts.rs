@@ -320,8 +320,9 @@ impl HostStore for Sqlite {
                     .execute(&mut *tx)
                     .await?;
                 }
-                Seen::Inventory(all) => {
-                    targets::replace(&mut tx, &self.budget, observation, all).await?;
+                Seen::Inventory { targets, also } => {
+                    let told = (targets.as_slice(), also.as_slice());
+                    targets::replace(&mut tx, &self.budget, observation, told).await?;
                 }
                 Seen::Target(target) => {
                     let mut held = targets::Held::default();

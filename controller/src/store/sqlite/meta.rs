@@ -31,7 +31,8 @@ async fn write(tx: &mut Tx<'_>, key: &str, value: &str) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-async fn epoch(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+/// The epoch that holds now.
+pub(super) async fn epoch(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     read(&mut **tx, "epoch").await?.map_or(Ok(0), |text| {
         text.parse()
             .map_err(|_| StoreError::Corrupt { what: "an epoch" })

@@ -29,7 +29,10 @@ use uuid::Uuid;
 
 use self::budget::Budget;
 use super::{Store, StoreError};
-use crate::fault::{self, Moment};
+use crate::{
+    cluster::Unreadable,
+    fault::{self, Moment},
+};
 
 /// How long a connection waits for another process that holds the database, and a caller for a
 /// connection.
@@ -59,12 +62,13 @@ pub struct Sqlite {
 impl Store for Sqlite {}
 
 impl Sqlite {
-    /// Opens the database in a data directory, makes both where they are missing, and brings the
-    /// schema up to date.
+    /// Opens the database in a data directory for a controller, and brings the schema up to date. It makes none: an
+    /// empty one knows neither what was revoked nor which epochs there were.
     ///
     /// # Errors
-    /// The directory cannot be used, another controller uses it, or the database cannot be opened.
+    /// The directory cannot be used, another controller uses it, there is no database, or it cannot be opened.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        there(data_dir)?;
         let until = tokio::time::Instant::now() + HELD;
         let lock = loop {
             match lock(data_dir) {
@@ -80,10 +84,10 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// Makes the database of a new cluster for the command that makes it.
+    /// Makes the database of a new cluster, and its data directory, for the command that makes it.
     ///
     /// # Errors
-    /// As [`Sqlite::open`].
+    /// The directory cannot be used, a controller uses it, or the database cannot be made.
     pub async fn new(data_dir: &Path) -> Result<Self, StoreError> {
         let lock = lock(data_dir)?;
         let store = Self::connect(data_dir, COMMAND_BUSY, None).await?;
@@ -138,21 +142,18 @@ impl Sqlite {
     /// # Errors
     /// There is no database, or it cannot be opened.
     pub async fn as_it_is(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join("controller.db");
-        let none = || StoreError::NoDatabase {
-            path: path.display().to_string(),
-        };
-        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
-        if bytes == 0 {
-            return Err(none());
-        }
+        there(data_dir)?;
         let store = Self::connect(data_dir, COMMAND_BUSY, None).await?;
         let held: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('_sqlx_migrations', 'record')",
         )
         .fetch_one(&store.reader)
         .await?;
-        if held == 2 { Ok(store) } else { Err(none()) }
+        if held == 2 {
+            Ok(store)
+        } else {
+            Err(no_database(data_dir))
+        }
     }
 
     /// Writes the whole database, as it stands at one moment, into a new file, and waits until it is on disk. Others
@@ -249,6 +250,23 @@ async fn commit(tx: Tx<'_>) -> Result<(), sqlx::Error> {
     tx.commit().await?;
     fault::commit(Moment::After);
     Ok(())
+}
+
+fn no_database(data_dir: &Path) -> StoreError {
+    StoreError::NoDatabase {
+        path: data_dir.join("controller.db").display().to_string(),
+    }
+}
+
+/// Refuses a data directory that has no database, or an empty file for it.
+fn there(data_dir: &Path) -> Result<(), StoreError> {
+    let path = data_dir.join("controller.db");
+    match std::fs::metadata(&path) {
+        Ok(file) if file.len() > 0 => Ok(()),
+        Ok(_) => Err(no_database(data_dir)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(no_database(data_dir)),
+        Err(source) => Err(StoreError::Unreadable(Unreadable { path, source })),
+    }
 }
 
 fn lock(data_dir: &Path) -> Result<File, StoreError> {

@@ -99,7 +99,7 @@ impl OperatorStore for Sqlite {
             RevokedWho::Name(name) => {
                 let listed = of_name(&mut tx, name).await?;
                 let unlisted = listed.is_empty();
-                revoke_name(&mut tx, name, unlisted, (reason, now_ms)).await?;
+                revoke_name(&mut tx, name, reason, now_ms).await?;
                 (listed, unlisted)
             }
             RevokedWho::Serial(serial) => of_serial(&mut tx, serial).await?,
@@ -171,12 +171,13 @@ async fn of_serial(tx: &mut Tx<'_>, serial: &str) -> Result<(Vec<Operator>, bool
     Ok((listed, unlisted))
 }
 
-/// Refuses whatever was issued to a name until now. Said in the record where no certificate is there to say it of.
+/// Refuses whatever was issued to a name until now. Said in the record each time, with the reason: there may be no
+/// certificate to say it of, or none that was not revoked before.
 async fn revoke_name(
     tx: &mut Tx<'_>,
     name: &str,
-    unlisted: bool,
-    (reason, now_ms): (&str, i64),
+    reason: &str,
+    now_ms: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO operator_names_revoked (name, revoked_ms, reason) VALUES ($1, $2, $3)
@@ -188,10 +189,7 @@ async fn revoke_name(
     .bind(reason)
     .execute(&mut **tx)
     .await?;
-    if unlisted {
-        append(tx, &said(name, "", reason, now_ms)).await?;
-    }
-    Ok(())
+    append(tx, &said(name, "", reason, now_ms)).await
 }
 
 /// Revokes a certificate that is listed, unless it was before.

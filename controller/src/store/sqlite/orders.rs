@@ -7,7 +7,7 @@ use prost::Message as _;
 use serde_json::json;
 use sqlx::SqliteConnection;
 use sternway_proto::{
-    limits,
+    limits, order,
     v1::{self, order_event::Event},
 };
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use super::{
     budget::{Budget, Room},
     decode,
     log::append,
-    rollouts,
+    meta, rollouts,
     row::row,
     signed, small,
     targets::limited,
@@ -315,6 +315,31 @@ pub(super) async fn update(tx: &mut Tx<'_>, order: &Order, now_ms: i64) -> Resul
     Ok(())
 }
 
+/// An order that was never sent, as it travels: sealed anew where the epoch has risen since. The controller that sends it
+/// is not the superseded one, and its host may have seen higher epochs than there were when it was made.
+async fn of_now(tx: &mut Tx<'_>, order: Order, now_ms: i64) -> Result<v1::SealedOrder, StoreError> {
+    let epoch = meta::epoch(tx).await?;
+    let made: v1::Order = decode(&order.sealed.order, "an order")?;
+    if made.epoch >= epoch {
+        return Ok(order.sealed);
+    }
+    let draft = Draft {
+        at_ms: now_ms,
+        actor: Actor::Controller,
+        action: "order.resealed",
+        subject: format!("order:{}", order.id),
+        body: json!({ "from_epoch": made.epoch, "epoch": epoch }),
+    };
+    append(tx, &draft).await?;
+    let sealed = order::seal(&v1::Order { epoch, ..made });
+    sqlx::query("UPDATE orders SET sealed = $2 WHERE id = $1")
+        .bind(order.id.to_string())
+        .bind(&sealed.order)
+        .execute(&mut **tx)
+        .await?;
+    Ok(sealed)
+}
+
 /// Stores one event of an order that is this host's. False: it came with a gap.
 async fn append_event(
     tx: &mut Tx<'_>,
@@ -555,9 +580,14 @@ impl RolloutStore for Sqlite {
                 return Ok(Sending::Stays(effects));
             }
         }
+        let sealed = if order.progress.phase == Phase::Queued {
+            of_now(&mut tx, order, now_ms).await?
+        } else {
+            order.sealed
+        };
         rollouts::input(&mut tx, id, &Input::Sending, now_ms).await?;
         super::commit(tx).await?;
-        Ok(Sending::Goes)
+        Ok(Sending::Goes(sealed))
     }
 
     async fn order_events_append(

@@ -22,7 +22,7 @@ use crate::{
     record::{Actor, Draft},
     store::{
         StoreError, TargetStore,
-        types::{NewMark, Observation},
+        types::{NewMark, Observation, TARGETS},
     },
 };
 
@@ -33,6 +33,13 @@ const REVISION_BYTES_PER_HOST: i64 = 256 * 1024 * 1024;
 /// Revisions of one target that its host does not have any more and nobody has marked: the newest are kept, to be
 /// looked at.
 const GONE_PER_TARGET: i64 = 100;
+
+/// Of the history of a target the two with these ids. `+`: it is found by its id, not by its history.
+pub(super) const REVISIONS_SOME: &str = "SELECT r.body, r.listed, m.mark, m.reason FROM revisions r
+     LEFT JOIN marks m ON m.host_id = r.host_id AND m.target = r.target AND m.revision = r.id
+     WHERE r.host_id = $1 AND r.target = $2 AND r.id IN ($3, $4)
+         AND +r.listed IN (1, 2)
+     ORDER BY r.number DESC, r.listed";
 
 // What the column `listed` of a revision says. What is marked and of a target that is no longer looked after has 0.
 
@@ -134,7 +141,8 @@ fn with(count: i64, held: i64, before: Option<usize>, bytes: usize) -> Option<(i
     (fits || !grows).then_some(after)
 }
 
-/// Stores a target as it is now, and every revision of it that is new.
+/// Stores a target as it is now, and every revision of it that is new. One more than are kept of a host is left out, and
+/// that is said.
 pub(super) async fn upsert(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
@@ -147,8 +155,11 @@ pub(super) async fn upsert(
         revisions: Vec::new(),
         ..target.clone()
     };
-    sqlx::query(
-        "INSERT INTO targets (host_id, name, ready, updated_ms, body) VALUES ($1, $2, $3, $4, $5)
+    let stored = sqlx::query(
+        "INSERT INTO targets (host_id, name, ready, updated_ms, body)
+         SELECT $1, $2, $3, $4, $5
+         WHERE EXISTS (SELECT 1 FROM targets WHERE host_id = $1 AND name = $2)
+             OR (SELECT COUNT(*) FROM targets WHERE host_id = $1) < $6
          ON CONFLICT (host_id, name) DO UPDATE SET ready = excluded.ready,
              updated_ms = excluded.updated_ms, body = excluded.body",
     )
@@ -157,9 +168,47 @@ pub(super) async fn upsert(
     .bind(ready(target))
     .bind(observation.at_ms)
     .bind(body.encode_to_vec())
+    .bind(i64::try_from(TARGETS).unwrap_or(i64::MAX))
     .execute(&mut **tx)
     .await?;
+    if stored.rows_affected() == 0 {
+        return crowded(tx, budget, observation, &target.name).await;
+    }
     revisions(tx, budget, held, observation, target).await
+}
+
+/// Says, in the record once in a while, that a target is left out because its host has as many as are kept of one.
+async fn crowded(
+    tx: &mut Tx<'_>,
+    budget: &Mutex<Budget>,
+    observation: &Observation,
+    target: &str,
+) -> Result<(), StoreError> {
+    let (id, name) = (observation.host_id, &observation.host_name);
+    tracing::warn!(
+        host.id = %id,
+        "target {target} of {name} is left out: targets of one host: more than {TARGETS}"
+    );
+    let says = budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .crowded(id, observation.at_ms);
+    if says {
+        let draft = Draft {
+            at_ms: observation.at_ms,
+            actor: Actor::Controller,
+            action: "inventory.truncated",
+            subject: format!("host:{name}"),
+            body: json!({
+                "host_id": id,
+                "left_out": target,
+                "kept": TARGETS,
+                "next_step": "let the agent look after fewer targets: `include` and `exclude` in its configuration",
+            }),
+        };
+        append(tx, &draft).await?;
+    }
+    Ok(())
 }
 
 /// What the column `ready` holds: 1, a rollback would work; 2, there is nothing to go back to yet; 0, anything else.
@@ -349,18 +398,19 @@ fn seen(observation: &Observation, target: &v1::Target, revision: &v1::Revision)
     }
 }
 
-/// Stores the whole inventory of a host.
+/// Stores the whole inventory of a host: its targets, and the names of those that stay as they are.
 pub(super) async fn replace(
     tx: &mut Tx<'_>,
     budget: &Mutex<Budget>,
     observation: &Observation,
-    all: &[v1::Target],
+    (all, also): (&[v1::Target], &[String]),
 ) -> Result<(), StoreError> {
     let names: Vec<String> = sqlx::query_scalar("SELECT name FROM targets WHERE host_id = $1")
         .bind(observation.host_id.to_string())
         .fetch_all(&mut **tx)
         .await?;
-    let kept: HashSet<&str> = all.iter().map(|target| target.name.as_str()).collect();
+    let told = all.iter().map(|target| target.name.as_str());
+    let kept: HashSet<&str> = told.chain(also.iter().map(String::as_str)).collect();
     for name in names.iter().filter(|name| !kept.contains(name.as_str())) {
         remove(tx, observation.host_id, name).await?;
     }
@@ -482,6 +532,22 @@ impl TargetStore for Sqlite {
         .bind(target)
         .fetch_all(&self.reader)
         .await?;
+        rows.into_iter().map(marked).collect()
+    }
+
+    async fn revision_some(
+        &self,
+        host: Uuid,
+        target: &str,
+        [one, other]: [&str; 2],
+    ) -> Result<Vec<v1::Revision>, StoreError> {
+        let rows: Vec<Marked> = sqlx::query_as(REVISIONS_SOME)
+            .bind(host.to_string())
+            .bind(target)
+            .bind(one)
+            .bind(other)
+            .fetch_all(&self.reader)
+            .await?;
         rows.into_iter().map(marked).collect()
     }
 

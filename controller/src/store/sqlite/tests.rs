@@ -4,20 +4,27 @@ use serde_json::json;
 use sternway_proto::v1;
 use uuid::Uuid;
 
-use super::{Sqlite, hosts, log, operators, orders, rollouts};
+use super::{Sqlite, hosts, log, operators, orders, rollouts, targets};
 use crate::{
     record::Actor,
     store::{
         HostStore as _, MetaStore as _, OperatorStore as _, RecordStore as _, RedeemError,
         StoreError, TargetStore as _, Trouble,
         types::{
-            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem, Seen,
+            Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem,
+            RevokedWho, Seen, TARGETS,
         },
     },
 };
 
+/// A new one, as a controller has it.
+async fn made(folder: &std::path::Path) -> Sqlite {
+    Sqlite::new(folder).await.expect("made").close().await;
+    Sqlite::open(folder).await.expect("opened")
+}
+
 async fn filled(folder: &std::path::Path) -> Sqlite {
-    let store = Sqlite::open(folder).await.expect("opened");
+    let store = made(folder).await;
     for number in 0..5 {
         let note = Note {
             actor: Actor::Operator("alice".into()),
@@ -148,6 +155,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (hosts::TOKENS_OF_OPERATOR, "join_tokens_unused"),
         (orders::ORDERS_OF_OPERATOR, "orders_active"),
         (operators::OPERATORS_REVOKED, "operators_revoked"),
+        (targets::REVISIONS_SOME, "sqlite_autoindex_revisions"),
     ] {
         let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(asked)
@@ -192,6 +200,7 @@ async fn a_command_makes_no_database_where_there_is_none() {
             Sqlite::beside(path).await,
             Sqlite::reading(path).await,
             Sqlite::as_it_is(path).await,
+            Sqlite::open(path).await,
         ] {
             let error = opened.expect_err("refused");
             assert!(matches!(error, StoreError::NoDatabase { .. }), "{error:?}");
@@ -293,7 +302,7 @@ async fn redeemed(store: &Sqlite, named: &str, hostname: &str) -> Result<Host, R
 #[tokio::test]
 async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_record() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     *store.budget.lock().expect("not poisoned") = super::budget::Budget::new(10, 1);
     let revision = |number: u32| v1::Revision {
@@ -331,7 +340,7 @@ async fn a_host_that_lists_and_takes_back_the_same_for_ever_does_not_fill_the_re
 #[tokio::test]
 async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let target = |name: &str, verdict: v1::ReadinessVerdict| v1::Target {
         name: format!("docker/{name}"),
@@ -349,12 +358,15 @@ async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
         host_id: host.id,
         host_name: host.name.clone(),
         at_ms: 10,
-        seen: Seen::Inventory(vec![
-            target("a", v1::ReadinessVerdict::Ready),
-            target("b", v1::ReadinessVerdict::NotReady),
-            target("c", v1::ReadinessVerdict::NoPredecessor),
-            unsupported,
-        ]),
+        seen: Seen::Inventory {
+            targets: vec![
+                target("a", v1::ReadinessVerdict::Ready),
+                target("b", v1::ReadinessVerdict::NotReady),
+                target("c", v1::ReadinessVerdict::NoPredecessor),
+                unsupported,
+            ],
+            also: Vec::new(),
+        },
     };
     store.observations_store(&[told]).await.expect("stored");
     let fetched = store.host_fetch(host.id).await.expect("read");
@@ -373,7 +385,7 @@ async fn a_target_with_nothing_to_go_back_to_is_neither_ready_nor_a_worry() {
 #[tokio::test]
 async fn a_host_is_found_by_its_id_also_where_another_has_that_as_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let impostor = Uuid::from_u128(1);
     // From before such names were refused.
@@ -397,7 +409,7 @@ async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_na
     let id = Uuid::from_u128(1).to_string();
     for (named, taken) in [("", None), ("web-1", Some("web-1"))] {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Sqlite::open(folder.path()).await.expect("opened");
+        let store = made(folder.path()).await;
         let joined = redeemed(&store, named, &id).await;
         match taken {
             Some(name) => assert_eq!(joined.expect("joined").name, name),
@@ -412,7 +424,7 @@ async fn a_machine_does_not_take_an_id_for_its_name_and_joins_where_its_token_na
 #[tokio::test]
 async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_known_of_a_revision() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let told = |image: &str, fields: &[&str]| {
         let field = |path: &&str| v1::Field {
@@ -435,7 +447,10 @@ async fn an_inventory_that_leaves_the_fields_out_does_not_take_back_what_is_know
             host_id: host.id,
             host_name: host.name.clone(),
             at_ms: 10,
-            seen: Seen::Inventory(vec![target]),
+            seen: Seen::Inventory {
+                targets: vec![target],
+                also: Vec::new(),
+            },
         }]
     };
     for (fields, known) in [
@@ -479,7 +494,7 @@ fn revisions_of(host: &Host, numbers: impl Iterator<Item = u32>) -> Observation 
 #[tokio::test]
 async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgotten() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let known = async || {
         let listed = store.revision_list(host.id, "docker/shop").await;
@@ -523,6 +538,15 @@ async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgo
     let held = known().await;
     let there = held.iter().filter(|(_, gone)| !gone).count();
     assert_eq!(there, 3);
+    let two = [format!("{:064}", 205), format!("{:064}", 180)];
+    let two = [two[0].as_str(), two[1].as_str()];
+    let some = store.revision_some(host.id, "docker/shop", two).await;
+    let some: Vec<(u32, bool)> = some
+        .expect("read")
+        .iter()
+        .map(|one| (one.number, one.gone))
+        .collect();
+    assert_eq!(some, [(205, false), (180, true)]);
     let gone: Vec<u32> = held
         .into_iter()
         .filter(|one| one.1)
@@ -538,7 +562,7 @@ async fn what_a_host_lists_no_more_is_told_as_gone_and_the_oldest_of_it_is_forgo
 #[tokio::test]
 async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(folder.path()).await.expect("opened");
+    let store = made(folder.path()).await;
     let host = host(&store).await;
     let stored = async |numbers: std::ops::RangeInclusive<u32>| {
         let told = [revisions_of(&host, numbers)];
@@ -564,4 +588,115 @@ async fn what_a_host_has_goes_before_what_it_had_where_there_is_no_room_for_both
         .map(|one| one.number)
         .collect();
     assert_eq!(numbers, [3, 2]);
+}
+
+#[tokio::test]
+async fn a_host_that_names_more_and_more_targets_one_by_one_has_as_many_as_any_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = made(folder.path()).await;
+    let host = host(&store).await;
+    let tell = async |name: usize, ready: bool| {
+        let verdict = v1::ReadinessVerdict::Ready;
+        let told = v1::Target {
+            name: format!("docker/shop-{name:03}"),
+            readiness: ready.then(|| v1::Readiness {
+                verdict: verdict.into(),
+                ..v1::Readiness::default()
+            }),
+            ..v1::Target::default()
+        };
+        let told = Observation {
+            host_id: host.id,
+            host_name: host.name.clone(),
+            at_ms: 10,
+            seen: Seen::Target(Box::new(told)),
+        };
+        store.observations_store(&[told]).await.expect("stored");
+    };
+    for name in 0..=TARGETS {
+        tell(name, false).await;
+    }
+    // What is known is told of as before, and one more is left out once more.
+    tell(7, true).await;
+    tell(TARGETS + 1, true).await;
+    let kept = store.host_fetch(host.id).await.expect("read");
+    let kept = kept.expect("a host");
+    assert_eq!((kept.target_count, kept.targets_ready), (500, 1));
+    let entries = store.record_list(0, 1000).await.expect("listed");
+    let said: Vec<&str> = entries
+        .iter()
+        .filter(|one| one.action == "inventory.truncated")
+        .map(|one| one.body.as_str())
+        .collect();
+    assert!(
+        matches!(said[..], [one] if one.contains("docker/shop-500")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_target_that_is_named_and_not_told_stays_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = made(folder.path()).await;
+    let host = host(&store).await;
+    let named = |name: &str| v1::Target {
+        name: name.into(),
+        ..v1::Target::default()
+    };
+    let tell = async |targets: &[&str], also: &[&str]| {
+        let told = Observation {
+            host_id: host.id,
+            host_name: host.name.clone(),
+            at_ms: 10,
+            seen: Seen::Inventory {
+                targets: targets.iter().copied().map(named).collect(),
+                also: also.iter().map(ToString::to_string).collect(),
+            },
+        };
+        store.observations_store(&[told]).await.expect("stored");
+        let listed = store.target_list(Some(host.id)).await.expect("listed");
+        let kept = listed.into_iter().map(|(_, target)| target.name);
+        kept.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        tell(&["docker/a", "docker/b"], &[]).await,
+        ["docker/a", "docker/b"]
+    );
+    assert_eq!(
+        tell(&["docker/a"], &["docker/b", "docker/c"]).await,
+        ["docker/a", "docker/b"]
+    );
+    assert_eq!(tell(&["docker/a"], &[]).await, ["docker/a"]);
+}
+
+#[tokio::test]
+async fn each_revocation_of_a_name_is_in_the_record_with_its_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = made(folder.path()).await;
+    let issued = IssuedOperator {
+        serial: "1".repeat(32),
+        name: "bob".into(),
+        role: "viewer".into(),
+        issued_ms: 1,
+        not_after_ms: 1_000,
+    };
+    store.operator_issued(&issued).await.expect("issued");
+    let bob = RevokedWho::Name("bob".into());
+    for (reason, at_ms) in [("left", 2), ("stolen", 3)] {
+        let revoked = store.operator_revoke(&bob, reason, at_ms).await;
+        revoked.expect("revoked");
+    }
+    let mut entries = store.record_list(0, 100).await.expect("listed");
+    entries.retain(|entry| entry.action == "operator.revoked");
+    let said: Vec<(i64, bool, bool)> = entries
+        .iter()
+        .map(|entry| {
+            let of_certificate = entry.body.contains(&issued.serial);
+            (entry.at_ms, of_certificate, entry.body.contains("stolen"))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [(3, false, true), (2, true, false), (2, false, false)]
+    );
 }
