@@ -30,7 +30,8 @@ impl DockerKind {
         };
         for name in names {
             let hindrance = match self.engine.network(name).await {
-                Ok(network) => hindrance(&network, is_interface),
+                Ok(network) => hindrance(&network, is_interface)
+                    .or_else(|| redirect::hindered_by(&bridge_of(&network))),
                 Err(error) if error.is_not_found() => Some("is not there".to_owned()),
                 Err(error) => return Err(error),
             };

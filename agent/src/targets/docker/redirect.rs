@@ -332,6 +332,27 @@ fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
         })
 }
 
+/// Why a bridge cannot be made to accept loopback addresses, for a plan: `/proc/sys` is read-only in most containers.
+/// Changes nothing.
+pub(super) fn hindered_by(bridge: &str) -> Option<String> {
+    let tried = accepts_loopback(bridge).and_then(|accepts| {
+        if accepts {
+            return Ok(());
+        }
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(setting(bridge)?)
+            .map(drop)
+            .map_err(|error| RedirectError {
+                what: "route_localnet may not be set",
+                reason: error.to_string(),
+            })
+    });
+    tried.err().map(|error| {
+        format!("cannot be redirected: {error} (`sysctl net.ipv4.conf.{bridge}.route_localnet=1` beforehand would do)")
+    })
+}
+
 /// Sets whether a bridge accepts loopback addresses. Where it does so already nothing is written: `/proc/sys` may be
 /// read-only.
 fn accept_loopback(bridge: &str, accept: bool) -> Result<(), RedirectError> {
