@@ -574,6 +574,52 @@ async fn a_standby_that_listens_at_another_port_of_its_own_is_waited_for() {
     shop.is_tidy(order.id, false).await;
 }
 
+/// The revision that ran before listens behind no port of the host: only the standby serves.
+#[tokio::test]
+async fn never_none_a_standby_stays_until_what_was_started_takes_connections() {
+    let port = Port::lease();
+    let before = format!("{}:8080", port.number());
+    let mut shop = Shop::new(&flags(&before)).await;
+    let nowhere = format!("{}:9090", port.number());
+    let next = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let image = next.shared().await;
+    let broken = [&QUICK[..], &["-p", &nowhere]].concat();
+    shop.scope.redeploy("shop", &broken, &image).await;
+    let name = shop.target.local().to_owned();
+    let found = shop.kind.inspected(&name).await.expect("recorded");
+    shop.v2 = Recorded {
+        number: 2,
+        ..recorded(&found)
+    };
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let stopped = steps.iter().position(|step| step.id == "docker.stop-old");
+    for step in steps.iter().take(stopped.expect("a step") + 1) {
+        order.apply(step).await.expect("it succeeds");
+    }
+    let rescued = shop.kind.rescue(&order.context(), &steps).await;
+    let said = rescued.expect("one runs").message;
+    let standby = own_name(Role::Standby, order.id, &shop.target);
+    assert!(said.contains(&standby), "{said}");
+    let address = format!("127.0.0.1:{}", port.number());
+    let body = async || Some(http::get(&address, "/").await.ok()?.body);
+    assert_eq!(body().await.as_deref(), Some("v1"));
+    shop.kind.collect(&[]).await.expect("it collects");
+    assert_eq!(shop.running().await.len(), 2);
+    assert_eq!(body().await.as_deref(), Some("v1"));
+    shop.scope.redeploy("shop", &flags(&before), &image).await;
+    until("the standby to be collected", STARTS, async || {
+        shop.kind.collect(&[]).await.expect("it collects");
+        let left = shop.running().await;
+        (left.len() == 1).then_some(()).ok_or(left.join(", "))
+    })
+    .await;
+    assert_eq!(body().await.as_deref(), Some("v2"));
+}
+
 #[tokio::test]
 async fn a_standby_that_ended_before_it_served_is_kept_with_its_log() {
     let port = Port::lease();

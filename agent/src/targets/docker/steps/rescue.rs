@@ -16,6 +16,7 @@ use crate::{
         normalise::text,
         plan::{Job, Old},
         record::ContainerRecord,
+        redirect::{self, Phase},
         serving,
     },
 };
@@ -276,7 +277,24 @@ impl DockerKind {
         }
     }
 
-    /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
+    /// Whether new connections go to the standby and that container would take none.
+    async fn is_all_that_serves(
+        &self,
+        context: &StepContext<'_>,
+        id: &str,
+        taken: &serving::Taken,
+    ) -> Result<bool, StepError> {
+        let leads = matches!(
+            redirect::phase(context.order_id).await,
+            Ok(Some(Phase::Leads))
+        );
+        let Some(stays) = self.found(id).await?.filter(|_| leads) else {
+            return Ok(false);
+        };
+        Ok(!serving::serves_instead(&stays, taken).await)
+    }
+
+    /// Takes the redirect and the standby away, once the one that stays serves; where it does not in time they stay. Without a standby, which somebody
     /// may have removed, the redirect leads nowhere and goes at once. What could not be taken away changes nothing about
     /// who serves: it is answered with as a part of what is told, empty where nothing is left.
     ///
@@ -297,8 +315,11 @@ impl DockerKind {
             && let Some(id) = stays
             && let Some((_, inspect)) = &standby
         {
-            let wanted = serving::taken(inspect, &serving::published(inspect)).await;
-            self.serves_again(id, Some(&wanted)).await?;
+            let taken = serving::Taken::by_standby(inspect).await;
+            self.serves_again(id, Some(&taken)).await?;
+            if !taken.is_nothing() && self.is_all_that_serves(context, id, &taken).await? {
+                return Ok(only_the_standby_takes(context.target, inspect));
+            }
         }
         // Where the redirect stays, what it may lead to does, too.
         let standby = standby.map(|(_, inspect)| inspect);
@@ -321,6 +342,16 @@ fn misnamed(id: &str, name: &str, error: &StepError) -> String {
         "; it could not be given its name ({}), which `docker rename {} {name}` does once nothing else bears it",
         error.message,
         short(id)
+    )
+}
+
+/// What is told of a standby that stays because clients would find nobody else.
+fn only_the_standby_takes(target: &TargetName, standby: &Value) -> String {
+    let local = target.local();
+    format!(
+        "; it does not take connections yet, so new ones go to its standby {}, which the agent takes away once {local} \
+         takes them wherever that does (`docker logs {local}` on the host)",
+        name_of(standby)
     )
 }
 
