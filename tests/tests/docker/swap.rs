@@ -620,6 +620,49 @@ async fn never_none_a_standby_stays_until_what_was_started_takes_connections() {
     assert_eq!(body().await.as_deref(), Some("v2"));
 }
 
+/// Who listens at the port on the host is the target itself.
+#[tokio::test]
+async fn what_moved_into_the_network_of_the_host_is_no_hindrance_to_its_own_restore() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let mut shop = Shop::new(&flags(&publish)).await;
+    let own = format!("SHOP_PORT={}", port.number());
+    let moved = [&QUICK[..], &["--network", "host", "-e", &own]].concat();
+    let next = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let image = next.shared().await;
+    shop.scope.redeploy("shop", &moved, &image).await;
+    let name = shop.target.local().to_owned();
+    let found = shop.kind.inspected(&name).await.expect("recorded");
+    shop.v2 = Recorded {
+        number: 2,
+        ..recorded(&found)
+    };
+    let address = format!("127.0.0.1:{}", port.number());
+    let answers = async |version: &'static str| {
+        until("an answer", STARTS, async || {
+            let body = http::get(&address, "/").await.map(|answer| answer.body);
+            let body = body.map_err(|error| error.to_string())?;
+            (body == version).then_some(()).ok_or(body)
+        })
+        .await;
+    };
+    answers("v2").await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    order.run().await;
+    answers("v1").await;
+    // Whoever else is at the port is in the way.
+    let other = shop.scope.named("other");
+    shop.scope.cli(&["rm", "-f", &name]).await;
+    shop.scope.run("other", &["-p", &publish], &image).await;
+    shop.scope.run("shop", &moved, &image).await;
+    let problems = shop.kind.readiness(&shop.target, &shop.v1).await;
+    let told: Vec<&str> = problems.iter().map(|one| one.message.as_str()).collect();
+    assert!(told.iter().any(|one| one.contains(&other)), "{told:?}");
+}
+
 #[tokio::test]
 async fn a_standby_that_ended_before_it_served_is_kept_with_its_log() {
     let port = Port::lease();
