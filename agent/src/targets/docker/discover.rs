@@ -368,10 +368,12 @@ mod tests {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut held = Vec::new();
         while let Ok((mut call, _)) = listener.accept().await {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") && call.read_buf(&mut head).await.unwrap_or(0) > 0 {}
-            let head = String::from_utf8_lossy(&head);
-            let path = head.split(' ').nth(1).unwrap_or_default();
+            let mut first = Vec::new();
+            while !first.ends_with(b"\r\n\r\n") && call.read_buf(&mut first).await.unwrap_or(0) > 0
+            {
+            }
+            let first = String::from_utf8_lossy(&first);
+            let path = first.split(' ').nth(1).unwrap_or_default();
             if path.ends_with("/hanging/json") {
                 held.push(call);
                 continue;

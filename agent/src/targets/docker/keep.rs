@@ -30,6 +30,11 @@ impl DockerKind {
     /// A record cannot be read (nothing is let go then); the engine does not answer.
     pub async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {
         let wanted = images(target, kept)?;
+        // First, because it does not need the engine now; and told at the end, because the rest does not need it.
+        let archived = match &self.archive {
+            Some(archive) => archive.want(target, in_order(kept)).await,
+            None => Ok(()),
+        };
         let _one_at_a_time = self.keeping.lock().await;
         let present = keepers(&self.engine, &[format!("{}={target}", labels::TARGET)]).await?;
         for id in &wanted {
@@ -46,10 +51,10 @@ impl DockerKind {
             }
         }
         self.sweep_tags().await?;
-        if let Some(archive) = &self.archive {
-            archive.want(target, newest_first(kept));
-        }
-        Ok(())
+        archived.map_err(|error| KindError::Failed {
+            what: format!("failed to have the images of {target} archived"),
+            reason: error.to_string(),
+        })
     }
 
     async fn keep_image(
@@ -142,10 +147,10 @@ fn images(target: &TargetName, kept: &[Recorded]) -> Result<BTreeSet<String>, Ki
         .collect()
 }
 
-/// The images of these revisions, the newest first, with what is known of their registries.
-fn newest_first(kept: &[Recorded]) -> Vec<Image> {
+/// The images of these revisions, in their order, with what is known of their registries.
+fn in_order(kept: &[Recorded]) -> Vec<Image> {
     let mut images: Vec<Image> = Vec::new();
-    for revision in kept.iter().rev() {
+    for revision in kept {
         let id = ContainerRecord::from_bytes(&revision.record)
             .ok()
             .and_then(|record| record.image.id.parse().ok());

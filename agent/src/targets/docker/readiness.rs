@@ -1,13 +1,9 @@
 //! Whether a revision could be restored now. Looks at everything its container needs, changes nothing.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Value;
-use sternway_proto::{
-    name::{TargetName, clean_text},
-    v1::Problem,
-};
-use tokio::time::timeout;
+use sternway_proto::{name::TargetName, v1::Problem};
 use uuid::Uuid;
 
 use super::{
@@ -19,29 +15,10 @@ use super::{
     normalise::{self, anonymous_volumes, bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
-    recreate, redirect, registry,
+    recreate, redirect,
+    registry::{self, InRegistry},
 };
 use crate::{store::files, targets::Recorded};
-
-/// How long the registries of an image are asked, all together: below what a plan and a look at readiness may take, so
-/// that one which swallows every packet is told as what it is.
-const REGISTRIES: Duration = Duration::from_secs(5);
-
-/// Whether an image that the engine does not have can be had: from the archive of this host, or from a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Elsewhere {
-    Yes,
-    No,
-    /// It does not let us in.
-    Denied,
-    /// Nobody said in time.
-    Silent,
-    /// It could not be asked, in the engine's words.
-    Unknown(String),
-}
-
-/// What is shown of the engine's words about a registry, characters.
-const SHOWN: usize = 200;
 
 /// What a creation needs on the engine's disk even when the image is there.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -135,33 +112,34 @@ impl DockerKind {
         if is_missing(self.engine.image(id).await)? {
             let image = format!("image {} ({})", record.image.reference, short_image(id));
             let found = if self.archived(id).await {
-                Elsewhere::Yes
+                InRegistry::Yes
             } else {
-                self.in_registry(hints).await
+                let config = self.settings.registry_config.as_deref();
+                registry::asked(&self.engine, config, &hints.digests).await
             };
             let missing = match found {
-                Elsewhere::Yes => None,
-                Elsewhere::No => Some((
+                InRegistry::Yes => None,
+                InRegistry::No => Some((
                     format!("{image} is neither on this host nor in a registry"),
                     "push it to its registry again, or load it with `docker load`",
                 )),
-                Elsewhere::Denied => Some((
+                InRegistry::Denied => Some((
                     format!(
                         "{image} is not on this host, and its registry does not let the agent in"
                     ),
                     "put a login that may read it into the file that `docker.registry_config` names, or load the image \
                      with `docker load`",
                 )),
-                Elsewhere::Unknown(said) => Some((
+                InRegistry::Unknown(said) => Some((
                     format!(
                         "{image} is not on this host, and its registry could not be asked: {said}"
                     ),
                     "mend what the engine says of the registry, or load the image with `docker load`",
                 )),
-                Elsewhere::Silent => Some((
+                InRegistry::Silent => Some((
                     format!(
                         "{image} is not on this host, and its registry did not answer within {} s",
-                        REGISTRIES.as_secs()
+                        registry::PATIENCE.as_secs()
                     ),
                     "see whether this host reaches its registry, or load it with `docker load`",
                 )),
@@ -186,26 +164,6 @@ impl DockerKind {
             ));
         }
         Ok(())
-    }
-
-    /// What the registries say of the digests.
-    async fn in_registry(&self, hints: &Hints) -> Elsewhere {
-        let config = self.settings.registry_config.as_deref();
-        let asked = async {
-            let mut found = Elsewhere::No;
-            for digest in &hints.digests {
-                let credentials = registry::credentials(config, digest).await;
-                match self.engine.distribution(digest, credentials).await {
-                    Ok(_) => return Elsewhere::Yes,
-                    // Of several registries the first that may have it is the one to mend.
-                    Err(error) if found == Elsewhere::No => found = without(&error),
-                    Err(_) => {}
-                }
-            }
-            found
-        };
-        let answer = timeout(REGISTRIES, asked).await;
-        answer.unwrap_or(Elsewhere::Silent)
     }
 
     async fn look_at_networks(
@@ -317,21 +275,6 @@ impl DockerKind {
             problems.push(Problem::new(code, message, next));
         }
         Ok(())
-    }
-}
-
-/// What an engine that did not find an image in its registry says of that: only a registry that answered knows that it
-/// does not have it.
-fn without(error: &EngineError) -> Elsewhere {
-    let said = error.message.to_lowercase();
-    let unknown = ["manifest unknown", "name unknown", "no such manifest"];
-    if error.is_denied() {
-        Elsewhere::Denied
-    } else if error.is_not_found() || unknown.iter().any(|words| said.contains(words)) {
-        Elsewhere::No
-    } else {
-        let said = clean_text(error.message.trim());
-        Elsewhere::Unknown(said.chars().take(SHOWN).collect())
     }
 }
 
@@ -459,46 +402,6 @@ mod tests {
         super::record::{ImageRef, SCHEMA},
         *,
     };
-
-    #[test]
-    fn only_a_registry_that_answered_is_said_not_to_have_an_image() {
-        let judge = |status, message: &str| {
-            without(&EngineError::of_status("x", status, message.to_owned()))
-        };
-        assert_eq!(
-            judge(404, "manifest unknown: manifest unknown"),
-            Elsewhere::No
-        );
-        assert_eq!(
-            judge(500, "errors:\nname unknown: repository"),
-            Elsewhere::No
-        );
-        assert_eq!(judge(401, "unauthorized: no"), Elsewhere::Denied);
-        for (status, said) in [
-            (
-                500,
-                "Get \"https://r/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
-            ),
-            (
-                500,
-                "Get \"https://r/v2/\": dial tcp: lookup r: no such host",
-            ),
-            (
-                500,
-                "tls: failed to verify certificate: x509: unknown authority",
-            ),
-            (
-                429,
-                "toomanyrequests: You have reached your pull rate limit.",
-            ),
-            (
-                503,
-                "received unexpected HTTP status: 503 Service Unavailable",
-            ),
-        ] {
-            assert_eq!(judge(status, said), Elsewhere::Unknown(said.to_owned()));
-        }
-    }
 
     #[test]
     fn what_was_put_aside_and_runs_is_a_problem_of_its_own_target() {
