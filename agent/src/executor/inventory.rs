@@ -203,7 +203,10 @@ impl Inventory {
                 }
             }
         }
-        self.core.outbox.looked();
+        // Else an inventory would say that nothing runs.
+        if !looked.answered.is_empty() {
+            self.core.outbox.looked();
+        }
         looked
     }
 
