@@ -48,7 +48,17 @@ impl DockerKind {
             .into_iter()
             .next()
             .unwrap_or_else(|| Party::of(context.target.clone()));
-        let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
+        let before = old.clone();
+        let rescued = self.rescue_of(context, old, record, redirects(steps)).await;
+        let mut done = match rescued {
+            Ok(done) => done,
+            Err(error) => {
+                if !error.transient {
+                    self.nothing_runs(context, before.as_ref()).await;
+                }
+                return Err(error);
+            }
+        };
         let new_stays = self.new_runs(context).await?;
         if !new_stays {
             // Its log says why it failed. It is no longer of any use here, so that whatever becomes of this is as good.
@@ -90,6 +100,28 @@ impl DockerKind {
             done.message = format!("{}; {}: {said}", done.message, party.target);
         }
         away.map_or(Ok(done), Err)
+    }
+
+    /// What is left for a person to start by hand bears the target's name, and the log of the new one is kept. Whatever
+    /// becomes of this is as good.
+    async fn nothing_runs(&self, context: &StepContext<'_>, old: Option<&Old>) {
+        let old = match old {
+            Some(old) => self.found(&old.id).await.ok().flatten().map(|_| old),
+            None => None,
+        };
+        let new = self
+            .of_order(context, Role::Replacement)
+            .await
+            .ok()
+            .flatten();
+        let all_there_is = new.is_some_and(|(_, new)| name_of(&new) == context.target.local());
+        if old.is_none() && all_there_is {
+            return;
+        }
+        let named = self.swap_names_back(context, old).await;
+        if named.is_ok() {
+            let _ = self.take_new_back(context).await;
+        }
     }
 
     async fn new_runs(&self, context: &StepContext<'_>) -> Result<bool, EngineError> {
@@ -418,7 +450,7 @@ fn no_room(standby_serves: bool, full: StepError) -> StepError {
 }
 
 /// Whether the plan redirects connections to a standby.
-fn is_warm(steps: &[Step]) -> bool {
+fn redirects(steps: &[Step]) -> bool {
     steps
         .iter()
         .any(|step| matches!(job(step), Ok(Job::Redirect { .. })))
