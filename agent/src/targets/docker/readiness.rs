@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use serde_json::Value;
-use sternway_proto::{name::TargetName, v1::Problem};
+use sternway_proto::{
+    name::{TargetName, clean_text},
+    v1::Problem,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -25,15 +28,20 @@ use crate::{store::files, targets::Recorded};
 const REGISTRIES: Duration = Duration::from_secs(5);
 
 /// Whether an image that the engine does not have can be had: from the archive of this host, or from a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Elsewhere {
     Yes,
     No,
     /// It does not let us in.
     Denied,
     /// Nobody said in time.
-    Unknown,
+    Silent,
+    /// It could not be asked, in the engine's words.
+    Unknown(String),
 }
+
+/// What is shown of the engine's words about a registry, characters.
+const SHOWN: usize = 200;
 
 /// What a creation needs on the engine's disk even when the image is there.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -144,7 +152,13 @@ impl DockerKind {
                     "put a login that may read it into the file that `docker.registry_config` names, or load the image \
                      with `docker load`",
                 )),
-                Elsewhere::Unknown => Some((
+                Elsewhere::Unknown(said) => Some((
+                    format!(
+                        "{image} is not on this host, and its registry could not be asked: {said}"
+                    ),
+                    "mend what the engine says of the registry, or load the image with `docker load`",
+                )),
+                Elsewhere::Silent => Some((
                     format!(
                         "{image} is not on this host, and its registry did not answer within {} s",
                         REGISTRIES.as_secs()
@@ -183,14 +197,15 @@ impl DockerKind {
                 let credentials = registry::credentials(config, digest).await;
                 match self.engine.distribution(digest, credentials).await {
                     Ok(_) => return Elsewhere::Yes,
-                    Err(error) if error.is_denied() => found = Elsewhere::Denied,
+                    // Of several registries the first that may have it is the one to mend.
+                    Err(error) if found == Elsewhere::No => found = without(&error),
                     Err(_) => {}
                 }
             }
             found
         };
         let answer = timeout(REGISTRIES, asked).await;
-        answer.unwrap_or(Elsewhere::Unknown)
+        answer.unwrap_or(Elsewhere::Silent)
     }
 
     async fn look_at_networks(
@@ -302,6 +317,21 @@ impl DockerKind {
             problems.push(Problem::new(code, message, next));
         }
         Ok(())
+    }
+}
+
+/// What an engine that did not find an image in its registry says of that: only a registry that answered knows that it
+/// does not have it.
+fn without(error: &EngineError) -> Elsewhere {
+    let said = error.message.to_lowercase();
+    let unknown = ["manifest unknown", "name unknown", "no such manifest"];
+    if error.is_denied() {
+        Elsewhere::Denied
+    } else if error.is_not_found() || unknown.iter().any(|words| said.contains(words)) {
+        Elsewhere::No
+    } else {
+        let said = clean_text(error.message.trim());
+        Elsewhere::Unknown(said.chars().take(SHOWN).collect())
     }
 }
 
@@ -429,6 +459,51 @@ mod tests {
         super::record::{ImageRef, SCHEMA},
         *,
     };
+
+    #[test]
+    fn only_a_registry_that_answered_is_said_not_to_have_an_image() {
+        let judge = |status, message: &str| {
+            let kind = match status {
+                404 => EngineErrorKind::NotFound,
+                503 => EngineErrorKind::Unreachable,
+                _ => EngineErrorKind::Refused,
+            };
+            without(&EngineError::new("x", kind, message))
+        };
+        assert_eq!(
+            judge(404, "manifest unknown: manifest unknown"),
+            Elsewhere::No
+        );
+        assert_eq!(
+            judge(500, "errors:\nname unknown: repository"),
+            Elsewhere::No
+        );
+        assert_eq!(judge(401, "unauthorized: no"), Elsewhere::Denied);
+        for (status, said) in [
+            (
+                500,
+                "Get \"https://r/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+            ),
+            (
+                500,
+                "Get \"https://r/v2/\": dial tcp: lookup r: no such host",
+            ),
+            (
+                500,
+                "tls: failed to verify certificate: x509: unknown authority",
+            ),
+            (
+                429,
+                "toomanyrequests: You have reached your pull rate limit.",
+            ),
+            (
+                503,
+                "received unexpected HTTP status: 503 Service Unavailable",
+            ),
+        ] {
+            assert_eq!(judge(status, said), Elsewhere::Unknown(said.to_owned()));
+        }
+    }
 
     #[test]
     fn what_was_put_aside_and_runs_is_a_problem_of_its_own_target() {
