@@ -228,7 +228,7 @@ impl Inventory {
         for target in self.core.targets() {
             let there = seen.contains(&target) || all.unread.contains(&target);
             if target.kind() == kind.label() && !there {
-                self.observed(&gone(&target), begun);
+                self.observed(&Observed::gone(&target), begun);
             }
         }
     }
@@ -499,18 +499,6 @@ fn ticker(period: Duration) -> tokio::time::Interval {
     ticker
 }
 
-fn gone(target: &TargetName) -> Observed {
-    Observed {
-        target: target.clone(),
-        state: v1::TargetState::Gone,
-        content: None,
-        instance: String::new(),
-        unsupported: None,
-        ended_well: false,
-        made: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -529,7 +517,7 @@ mod tests {
             }),
             state: v1::TargetState::Running,
             instance: instance.to_owned(),
-            ..gone(&"docker/shop".parse().expect("valid"))
+            ..Observed::gone(&"docker/shop".parse().expect("valid"))
         }
     }
 
@@ -562,6 +550,9 @@ mod tests {
         let next = observed("v2", "container-3");
         let v2 = RevisionId::of(b"v2");
         assert_eq!(meaning(Some(&history), &next), Meaning::Deployed(v2));
-        assert_eq!(meaning(Some(&history), &gone(&next.target)), Meaning::Gone);
+        assert_eq!(
+            meaning(Some(&history), &Observed::gone(&next.target)),
+            Meaning::Gone
+        );
     }
 }
