@@ -36,6 +36,22 @@ pub struct Observed {
     pub made: Option<Made>,
 }
 
+impl Observed {
+    /// Nothing bears the name.
+    #[must_use]
+    pub fn gone(target: &TargetName) -> Self {
+        Self {
+            target: target.clone(),
+            state: v1::TargetState::Gone,
+            content: None,
+            instance: String::new(),
+            unsupported: None,
+            ended_well: false,
+            made: None,
+        }
+    }
+}
+
 /// An instance that an order made, or was making when it was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {

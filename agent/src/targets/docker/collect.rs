@@ -1,6 +1,6 @@
 //! Removes what finished orders left: the replaced container after its dwell, and whatever an order of which
 //! nothing is known any more left behind: a standby with its redirect, too, once its target runs. Nothing
-//! else that runs is ever removed here.
+//! else that runs is ever removed here. Tags of ours that keep nothing go, too.
 
 use std::time::Duration;
 
@@ -142,6 +142,7 @@ impl DockerKind {
                 self.remove(id, &inspect).await?;
             }
         }
+        self.sweep().await?;
         ended
     }
 

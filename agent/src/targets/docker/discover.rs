@@ -17,6 +17,7 @@ use super::{
     fields, labels,
     normalise::{Surroundings, list, normalise, object, text},
     record::{ContainerRecord, Hints},
+    steps::ended_well,
 };
 use crate::targets::{Content, Discovered, KindError, Made, Observed};
 
@@ -84,13 +85,13 @@ impl DockerKind {
         let name = target.local();
         let inspect = match self.engine.container(name).await {
             Ok(inspect) => inspect,
-            Err(error) if error.is_not_found() => return Ok(gone(target)),
+            Err(error) if error.is_not_found() => return Ok(Observed::gone(target)),
             Err(error) => return Err(error.into()),
         };
         // The engine also finds a container by the beginning of its id, and what others look after has
         // no business here even if it took the name.
         if name_of(&inspect) != name || labels::not_ours(name, &labels_of(&inspect)).is_some() {
-            return Ok(gone(target));
+            return Ok(Observed::gone(target));
         }
         self.observed(target, inspect).await
     }
@@ -109,7 +110,7 @@ impl DockerKind {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
             unsupported: None,
-            ended_well: ended_well(&inspect),
+            ended_well: ran_once(&inspect),
             content: None,
             made: made(
                 target,
@@ -269,18 +270,6 @@ fn made(
     })
 }
 
-fn gone(target: &TargetName) -> Observed {
-    Observed {
-        target: target.clone(),
-        state: TargetState::Gone,
-        content: None,
-        instance: String::new(),
-        unsupported: None,
-        ended_well: false,
-        made: None,
-    }
-}
-
 fn too_late() -> KindError {
     KindError::Unreachable {
         what: "inspect the container".to_owned(),
@@ -289,10 +278,9 @@ fn too_late() -> KindError {
 }
 
 /// Whether it was to run once, and did.
-fn ended_well(inspect: &Value) -> bool {
+fn ran_once(inspect: &Value) -> bool {
     let policy = text(&inspect["HostConfig"]["RestartPolicy"], "Name");
-    let state = &inspect["State"];
-    matches!(policy, "" | "no") && state["Status"] == "exited" && state["ExitCode"] == 0
+    matches!(policy, "" | "no") && ended_well(inspect)
 }
 
 fn image_lost(target: &TargetName, error: &EngineError) -> Problem {
@@ -366,16 +354,14 @@ mod tests {
     /// An engine that has containers `good`, `broken` and `hanging`, and can inspect the first only.
     async fn half_broken(listener: tokio::net::UnixListener) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut held = Vec::new();
+        let mut unanswered = Vec::new();
         while let Ok((mut call, _)) = listener.accept().await {
-            let mut first = Vec::new();
-            while !first.ends_with(b"\r\n\r\n") && call.read_buf(&mut first).await.unwrap_or(0) > 0
-            {
-            }
-            let first = String::from_utf8_lossy(&first);
-            let path = first.split(' ').nth(1).unwrap_or_default();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && call.read_buf(&mut head).await.unwrap_or(0) > 0 {}
+            let head = String::from_utf8_lossy(&head);
+            let path = head.split(' ').nth(1).unwrap_or_default();
             if path.ends_with("/hanging/json") {
-                held.push(call);
+                unanswered.push(call);
                 continue;
             }
             let (status, body) = match path.rsplit_once("/containers/") {

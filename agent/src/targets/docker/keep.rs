@@ -41,16 +41,20 @@ impl DockerKind {
             self.keep_image(target, id, present.contains_key(id))
                 .await?;
         }
+        let mut let_go = false;
         for (image, keeper) in &present {
             if !wanted.contains(image) {
                 self.engine.remove_container(keeper, true).await?;
+                let_go = true;
                 info!(
                     "{target}: image {} is kept no longer",
                     normalise::short_image(image)
                 );
             }
         }
-        self.sweep_tags().await?;
+        if let_go {
+            self.sweep_tags().await?;
+        }
         archived.map_err(|error| KindError::Failed {
             what: format!("failed to have the images of {target} archived"),
             reason: error.to_string(),
@@ -92,6 +96,12 @@ impl DockerKind {
             Err(error) if error.kind == EngineErrorKind::Conflict => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes what is left of tags whose keepers went otherwise.
+    pub(super) async fn sweep(&self) -> Result<(), EngineError> {
+        let _one_at_a_time = self.keeping.lock().await;
+        self.sweep_tags().await
     }
 
     /// Removes our tags from images that no keeper of any target keeps. Where a container still uses the

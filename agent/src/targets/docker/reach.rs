@@ -19,6 +19,7 @@ impl DockerKind {
     pub(super) async fn redirectable(
         &self,
         record: &ContainerRecord,
+        seen: &redirect::Seen,
     ) -> Result<Result<(), String>, EngineError> {
         if is_rootless(&self.engine.info().await?) {
             let reason = "the engine is rootless: its networks are not this host's";
@@ -39,7 +40,7 @@ impl DockerKind {
                 return Ok(Err(format!("its network {} {reason}", clean_text(name))));
             }
         }
-        Ok(redirect::available().await)
+        Ok(redirect::available(seen).await)
     }
 }
 

@@ -61,17 +61,17 @@ impl DockerKind {
         &self,
         target: &TargetName,
         listed: &[Value],
+        seen: &redirect::Seen,
     ) -> (Vec<Problem>, Vec<Problem>) {
         let standbys = standbys(target, listed, &[]);
-        let leads = redirect::present().await.map(|marks| {
-            let own = |mark: &Mark| mark.owner.as_deref() == Some(target.local());
-            marks.iter().any(|mark| own(mark) && !mark.over)
-        });
-        if standbys.is_empty() && leads != Ok(true) {
+        let own = |mark: &Mark| mark.owner.as_deref() == Some(target.local());
+        let marks = seen.iter().flatten();
+        let leads = marks.filter(|mark| own(mark)).any(|mark| !mark.over);
+        if standbys.is_empty() && !leads {
             return (Vec::new(), Vec::new());
         }
-        let hindrance = match leads {
-            Ok(_) => redirect::available().await.err(),
+        let hindrance = match seen {
+            Ok(_) => redirect::available(seen).await.err(),
             Err(error) => Some(error.to_string()),
         };
         in_the_way_or_told(target, &standbys, hindrance)

@@ -9,6 +9,7 @@ mod mend;
 mod rescue;
 mod warm;
 
+pub(super) use beside::ended_well;
 use beside::{nested, part};
 pub(super) use cold::as_it_is;
 pub(super) use warm::bridge_of;
