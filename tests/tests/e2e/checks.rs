@@ -235,8 +235,12 @@ async fn a_label_that_cannot_be_read_is_told_and_makes_nothing_known_good() {
     .await;
     assert_eq!(target["health"], "inconclusive", "{target:#}");
     assert_eq!(stage.revision("shop", 1).await["known_good"], false);
-    let said = stage.ctl.run(&["readiness"]).await.exits(0).stdout;
-    assert!(said.contains("sternway.check.http"), "{said}");
+    let said = until("the label to be told", SETTLES, async || {
+        let said = stage.ctl.run(&["readiness"]).await.stdout;
+        let told = said.contains("sternway.check.http");
+        told.then(|| said.clone()).ok_or(said)
+    })
+    .await;
     assert!(!said.contains("nonsense"), "{said}");
     // The next one is readable, and good.
     stage.scope.redeploy("shop", &QUICK, &image).await;
