@@ -14,7 +14,7 @@ use std::{
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whether a controller said that our certificate is revoked, or has expired; shared by all that hold a copy.
+/// Whether a controller said that our certificate is revoked, has expired, or is missing; shared by all that hold a copy.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<Said>);
 
@@ -22,6 +22,7 @@ pub struct Revoked(Arc<Said>);
 struct Said {
     revoked: AtomicBool,
     expired: AtomicBool,
+    wanted: AtomicBool,
 }
 
 impl Revoked {
@@ -37,6 +38,12 @@ impl Revoked {
         self.0.expired.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether it said that it wants one, since the last time this was asked.
+    #[must_use]
+    pub fn take_wanted(&self) -> bool {
+        self.0.wanted.swap(false, Ordering::Relaxed)
+    }
+
     fn hear(&self, error: &io::Error) {
         let error = error.get_ref().and_then(|it| it.downcast_ref());
         let Some(rustls::Error::AlertReceived(alert)) = error else {
@@ -45,6 +52,7 @@ impl Revoked {
         match alert {
             AlertDescription::CertificateRevoked => self.0.revoked.store(true, Ordering::Relaxed),
             AlertDescription::CertificateExpired => self.0.expired.store(true, Ordering::Relaxed),
+            AlertDescription::CertificateRequired => self.0.wanted.store(true, Ordering::Relaxed),
             _ => {}
         }
     }
@@ -102,5 +110,8 @@ mod tests {
         said.hear(&alert(AlertDescription::CertificateRevoked));
         assert!(said.clone().take());
         assert!(!said.take() && !said.take_expired());
+        assert!(!said.take_wanted());
+        said.hear(&alert(AlertDescription::CertificateRequired));
+        assert!(said.take_wanted());
     }
 }
