@@ -103,7 +103,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
         Command::Operator(OperatorCommand::Ls) => {
             cluster_in(&settings.data_dir)?;
             let listed = wait(operators::list(&settings.data_dir))??;
-            say(&operators::table(&listed, now_ms()))
+            say(&operators::all(&listed, now_ms()))
         }
         Command::Operator(OperatorCommand::Revoke { operator, reason }) => {
             cluster_in(&settings.data_dir)?;
