@@ -6,7 +6,10 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::Path,
     process::{Command, Output},
 };
@@ -76,4 +79,58 @@ fn who_has_no_cluster_is_told_all_that_it_takes_to_make_one() {
     for word in ["init", "--operator NAME", "--operator-dir DIR", "--config"] {
         assert!(said.contains(word), "{said}");
     }
+}
+
+#[test]
+fn a_unit_whose_data_is_elsewhere_is_told_what_it_takes() {
+    let around = tempfile::tempdir().expect("a folder");
+    let data = around.path().join("data");
+    let out = around.path().join("alice").display().to_string();
+    let made = controller(
+        &data,
+        &["init", "--operator", "alice", "--operator-dir", &out],
+    );
+    assert!(made.status.success(), "{made:?}");
+    // As the unit's user, that may look at root's folder, and no more.
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    for path in [around.path(), &data] {
+        open(path).expect("opened");
+    }
+    let ran = |state: &str| {
+        let refused = Command::new(env!("CARGO_BIN_EXE_sternway-controller"))
+            .arg("--data-dir")
+            .arg(&data)
+            .arg("run")
+            .env("STATE_DIRECTORY", state)
+            .uid(OWNER)
+            .gid(OWNER)
+            .output()
+            .expect("it starts");
+        assert!(!refused.status.success());
+        String::from_utf8_lossy(&refused.stderr).into_owned()
+    };
+    let said = ran("/var/lib/sternway-controller");
+    let file = data.join("controller.db").display().to_string();
+    for word in ["/var/lib/sternway-controller", "drop-in", &file] {
+        assert!(said.contains(word), "{said}");
+    }
+    let at_home = ran(&data.display().to_string());
+    assert!(!at_home.contains("drop-in"), "{at_home}");
+}
+
+#[test]
+fn a_folder_with_credentials_is_left_alone_and_what_to_do_is_said() {
+    let around = tempfile::tempdir().expect("a folder");
+    let data = around.path().join("data");
+    let out = around.path().join("alice").display().to_string();
+    let words = ["--operator", "alice", "--operator-dir", &out];
+    let made = controller(&data, &[&["init"], &words[..]].concat());
+    assert!(made.status.success(), "{made:?}");
+    let again = [&["operator", "issue", "--role", "admin"], &words[..]].concat();
+    let refused = controller(&data, &again);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains(&out) && said.contains("choose a new folder, then put it in the place"),
+        "{said}"
+    );
 }

@@ -219,9 +219,9 @@ pub fn issue_operator(
 }
 
 fn check_free(out: &Path) -> Result<(), PkiError> {
-    let path = out.join("ctl.toml");
-    if path.exists() {
-        return Err(PkiError::Exists { path });
+    if out.join("ctl.toml").exists() {
+        let folder = out.to_owned();
+        return Err(PkiError::InUse { folder });
     }
     Ok(())
 }
