@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use sternway_agent::{
     cli::{Cli, Command, ConfigCommand, Join},
+    clock::now_ms,
     config::Settings,
     engine::journal::file_name,
     executor::ledger::Ledger,
@@ -96,7 +97,7 @@ fn join(settings: &Settings, arguments: &Join) -> anyhow::Result<()> {
         );
     }
     let text = match arguments.token.as_str() {
-        "-" => std::io::read_to_string(std::io::stdin()).context("no token could be read")?,
+        "-" => token_from_stdin().context("no token could be read")?,
         text => text.to_owned(),
     };
     let token: JoinToken = text.parse()?;
@@ -123,6 +124,19 @@ fn join(settings: &Settings, arguments: &Join) -> anyhow::Result<()> {
         "joined as {} ({})\nnow start the agent: systemctl enable --now sternway-agent, or sternway-agent run",
         joined.host_name, joined.host_id
     ))
+}
+
+/// All of stdin; on a terminal one line of it, which is asked for.
+fn token_from_stdin() -> std::io::Result<String> {
+    use std::io::{IsTerminal as _, Write as _};
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return std::io::read_to_string(stdin);
+    }
+    std::io::stderr().write_all(b"the join token, then Enter: ")?;
+    let mut line = String::new();
+    stdin.read_line(&mut line)?;
+    Ok(line)
 }
 
 /// A refusal with the controller's own words and next step.
@@ -158,8 +172,13 @@ fn status(settings: &Settings) -> anyhow::Result<()> {
     let certificate = identity.certificate()?;
     let until = jiff::Timestamp::from_millisecond(certificate.not_after_ms)
         .map_or_else(|_| "?".to_owned(), |time| time.to_string());
+    let standing = if certificate.not_after_ms > now_ms() {
+        format!("valid until {until}")
+    } else {
+        format!("ENDED {until}: see \"A host that was away\" in the README")
+    };
     say(&format!(
-        "host         {} ({})\ncluster      {}\ncontroller   {}\ncertificate  {}, valid until {until}",
+        "host         {} ({})\ncluster      {}\ncontroller   {}\ncertificate  {}, {standing}",
         identity.host_name,
         identity.host_id,
         identity.cluster,

@@ -29,8 +29,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.data_dir)?;
     let _lock = lock(&settings.data_dir)?;
-    let docker = DockerKind::new(settings.docker.clone())?;
-    let docker: Arc<dyn Kind> = Arc::new(docker.archiving(&settings.data_dir.join("images"))?);
+    let mut docker = DockerKind::new(settings.docker.clone())?;
+    // Copies are good to have; a rollback that needs none is no worse without.
+    if let Err(error) = docker.archive_in(&settings.data_dir.join("images")) {
+        tracing::error!("no images are archived until the agent is started again: {error}");
+    }
+    let docker: Arc<dyn Kind> = Arc::new(docker);
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);
     let (to_link, reports) = mpsc::channel(boundary::REPORTS);
     let mut executor = Executor::start(

@@ -34,13 +34,20 @@ pub(crate) struct Ui {
     asking: bool,
 }
 
+/// A terminal that nobody told its size (a serial console, `ssh -tt` without one) says that it has no columns.
+fn some_columns(width: u16) -> u16 {
+    if width == 0 { 80 } else { width }
+}
+
 impl Ui {
     /// The process's own terminal. `now_ms` is the time that relative times refer to.
     pub(crate) fn of_process(format: Format, no_color: bool, now_ms: i64) -> Self {
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let (out_tty, err_tty) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let width = out_tty.then(|| comfy_table::Table::new().width()).flatten();
+        let width = out_tty
+            .then(|| comfy_table::Table::new().width().map(some_columns))
+            .flatten();
         Self {
             out: Some(Box::new(io::stdout())),
             err: Box::new(io::stderr()),
@@ -68,7 +75,12 @@ impl Ui {
 
     /// How to render a line of progress: as wide as the terminal is at this moment.
     pub(crate) fn progress_view(&self) -> View {
-        let width = || comfy_table::Table::new().use_stderr().width();
+        let width = || {
+            comfy_table::Table::new()
+                .use_stderr()
+                .width()
+                .map(some_columns)
+        };
         View {
             width: self.live.then(width).flatten(),
             ..self.err_view
@@ -152,6 +164,11 @@ impl Ui {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_without_a_size_is_as_wide_as_most() {
+        assert_eq!((some_columns(0), some_columns(132)), (80, 132));
+    }
 
     struct Gone;
     impl Write for Gone {

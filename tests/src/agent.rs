@@ -86,6 +86,14 @@ impl Agent {
         self.process = Some(Process::spawn(&name, &mut command, &self.folder));
     }
 
+    /// Starts it by way of a program that becomes it: its last arguments are the agent's command line.
+    pub fn start_by(&mut self, mut program: Command) {
+        let agent = self.command("run");
+        program.arg(agent.get_program()).args(agent.get_args());
+        let name = format!("agent-{}", self.name);
+        self.process = Some(Process::spawn(&name, &mut program, &self.folder));
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process = None;

@@ -109,12 +109,19 @@ async fn keep(core: &Core, kind: &dyn Kind, target: &TargetName) {
         if let Err(error) = revisions.prune(target, core.settings.keep, &needs) {
             tracing::warn!(%target, "cannot let go of old revisions of {target}: {error}");
         }
-        let ids: Vec<RevisionId> = revisions
-            .history(target)
-            .into_iter()
-            .flat_map(History::entries)
-            .map(|entry| entry.id.clone())
-            .collect();
+        let runs = core
+            .live()
+            .get(target)
+            .and_then(|live| live.current.clone());
+        let history = revisions.history(target);
+        let goal = history.and_then(|history| {
+            history.default_goal(runs.as_ref(), |id| revisions.said(target, id))
+        });
+        let goal = goal.map(|entry| entry.id.clone());
+        let newest_first = history.into_iter().flat_map(History::entries).rev();
+        let mut ids: Vec<RevisionId> = newest_first.map(|entry| entry.id.clone()).collect();
+        // Stable: the others keep their order.
+        ids.sort_by_key(|id| Some(id) != goal.as_ref());
         let mut kept = Vec::new();
         for id in ids {
             match revisions.recorded(target, &id) {

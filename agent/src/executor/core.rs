@@ -84,6 +84,13 @@ pub(super) fn target_busy(target: &TargetName, order: Uuid) -> v1::Problem {
 #[derive(Debug, Clone)]
 pub(super) struct Turns(BTreeMap<TargetName, u64>);
 
+impl Turns {
+    /// How often they had on that target.
+    pub(super) fn of(&self, target: &TargetName) -> u64 {
+        self.0.get(target).copied().unwrap_or_default()
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

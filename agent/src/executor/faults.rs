@@ -414,6 +414,27 @@ async fn becomes(kind: &Scripted, what: &str, so: impl Fn(&World) -> bool) {
 }
 
 #[tokio::test]
+async fn what_is_checked_often_is_kept_at_its_own_interval_and_when_an_order_is_over() {
+    let dir = TempDir::new().expect("folder");
+    let kind = Scripted::default();
+    kind.run("v1");
+    let mut agent = Agent::checking(dir.path(), &kind, Duration::from_millis(100)).await;
+    agent.sees("v1").await;
+    kind.run("v2");
+    agent.sees("v2").await;
+    becomes(&kind, "v2 is kept", |world| world.kept.len() == 2).await;
+    let counted = |world: &World| (world.checks, world.keeps);
+    let (checks, keeps) = counted(&kind.world());
+    becomes(&kind, "it is checked", |world| world.checks > checks + 5).await;
+    assert_eq!(kind.world().keeps, keeps);
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let end = agent.end(Uuid::from_u128(1)).await.expect("told");
+    assert_eq!(end.outcome(), v1::Outcome::Restored, "{end:?}");
+    becomes(&kind, "it is kept again", |world| world.keeps > keeps).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_deployed_is_kept_while_checks_go_through_their_soak() {
     let (_dir, kind, mut agent) = deployed().await;
     kind.world().checks_soak = true;

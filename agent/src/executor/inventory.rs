@@ -105,6 +105,8 @@ pub(super) struct Inventory {
     collecting: JoinSet<()>,
     /// When the upkeep was done last.
     upkept: Option<Instant>,
+    /// How many orders had begun and ended on each target when it was looked at last by itself.
+    turns: BTreeMap<TargetName, u64>,
 }
 
 /// Where to say that something may have changed.
@@ -126,6 +128,7 @@ impl Inventory {
             left,
             collecting: JoinSet::new(),
             upkept: None,
+            turns: BTreeMap::new(),
         };
         (inventory, sender, found)
     }
@@ -166,7 +169,7 @@ impl Inventory {
                     for target in std::mem::take(&mut self.unrecorded) {
                         self.look_at(&target).await;
                     }
-                    self.tend_all();
+                    self.all(Care::Check);
                 }
                 _ = upkeep.tick() => self.upkeep().await,
             }
@@ -203,7 +206,10 @@ impl Inventory {
                 }
             }
         }
-        self.core.outbox.looked();
+        // Else an inventory would say that nothing runs.
+        if !looked.answered.is_empty() {
+            self.core.outbox.looked();
+        }
         looked
     }
 
@@ -222,7 +228,7 @@ impl Inventory {
         for target in self.core.targets() {
             let there = seen.contains(&target) || all.unread.contains(&target);
             if target.kind() == kind.label() && !there {
-                self.observed(&gone(&target), begun);
+                self.observed(&Observed::gone(&target), begun);
             }
         }
     }
@@ -233,23 +239,34 @@ impl Inventory {
         };
         let begun = self.core.turns();
         match timeout(LOOK_TIMEOUT, kind.observe(target)).await {
-            Ok(Ok(observed)) => self.observed(&observed, &begun),
+            Ok(Ok(observed)) => {
+                let tended = self.observed(&observed, &begun);
+                // What an order changed is known already; where a rollback would go is another one.
+                if self.core.undisturbed(target, &begun) {
+                    let turn = begun.of(target);
+                    let before = self.turns.insert(target.clone(), turn);
+                    if turn != before.unwrap_or_default() && !tended {
+                        self.tend(target);
+                    }
+                }
+            }
             Ok(Err(error)) => tracing::warn!(%target, "cannot look at {target}: {error}"),
             Err(_) => tracing::warn!(%target, "looking at {target} took too long"),
         }
     }
 
-    fn observed(&mut self, observed: &Observed, begun: &Turns) {
+    /// Answers whether something changed, so that the target is tended.
+    fn observed(&mut self, observed: &Observed, begun: &Turns) -> bool {
         let target = &observed.target;
         // What was seen while an order was on its way is its doing, also where it is used after its end. It is
         // looked at when it is over.
         if !self.core.undisturbed(target, begun) {
-            return;
+            return false;
         }
         let before = self.core.describe(target);
         let meaning = meaning(self.core.revisions().history(target), observed);
         match meaning {
-            Meaning::Gone if before.is_none() => return,
+            Meaning::Gone if before.is_none() => return false,
             Meaning::Gone | Meaning::Same => {
                 self.core.saw(observed);
                 if meaning == Meaning::Gone
@@ -264,11 +281,12 @@ impl Inventory {
                 self.deployed(observed, &id);
             }
         }
-        let after = self.core.describe(target);
-        if before != after {
+        let changed = before != self.core.describe(target);
+        if changed {
             self.core.outbox.target(target);
             self.tend(target);
         }
+        changed
     }
 
     /// Whether what bears the name is the work of an order without a journal and no deployment: its new instance,
@@ -352,9 +370,12 @@ impl Inventory {
         }
     }
 
-    fn tend_all(&mut self) {
+    /// Of all targets, but for those of which it is done at this moment.
+    fn all(&mut self, what: Care) {
         for target in self.core.targets() {
-            self.tend(&target);
+            if !self.tended.contains_key(&(target.clone(), what)) {
+                self.care(&target, what);
+            }
         }
     }
 
@@ -431,8 +452,7 @@ impl Inventory {
         match due {
             Ok(due) => {
                 for target in due {
-                    self.core.due().insert(target.clone());
-                    self.tend(&target);
+                    self.core.due().insert(target);
                 }
             }
             Err(error) => tracing::warn!("cannot note which targets are gone: {error}"),
@@ -442,6 +462,7 @@ impl Inventory {
     async fn upkeep(&mut self) {
         let looked = self.look_at_all().await;
         self.gone(&looked);
+        self.all(Care::Keep);
         self.collect(&looked);
     }
 
@@ -478,18 +499,6 @@ fn ticker(period: Duration) -> tokio::time::Interval {
     ticker
 }
 
-fn gone(target: &TargetName) -> Observed {
-    Observed {
-        target: target.clone(),
-        state: v1::TargetState::Gone,
-        content: None,
-        instance: String::new(),
-        unsupported: None,
-        ended_well: false,
-        made: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -508,7 +517,7 @@ mod tests {
             }),
             state: v1::TargetState::Running,
             instance: instance.to_owned(),
-            ..gone(&"docker/shop".parse().expect("valid"))
+            ..Observed::gone(&"docker/shop".parse().expect("valid"))
         }
     }
 
@@ -541,6 +550,9 @@ mod tests {
         let next = observed("v2", "container-3");
         let v2 = RevisionId::of(b"v2");
         assert_eq!(meaning(Some(&history), &next), Meaning::Deployed(v2));
-        assert_eq!(meaning(Some(&history), &gone(&next.target)), Meaning::Gone);
+        assert_eq!(
+            meaning(Some(&history), &Observed::gone(&next.target)),
+            Meaning::Gone
+        );
     }
 }

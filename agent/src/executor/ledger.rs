@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     engine::{
-        event::{Event, Finish, Line},
+        event::{self, Event, Finish, Line},
         journal::{self, Journal, JournalError, file_name},
         machine::{Illegal, Run},
     },
@@ -46,6 +46,9 @@ const REFUSALS_WITHIN: Duration = Duration::from_hours(1);
 /// Orders whose journals were not kept and that may be delivered again: each is a line of the fence, which is written with
 /// every order. While there are so many no further one is accepted.
 const LET_GO: usize = 1_000;
+
+/// Lines that are told of such an order at most. A refusal without a plan has few.
+const MOST_LINES: u64 = 100;
 
 /// How long after its deadline such an order is still remembered: the estimate of the controller's clock moves.
 const BEHIND_DEADLINE: Duration = Duration::from_hours(1);
@@ -97,6 +100,18 @@ struct Fence {
     /// for a new one, in milliseconds of the controller's clock.
     #[serde(default)]
     let_go: BTreeMap<Uuid, i64>,
+    /// How many lines their journals had, where that was noted: the number of their ends. Beside the others, so that an
+    /// earlier version can read them.
+    #[serde(default)]
+    let_go_lines: BTreeMap<Uuid, u64>,
+}
+
+impl Fence {
+    /// The number under which the end of an order was told whose journal was not kept. Most had no other line than their
+    /// acceptance.
+    fn end_of(&self, order: Uuid) -> u64 {
+        self.let_go_lines.get(&order).copied().unwrap_or(2).max(2)
+    }
 }
 
 /// What becomes of an order that arrived.
@@ -108,8 +123,8 @@ pub enum Arrival {
     Repeated(Uuid),
     /// Not accepted; the refusal is journaled as its only line.
     Refused(Uuid, Vec<Line>),
-    /// Not accepted, and one of so many that nothing was written: who took it in remembers it.
-    RefusedUnkept(Uuid, Line),
+    /// Not accepted, and one of so many that nothing was written: who took it in remembers what is told of it.
+    RefusedUnkept(Uuid, Vec<v1::OrderEvent>),
     /// No order at all: nothing can be told of it.
     Unreadable(OrderError),
 }
@@ -252,7 +267,8 @@ impl Ledger {
             return Ok(Arrival::Repeated(id));
         }
         if self.fence.let_go.contains_key(&id) {
-            return Ok(Arrival::RefusedUnkept(id, came_to_nothing(now_ms)));
+            let told = came_to_nothing(sealed, id, self.fence.end_of(id), now_ms);
+            return Ok(Arrival::RefusedUnkept(id, told));
         }
         let context = Context {
             host_id: self.host_id,
@@ -298,7 +314,7 @@ impl Ledger {
                     },
                 };
                 if !self.refusals.has_room(now_ms) {
-                    return Ok(Arrival::RefusedUnkept(id, line));
+                    return Ok(Arrival::RefusedUnkept(id, event::wire(id, &[line])));
                 }
                 let journal = Journal::create(&self.open, id, line)?;
                 self.refusals.count += 1;
@@ -338,10 +354,9 @@ impl Ledger {
             v1::Problem::new(
                 "too-many-refused",
                 format!(
-                    "this host refused more than {LET_GO} orders whose deadlines have not passed, and remembers no more"
+                    "this host refused more than {LET_GO} orders that may still be delivered again, and remembers no more"
                 ),
-                "see what gives so many orders (`ctl record ls`); they are taken again once the others' deadlines have \
-                 passed",
+                "see what gives so many orders (`ctl record ls`); they are taken again an hour after the others' deadlines",
             ),
         ))
     }
@@ -365,6 +380,10 @@ impl Ledger {
         let mut fence = self.fence.clone();
         fence.accepted_at.retain(|_, at| is_recent(*at, now_ms));
         fence.let_go.retain(|_, until| *until > controller_now_ms);
+        let let_go = &fence.let_go;
+        fence
+            .let_go_lines
+            .retain(|order, _| let_go.contains_key(order));
         fence.accepted_at.insert(order, now_ms);
         self.replace(fence)
     }
@@ -413,7 +432,12 @@ impl Ledger {
     ///
     /// # Errors
     /// Its journal cannot be read or removed: it is kept.
-    pub fn ended(&mut self, order: Uuid, now_ms: i64) -> Result<Option<Vec<Line>>, LedgerError> {
+    pub fn ended(
+        &mut self,
+        order: Uuid,
+        now_ms: i64,
+        controller_now_ms: i64,
+    ) -> Result<Option<Vec<Line>>, LedgerError> {
         let path = self.dir_of(order).join(file_name(order));
         let journal = Journal::open(self.dir_of(order), order)?;
         let Some(deadline_ms) = refused_at_once(&journal) else {
@@ -431,7 +455,11 @@ impl Ledger {
         fence.accepted_at.remove(&order);
         fence
             .let_go
-            .insert(order, until.min(now_ms.saturating_add(longest)));
+            .insert(order, until.min(controller_now_ms.saturating_add(longest)));
+        let lines = journal.lines().len();
+        fence
+            .let_go_lines
+            .insert(order, u64::try_from(lines).unwrap_or(u64::MAX));
         self.replace(fence)?;
         files::remove(&path)?;
         self.known.remove(&order);
@@ -480,10 +508,7 @@ fn refused_at_once(journal: &Journal) -> Option<i64> {
     for event in journal.events() {
         match event {
             Event::Accepted { order, .. } => {
-                let sealed = v1::SealedOrder {
-                    order: order.clone(),
-                };
-                deadline_ms = Some(order::parse(&sealed).ok()?.order().not_after_ms);
+                deadline_ms = Some(read_again(order)?.order().not_after_ms);
             }
             Event::Planned { .. } | Event::Evidence { .. } => return None,
             Event::Finished { outcome, .. } => {
@@ -495,9 +520,55 @@ fn refused_at_once(journal: &Journal) -> Option<i64> {
     deadline_ms.filter(|_| refused)
 }
 
+/// The order that a journal is of.
+pub(super) fn ordered(lines: &[Line]) -> Option<VerifiedOrder> {
+    lines.iter().find_map(|line| match &line.event {
+        Event::Accepted { order, .. } => read_again(order),
+        _ => None,
+    })
+}
+
+/// An order as it stands in a journal.
+fn read_again(order: &[u8]) -> Option<VerifiedOrder> {
+    let sealed = v1::SealedOrder {
+        order: order.to_vec(),
+    };
+    order::parse(&sealed).ok()
+}
+
 /// What an order is answered with that was refused after it was accepted, and came again to an agent that has not kept
-/// why.
-fn came_to_nothing(now_ms: i64) -> Line {
+/// why. `end`: the number of its end, so that it is told what a controller still waits for; what stood between is not
+/// known any more.
+fn came_to_nothing(
+    sealed: &v1::SealedOrder,
+    id: Uuid,
+    end: u64,
+    now_ms: i64,
+) -> Vec<v1::OrderEvent> {
+    let accepted = Line {
+        at_ms: now_ms,
+        event: Event::Accepted {
+            order: sealed.order.clone(),
+            not_after_ms: now_ms,
+        },
+    };
+    let mut told = event::wire(id, &[accepted, refused_before(now_ms)]);
+    if let Some(last) = told.pop() {
+        let unknown = |number| v1::OrderEvent {
+            number,
+            event: None,
+            ..last.clone()
+        };
+        told.extend((last.number..end.min(MOST_LINES)).map(unknown));
+        told.push(v1::OrderEvent {
+            number: end,
+            ..last
+        });
+    }
+    told
+}
+
+fn refused_before(now_ms: i64) -> Line {
     Line {
         at_ms: now_ms,
         event: Event::Finished {
@@ -558,13 +629,8 @@ fn found_open(dir: &Path, order: Uuid, journal: Result<Journal, LedgerError>) ->
         Ok(journal) => journal.lines().first().cloned(),
         Err(_) => journal::first_line(dir, order),
     };
-    let target = first.and_then(|line| match line.event {
-        Event::Accepted { order, .. } => {
-            let order = order::parse(&v1::SealedOrder { order }).ok()?;
-            Some(order.target().clone())
-        }
-        _ => None,
-    });
+    let order_of = first.and_then(|line| ordered(&[line]));
+    let target = order_of.map(|order| order.target().clone());
     Found {
         order,
         target,

@@ -19,7 +19,7 @@ use super::{
     care,
     core::{Active, Core, now_ms, target_busy},
     inventory::Changes,
-    ledger::{Arrival, Found, LedgerError},
+    ledger::{Arrival, Found, LedgerError, ordered},
     lost::{Lost, Mend},
     plan::{self, Wanted},
     run::{Course, taken_along},
@@ -206,9 +206,9 @@ impl Office {
                 tracing::warn!(order.id = %id, "order {id} refused");
                 self.core.outbox.order(id, event::wire(id, &lines));
             }
-            Ok(Arrival::RefusedUnkept(id, line)) => {
+            Ok(Arrival::RefusedUnkept(id, events)) => {
                 tracing::warn!(order.id = %id, "order {id} refused, of too many to write down");
-                self.refused_unkept(id, event::wire(id, &[line]));
+                self.refused_unkept(id, events);
             }
             Ok(Arrival::Unreadable(error)) => {
                 tracing::error!("an order that cannot be read was dropped: {error}");
@@ -397,7 +397,8 @@ impl Office {
 
     /// A refusal by the plan is one like those at the arrival: too many of them are not written down for long.
     fn refused_by_plan(&mut self, id: Uuid) {
-        let ended = self.core.ledger().ended(id, now_ms());
+        let controller_now_ms = self.core.controller_now_ms();
+        let ended = self.core.ledger().ended(id, now_ms(), controller_now_ms);
         match ended {
             Ok(None) => {}
             Ok(Some(lines)) => {
@@ -475,19 +476,6 @@ fn too_many_plans() -> v1::Problem {
         ),
         "try again when they are made",
     )
-}
-
-/// The order that a journal is of.
-fn ordered(lines: &[event::Line]) -> Option<VerifiedOrder> {
-    lines.iter().find_map(|line| match &line.event {
-        event::Event::Accepted { order, .. } => {
-            let sealed = v1::SealedOrder {
-                order: order.clone(),
-            };
-            sternway_proto::order::parse(&sealed).ok()
-        }
-        _ => None,
-    })
 }
 
 async fn make_plan(core: &Core, request: &v1::PlanRequest) -> Result<v1::Plan, v1::Problem> {

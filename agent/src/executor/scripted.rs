@@ -80,6 +80,8 @@ pub(super) struct World {
     pub(super) waiting: Duration,
     /// Its checks do not end, as through a long soak.
     pub(super) checks_soak: bool,
+    pub(super) checks: u32,
+    pub(super) keeps: u32,
     /// Revisions that were kept last.
     pub(super) kept: Vec<RevisionId>,
     /// Looks at the host that began, and what the next ones wait for before they answer with something half-made.
@@ -303,7 +305,8 @@ impl Kind for Scripted {
         if self.world().checks_soak {
             std::future::pending::<()>().await;
         }
-        let world = self.world();
+        let mut world = self.world();
+        world.checks += 1;
         assert!(!world.checks_panic, "on purpose");
         let runs = world.running.map(id) == Some(recorded.id.clone());
         Ok(if runs || world.result_is_running {
@@ -326,7 +329,9 @@ impl Kind for Scripted {
     }
 
     async fn keep(&self, _: &TargetName, all: &[Recorded]) -> Result<(), KindError> {
-        self.world().kept = all.iter().map(|one| one.id.clone()).collect();
+        let mut world = self.world();
+        world.keeps += 1;
+        world.kept = all.iter().map(|one| one.id.clone()).collect();
         Ok(())
     }
 
@@ -363,6 +368,11 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) async fn start(dir: &Path, kind: &Scripted) -> Self {
+        Self::checking(dir, kind, Duration::from_mins(10)).await
+    }
+
+    /// As [`Self::start`], with checks that often.
+    pub(super) async fn checking(dir: &Path, kind: &Scripted, check_interval: Duration) -> Self {
         let (requests, receiver) = mpsc::channel(64);
         let (sender, reports) = mpsc::channel(256);
         let shutdown = CancellationToken::new();
@@ -373,7 +383,7 @@ impl Agent {
             keep: 10,
             disk_budget: 1_000_000,
             order_timeout: Duration::from_mins(1),
-            check_interval: Duration::from_mins(10),
+            check_interval,
             readiness_interval: Duration::from_mins(10),
             forget_after: Duration::from_hours(1),
         };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sternway_proto::{
     channel::{ConnectError, Revoked},
     fault,
+    service::notify,
     tls::ClientTls,
     v1,
 };
@@ -47,8 +48,13 @@ enum Ended {
 
 /// What the log says where this host was revoked.
 const REVOKED: &str = "this host was revoked: the controller does not let it in any more, and nothing can be ordered. \
-     What runs is not touched. If the host is to be looked after again, join it anew, with a token from \
-     `ctl host token`: sternway-agent join --again TOKEN";
+     What runs is not touched. If the host is to be looked after again: make a token for it (`ctl host token --name`), \
+     stop the agent, join anew (`sternway-agent join --again -`), start the agent";
+
+/// What it says where its certificate ended while it was away.
+const EXPIRED: &str = "this host's certificate has ended: the controller does not let it in any more, and nothing can be \
+     ordered. What runs is not touched. To bring it back: revoke the host (`ctl host revoke`), make a token with its name \
+     and labels (`ctl host token --name`), stop the agent, join anew (`sternway-agent join --again -`), start the agent";
 
 impl Ended {
     /// Whether the controller says in words that this host was revoked.
@@ -192,22 +198,22 @@ impl Link {
             return;
         }
         let controller = &self.identity.controller;
-        if text == REVOKED {
-            tracing::error!(%controller, "{REVOKED}");
-            *logged = Some((text, Instant::now()));
-            return;
-        }
+        let name = &self.identity.host_name;
         let expired = self
             .identity
             .certificate()
             .is_ok_and(|certificate| certificate.not_after_ms <= now_ms());
-        if expired {
-            tracing::error!(
-                "this host's certificate has expired: join again, with a new token from `ctl host token` and \
-                 `sternway-agent join --again`. Until then nothing can be ordered; what runs is not touched"
-            );
+        if text == REVOKED {
+            tracing::error!(%controller, "{REVOKED}");
+            notify::status(&format!("cut off: {name} was revoked at {controller}"));
+        } else if expired {
+            tracing::error!(%controller, "{EXPIRED}");
+            notify::status(&format!("cut off: the certificate of {name} has ended"));
         } else {
             tracing::warn!(%controller, "no session with {controller}: {text}");
+            notify::status(&format!(
+                "looking after {name}; no session with {controller}"
+            ));
         }
         *logged = Some((text, Instant::now()));
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use sternway_proto::{
     channel, enrol, limits,
+    service::notify,
     tls::Credentials,
     v1::{
         self, AgentMessage, Heartbeat, Hello, RenewRequest, agent_message::Message as Up,
@@ -104,6 +105,10 @@ impl Link {
             self.identity.controller,
             self.identity.host_name
         );
+        notify::status(&format!(
+            "looking after {}, connected to {}",
+            self.identity.host_name, self.identity.controller
+        ));
         let interval = Duration::from_millis(welcome.heartbeat_interval_ms.into());
         let open = Open {
             outgoing,

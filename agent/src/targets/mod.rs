@@ -36,6 +36,22 @@ pub struct Observed {
     pub made: Option<Made>,
 }
 
+impl Observed {
+    /// Nothing bears the name.
+    #[must_use]
+    pub fn gone(target: &TargetName) -> Self {
+        Self {
+            target: target.clone(),
+            state: v1::TargetState::Gone,
+            content: None,
+            instance: String::new(),
+            unsupported: None,
+            ended_well: false,
+            made: None,
+        }
+    }
+}
+
 /// An instance that an order made, or was making when it was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
@@ -232,7 +248,8 @@ pub trait Kind: Send + Sync {
     async fn beside(&self, target: &TargetName, open_orders: &[Uuid]) -> Vec<v1::Problem>;
 
     /// Keeps the artifacts of exactly these revisions of the target (pins them against pruning,
-    /// repairs a pin that somebody removed) and lets go of those it kept before for others.
+    /// repairs a pin that somebody removed) and lets go of those it kept before for others. They come in the order in
+    /// which they matter: first what a rollback would go to, then from the newest on.
     async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError>;
 
     /// Removes what finished orders left for the post-mortem and is older than the kind's dwell.

@@ -4,6 +4,7 @@
 pub mod notify;
 
 use std::{
+    fmt,
     io::{self, ErrorKind, Write as _},
     process::ExitCode,
 };
@@ -12,7 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    fmt::{
+        FmtContext,
+        format::{FormatEvent, FormatFields, Writer},
+    },
+    registry::LookupSpan,
+};
 
 use crate::settings::{Schema, Sources};
 
@@ -61,10 +71,56 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), FilterError> {
         .with_env_filter(EnvFilter::try_new(filter)?)
         .with_writer(io::stderr);
     match format {
-        LogFormat::Human => builder.with_ansi(false).init(),
+        LogFormat::Human => {
+            let lines = tracing_subscriber::fmt::format().with_ansi(false);
+            let journal = for_journal();
+            let lines = Lines { lines, journal };
+            builder.with_ansi(false).event_format(lines).init();
+        }
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Whether the log is read for systemd's journal, which says so.
+fn for_journal() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some()
+}
+
+/// Lines for a person. The journal learns of each how grave it is, so that `journalctl -p warning` finds it.
+struct Lines<F> {
+    lines: F,
+    journal: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Lines<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.journal {
+            let priority = priority(*event.metadata().level());
+            write!(writer, "<{priority}>")?;
+        }
+        self.lines.format_event(context, writer, event)
+    }
+}
+
+/// The priority of syslog, as of sd-daemon(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
 }
 
 /// How the process ends, the error told in that form: a sentence for a person, or a line of the log, whatever
@@ -81,7 +137,8 @@ pub fn end(ended: Result<(), (String, LogFormat)>) -> ExitCode {
         }
         // Where even that cannot be written nobody reads it.
         Err((error, LogFormat::Human)) => {
-            let _ = writeln!(io::stderr().lock(), "error: {error}");
+            let grave = if for_journal() { "<3>" } else { "" };
+            let _ = writeln!(io::stderr().lock(), "{grave}error: {error}");
         }
     }
     ExitCode::FAILURE

@@ -52,9 +52,9 @@ impl Ground {
             image_archive_mib,
             ..settings(&scope)
         });
-        let kind = kind.expect("the settings are valid");
-        let kind = kind.archiving(&scope.folder().join("images"));
-        let kind = kind.expect("the archive is opened");
+        let mut kind = kind.expect("the settings are valid");
+        let archive = kind.archive_in(&scope.folder().join("images"));
+        archive.expect("the archive is opened");
         scope.run("web", &[], image).await;
         let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
         Self {
@@ -186,9 +186,9 @@ async fn what_a_registry_has_is_not_archived_and_what_is_too_large_is_not_either
     let pushed = Ground::of(scope, &image, 100).await;
     let large = Ground::new(1).await;
     for ground in [pushed, large] {
-        // The older revision's image is taken behind the newer one's: when it is there, that one will not be.
+        // The second one's image is taken behind the first one's: when it is there, that one will not be.
         let tiny = ground.tiny().await;
-        let kept = [tiny.clone(), ground.revision.clone()];
+        let kept = [ground.revision.clone(), tiny.clone()];
         let keep = ground.kind.keep(&ground.target, &kept);
         keep.await.expect("kept");
         ground.taken(&id_of(&tiny)).await;
@@ -213,7 +213,7 @@ async fn a_budget_of_none_archives_nothing_and_lets_go_of_what_was() {
     // The one before ends with its work: there is one archive in a folder.
     ground.kind = kind.expect("the settings are valid");
     let folder = ground.scope.folder().join("images");
-    ground.kind = ground.kind.archiving(&folder).expect("opened");
+    ground.kind.archive_in(&folder).expect("opened");
     ground.keep().await;
     ground.emptied().await;
 }
@@ -248,8 +248,12 @@ async fn an_export_or_a_load_whose_answer_is_lost_is_taken_again() {
     let lost = ground.gate.lose("GET", "/get");
     ground.keep().await;
     lost.gone().await;
-    ground.keep().await;
-    ground.taken(&ground.image.id).await;
+    until("the image to be archived all the same", TAKEN, async || {
+        ground.keep().await;
+        let listing = ground.listing(&ground.image.id);
+        listing.exists().then_some(()).ok_or("it is not")
+    })
+    .await;
     ground.lose().await;
     let lost = ground.gate.lose("POST", "/images/load");
     let first = ground.ensure().await;

@@ -28,6 +28,31 @@ async fn look(kind: &DockerKind, target: &TargetName) -> (Verdict, Evidence) {
 }
 
 #[tokio::test]
+async fn never_blind_what_is_paused_does_not_pass_for_running() {
+    let scope = Scope::new().await;
+    let kind = kind(&scope);
+    let target: TargetName = scope.target("shop").parse().expect("a target");
+    let image = Image {
+        version: "v1",
+        ..Image::default()
+    };
+    let flags = ["-l", "sternway.soak=0s", "-l", "sternway.check.timeout=1s"];
+    scope.run("shop", &flags, &image.shared().await).await;
+    let recorded = recorded(&kind.inspected(target.local()).await.expect("inspected"));
+    let checked = async || {
+        let (sink, _seen) = EvidenceSink::channel();
+        kind.check(&target, &recorded, &sink)
+            .await
+            .expect("checked")
+    };
+    assert_eq!(checked().await, Verdict::Passed);
+    scope.cli(&["pause", target.local()]).await;
+    assert_eq!(checked().await, Verdict::Failed);
+    scope.cli(&["unpause", target.local()]).await;
+    assert_eq!(checked().await, Verdict::Passed);
+}
+
+#[tokio::test]
 async fn a_check_command_that_hangs_is_one_process_however_often_it_is_looked_at() {
     let scope = Scope::new().await;
     let kind = kind(&scope);

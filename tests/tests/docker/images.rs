@@ -139,10 +139,34 @@ async fn a_missing_image_comes_back_from_its_registry_or_is_missed_before_an_inc
     assert!(refused.expect_err("refused").is_not_found());
 
     scope.cli(&["rmi", "-f", &inspected.record.image.id]).await;
+    let (repository, _) = inspected.hints.digests[0]
+        .split_once('@')
+        .expect("a digest");
+    for name in [repository.to_owned(), registry.image("never")] {
+        let mut another = revision.clone();
+        let digests = vec![format!("{name}@sha256:{}", "0".repeat(64))];
+        another.hints = serde_json::to_value(Hints {
+            digests,
+            ..Hints::default()
+        })
+        .expect("hints");
+        let problems = kind.readiness(&target, &another).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let said = &problems[0].message;
+        assert!(
+            said.contains("neither on this host nor in a registry"),
+            "{said}"
+        );
+    }
     registry.down();
     let problems = kind.readiness(&target, &revision).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].code, "image-missing");
+    let said = &problems[0].message;
+    assert!(
+        said.contains("could not be asked") && said.contains("refused"),
+        "{said}"
+    );
     let gone = kind
         .ensure_image(&inspected.record.image, &inspected.hints)
         .await;

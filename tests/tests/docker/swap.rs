@@ -574,6 +574,95 @@ async fn a_standby_that_listens_at_another_port_of_its_own_is_waited_for() {
     shop.is_tidy(order.id, false).await;
 }
 
+/// The revision that ran before listens behind no port of the host: only the standby serves.
+#[tokio::test]
+async fn never_none_a_standby_stays_until_what_was_started_takes_connections() {
+    let port = Port::lease();
+    let before = format!("{}:8080", port.number());
+    let mut shop = Shop::new(&flags(&before)).await;
+    let nowhere = format!("{}:9090", port.number());
+    let next = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let image = next.shared().await;
+    let broken = [&QUICK[..], &["-p", &nowhere]].concat();
+    shop.scope.redeploy("shop", &broken, &image).await;
+    let name = shop.target.local().to_owned();
+    let found = shop.kind.inspected(&name).await.expect("recorded");
+    shop.v2 = Recorded {
+        number: 2,
+        ..recorded(&found)
+    };
+    let mut order = shop.order(Swap::Warm).await;
+    let steps = order.steps();
+    let stopped = steps.iter().position(|step| step.id == "docker.stop-old");
+    for step in steps.iter().take(stopped.expect("a step") + 1) {
+        order.apply(step).await.expect("it succeeds");
+    }
+    let rescued = shop.kind.rescue(&order.context(), &steps).await;
+    let said = rescued.expect("one runs").message;
+    let standby = own_name(Role::Standby, order.id, &shop.target);
+    assert!(said.contains(&standby), "{said}");
+    let address = format!("127.0.0.1:{}", port.number());
+    let body = async || Some(http::get(&address, "/").await.ok()?.body);
+    assert_eq!(body().await.as_deref(), Some("v1"));
+    shop.kind.collect(&[]).await.expect("it collects");
+    assert_eq!(shop.running().await.len(), 2);
+    assert_eq!(body().await.as_deref(), Some("v1"));
+    shop.scope.redeploy("shop", &flags(&before), &image).await;
+    until("the standby to be collected", STARTS, async || {
+        shop.kind.collect(&[]).await.expect("it collects");
+        let left = shop.running().await;
+        (left.len() == 1).then_some(()).ok_or(left.join(", "))
+    })
+    .await;
+    assert_eq!(body().await.as_deref(), Some("v2"));
+}
+
+/// Who listens at the port on the host is the target itself.
+#[tokio::test]
+async fn what_moved_into_the_network_of_the_host_is_no_hindrance_to_its_own_restore() {
+    let port = Port::lease();
+    let publish = format!("{}:8080", port.number());
+    let mut shop = Shop::new(&flags(&publish)).await;
+    let own = format!("SHOP_PORT={}", port.number());
+    let moved = [&QUICK[..], &["--network", "host", "-e", &own]].concat();
+    let next = Image {
+        version: "v2",
+        ..Image::default()
+    };
+    let image = next.shared().await;
+    shop.scope.redeploy("shop", &moved, &image).await;
+    let name = shop.target.local().to_owned();
+    let found = shop.kind.inspected(&name).await.expect("recorded");
+    shop.v2 = Recorded {
+        number: 2,
+        ..recorded(&found)
+    };
+    let address = format!("127.0.0.1:{}", port.number());
+    let answers = async |version: &'static str| {
+        until("an answer", STARTS, async || {
+            let body = http::get(&address, "/").await.map(|answer| answer.body);
+            let body = body.map_err(|error| error.to_string())?;
+            (body == version).then_some(()).ok_or(body)
+        })
+        .await;
+    };
+    answers("v2").await;
+    let mut order = shop.order(Swap::Unspecified).await;
+    order.run().await;
+    answers("v1").await;
+    // Whoever else is at the port is in the way.
+    let other = shop.scope.named("other");
+    shop.scope.cli(&["rm", "-f", &name]).await;
+    shop.scope.run("other", &["-p", &publish], &image).await;
+    shop.scope.run("shop", &moved, &image).await;
+    let problems = shop.kind.readiness(&shop.target, &shop.v1).await;
+    let told: Vec<&str> = problems.iter().map(|one| one.message.as_str()).collect();
+    assert!(told.iter().any(|one| one.contains(&other)), "{told:?}");
+}
+
 #[tokio::test]
 async fn a_standby_that_ended_before_it_served_is_kept_with_its_log() {
     let port = Port::lease();

@@ -417,7 +417,8 @@ async fn of_too_many_targets_some_are_kept_and_the_operator_can_see_it() {
 #[tokio::test]
 async fn a_host_that_says_far_too_much_can_be_looked_at_and_revoked() {
     let ground = Ground::new().await;
-    let session = ground.host.session().await;
+    let host = ground.join("web-1").await;
+    let session = ground.session("web-1", &host).await;
     let long = "x".repeat(2_000);
     // All together many times what fits into one answer.
     for number in 0..60 {

@@ -88,7 +88,7 @@ async fn an_image_that_is_gone_is_missed_before_the_incident_and_pulled_where_it
 
     registry.down();
     lose(scope, &lost).await;
-    let missing = "neither on this host nor in a registry";
+    let missing = "its registry could not be asked";
     readiness(&stage, "not-ready", missing).await;
     let _ = rollback(&stage).await.exits(REFUSED).complains(missing);
     let listed = stage.ctl.json(&["rollout", "ls"]).await;

@@ -145,4 +145,10 @@ async fn never_blind_what_ends_again_and_again_is_not_told_as_running() {
     let running = order["running_revision"].as_str().unwrap_or_default();
     assert_eq!(running, "", "{rollout:#}");
     assert_eq!(ground.running().await, "");
+    // Why the new one failed can be read for as long as after any undo.
+    let filter = format!("name={}", ground.stage.scope.name());
+    let list = ["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"];
+    let there = ground.stage.scope.cli(&list).await;
+    assert!(there.contains("sternway-failed-"), "{there}");
+    assert!(!there.contains("sternway-replacement-"), "{there}");
 }

@@ -209,7 +209,7 @@ async fn what_shares_any_namespace_of_a_container_shares_that_of_the_new_one() {
 
 #[tokio::test]
 async fn a_container_that_was_put_aside_and_runs_is_told_and_what_is_printed_ends_it() {
-    let ground = Ground::with("check_interval = \"1s\"\n").await;
+    let ground = Ground::with("readiness_interval = \"1s\"\n").await;
     ground.deployed("shop").await;
     let rollout = ground.rollback("shop").await;
     let shown = ground.over(&rollout).await;

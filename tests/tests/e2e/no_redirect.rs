@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -135,6 +136,65 @@ async fn where_nft_may_do_nothing_a_swap_is_cold_in_its_words_and_is_undone_all_
     assert_eq!(rollout["state"], "undone", "{rollout:#}");
     ground.serves("v2").await;
     assert_eq!(ground.standbys().await, 0, "it was cold");
+}
+
+/// As in most containers: a bridge cannot be told to accept loopback addresses.
+#[tokio::test]
+async fn where_settings_of_the_kernel_are_read_only_a_swap_is_cold_and_the_plan_says_why() {
+    let scope = Scope::new().await;
+    let socket = scope.socket();
+    let mut stage = Stage::of(scope, &socket, LOOKS).await;
+    stage.agent.kill();
+    let mut shell = Command::new("unshare");
+    let read_only =
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    shell.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        read_only,
+        "sh",
+    ]);
+    stage.agent.start_by(shell);
+    stage.online().await;
+    // On a bridge of its own: what others let theirs accept is of no matter.
+    let network = stage.scope.network("own", &[]).await;
+    let port = Port::lease();
+    let publish = format!("127.0.0.1:{port}:8080");
+    let flags = [
+        "--network",
+        &network,
+        "-p",
+        &publish,
+        "-l",
+        "sternway.soak=0s",
+    ];
+    for (number, version) in [(1, "v1"), (2, "v2")] {
+        let image = Image {
+            version,
+            ..Image::default()
+        };
+        let image = image.shared().await;
+        if number == 1 {
+            stage.scope.run("shop", &flags, &image).await;
+        } else {
+            stage.scope.redeploy("shop", &flags, &image).await;
+        }
+        stage.known_good("shop", number).await;
+    }
+    let target = stage.scope.target("shop");
+    let start = ["rollback", "--host", HOST, "--target", &target, "--to", "1"];
+    let plan = [&start[..], &["--dry-run"]].concat();
+    let said = stage.ctl.run(&plan).await.exits(WOULD_CHANGE).stdout;
+    assert!(
+        said.contains("cold") && said.contains("route_localnet"),
+        "{said}"
+    );
+    let rollback = [&start[..], &["--yes"]].concat();
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    stage.current("shop", 1).await;
 }
 
 #[tokio::test]

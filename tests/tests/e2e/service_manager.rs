@@ -13,7 +13,7 @@ use sternway_tests::{
     binary,
     process::Process,
     shop::Image,
-    stage::{SETTLES, Stage},
+    stage::{HOST, SETTLES, Stage},
     wait::until,
 };
 use tokio::{net::UnixDatagram, task::JoinHandle};
@@ -111,6 +111,9 @@ async fn a_service_manager_is_told_of_ready_alive_and_stopping_and_what_is_watch
     stage.online().await;
     of_controller.lives().await;
     of_agent.lives().await;
+    let controller = stage.controller.listen();
+    let connected = format!("STATUS=looking after {HOST}, connected to {controller}");
+    of_agent.hears(&connected, 1).await;
 
     // Each while it is connected with the other.
     let ended = of_agent.stops(stage.agent.process()).await;
@@ -123,6 +126,34 @@ async fn a_service_manager_is_told_of_ready_alive_and_stopping_and_what_is_watch
     let name = stage.scope.named("shop");
     let running = stage.scope.cli(&[&running[..], &[&name]].concat()).await;
     assert_eq!(running, format!("{container} true"));
+}
+
+#[tokio::test]
+async fn who_looks_at_the_service_of_a_host_that_is_cut_off_sees_it() {
+    let mut stage = Stage::new().await;
+    stage.agent.kill();
+    let manager = Manager::new(stage.scope.folder(), "agent");
+    let [socket, watchdog] = manager.environment();
+    let journal = ("JOURNAL_STREAM", "1:2");
+    stage.agent.start_with(&[socket, watchdog, journal]);
+    let controller = stage.controller.listen();
+    let connected = format!("STATUS=looking after {HOST}, connected to {controller}");
+    manager.hears(&connected, 1).await;
+    stage.controller.kill();
+    let alone = format!("STATUS=looking after {HOST}; no session with {controller}");
+    manager.hears(&alone, 1).await;
+    stage.controller.start().await;
+    manager.hears(&connected, 2).await;
+    let revoke = ["host", "revoke", HOST, "--yes"];
+    let _ = stage.ctl.run(&revoke).await.exits(0);
+    let cut = format!("STATUS=cut off: {HOST} was revoked at {controller}");
+    manager.hears(&cut, 1).await;
+    // As grave as the journal has to know it: journalctl -p err.
+    let log = stage.agent.folder().join(format!("agent-{HOST}.log"));
+    let log = fs::read_to_string(log).expect("the log is read");
+    let mut grave = log.lines().filter(|line| line.starts_with("<3>"));
+    assert!(grave.any(|line| line.contains("was revoked")), "{log}");
+    assert!(log.lines().any(|line| line.starts_with("<6>")), "{log}");
 }
 
 /// What the tool has against a unit.

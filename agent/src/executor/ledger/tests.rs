@@ -47,12 +47,15 @@ fn arrive_at(ledger: &mut Ledger, sealed: &v1::SealedOrder, now_ms: i64) -> Stri
             } => problem.code.clone(),
             other => panic!("{other:?}"),
         },
-        Arrival::RefusedUnkept(_, line) => match line.event {
-            Event::Finished {
-                problem: Some(problem),
-                ..
-            } if problem.code == "order-refused-before" => problem.code,
-            _ => "unkept".to_owned(),
+        Arrival::RefusedUnkept(_, told) => match told.last().and_then(|one| one.event.clone()) {
+            Some(v1::order_event::Event::Finished(end)) => match end.problem {
+                Some(problem) if problem.code == "order-refused-before" => {
+                    let numbers: Vec<u64> = told.iter().map(|one| one.number).collect();
+                    format!("{} {numbers:?}", problem.code)
+                }
+                _ => "unkept".to_owned(),
+            },
+            other => panic!("{other:?}"),
         },
         Arrival::Unreadable(error) => error.code().to_owned(),
     }
@@ -166,7 +169,7 @@ fn ends(
     if order.id().as_u128().is_multiple_of(2) {
         ledger.settle(order.id()).expect("settled");
     }
-    let told = ledger.ended(order.id(), now_ms).expect("looked at");
+    let told = ledger.ended(order.id(), now_ms, now_ms).expect("looked at");
     told.map(|lines| lines.len())
 }
 
@@ -191,16 +194,21 @@ fn never_twice_an_order_whose_journal_was_not_kept_is_refused_again_also_after_a
     for (id, events) in [(31, vec![unchanged]), (32, vec![evidence, refused()])] {
         assert_eq!(ends(&mut ledger, &order(id), NOW, events), None, "{id}");
     }
-    assert_eq!(ends(&mut ledger, &order(33), NOW, [refused()]), Some(2));
-    assert_eq!(arrive(&mut ledger, &order(33)), "order-refused-before");
+    let found_again = [Event::Recovered, refused()];
+    assert_eq!(ends(&mut ledger, &order(33), NOW, found_again), Some(3));
+    assert_eq!(ends(&mut ledger, &order(34), NOW, [refused()]), Some(2));
     drop(ledger);
     let mut ledger = opened(&dir);
     for id in 1..=32 {
         assert_eq!(arrive(&mut ledger, &order(id)), "repeated", "{id}");
     }
-    assert_eq!(arrive(&mut ledger, &order(33)), "order-refused-before");
+    // Its end bears the number that it had, and there is no gap before it.
+    for (id, numbers) in [(33, "[1, 2, 3]"), (34, "[1, 2]")] {
+        let told = arrive(&mut ledger, &order(id));
+        assert_eq!(told, format!("order-refused-before {numbers}"));
+    }
     // Its deadline has passed meanwhile, and it is forgotten with the next order.
-    let mut next = order::parse(&order(34)).expect("an order").order().clone();
+    let mut next = order::parse(&order(35)).expect("an order").order().clone();
     next.not_after_ms = NOW + 3 * HOUR;
     let later = NOW + 2 * HOUR;
     assert_eq!(
@@ -208,6 +216,7 @@ fn never_twice_an_order_whose_journal_was_not_kept_is_refused_again_also_after_a
         "accepted"
     );
     assert_eq!(ledger.fence.let_go, BTreeMap::new());
+    assert_eq!(ledger.fence.let_go_lines, BTreeMap::new());
     assert_eq!(arrive_at(&mut ledger, &order(33), later), "order-expired");
 }
 

@@ -1,6 +1,6 @@
 //! Removes what finished orders left: the replaced container after its dwell, and whatever an order of which
 //! nothing is known any more left behind: a standby with its redirect, too, once its target runs. Nothing
-//! else that runs is ever removed here.
+//! else that runs is ever removed here. Tags of ours that keep nothing go, too.
 
 use std::time::Duration;
 
@@ -79,6 +79,17 @@ fn is_well_worn(inspect: &Value, now: Timestamp) -> bool {
     })
 }
 
+/// Whether the target takes connections wherever its standby does. Where the standby takes none, nobody knows at which
+/// of its ports the target is to, and it has had its time to begin.
+async fn serves_in_place_of(standby: &Value, inspect: &Value, now: Timestamp) -> bool {
+    let taken = serving::Taken::by_standby(standby).await;
+    if !taken.is_nothing() {
+        return serving::serves_instead(inspect, &taken).await;
+    }
+    let worn = runs(inspect) && is_well_worn(inspect, now);
+    worn || serving::takes(inspect, &taken).await
+}
+
 /// Whether it is a standby of an order that is over, and still runs.
 fn forgotten(inspect: &Value, open: &[Uuid]) -> bool {
     let standby = format!("{NAME_PREFIX}{}-", Role::Standby.as_str());
@@ -131,6 +142,7 @@ impl DockerKind {
                 self.remove(id, &inspect).await?;
             }
         }
+        self.sweep().await?;
         ended
     }
 
@@ -204,15 +216,11 @@ impl DockerKind {
         Ok(ours)
     }
 
-    /// Whether the target is there and takes connections wherever its standby does. Where nobody knows at which of its
-    /// ports it is to, it has had its time to begin.
+    /// Whether the target is there and serves in place of its standby.
     async fn serves_now(&self, name: &str, standby: &Value) -> Result<bool, EngineError> {
         match self.engine.container(name).await {
             Ok(inspect) if name_of(&inspect) == name => {
-                let wanted = serving::taken(standby, &serving::published(standby)).await;
-                let takes = serving::takes(&inspect, &wanted).await;
-                let known = serving::asked(&inspect, &wanted).known;
-                Ok(takes || !known && runs(&inspect) && is_well_worn(&inspect, Timestamp::now()))
+                Ok(serves_in_place_of(standby, &inspect, Timestamp::now()).await)
             }
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(false),
@@ -282,6 +290,45 @@ mod tests {
             let inspect = json!({"State": {"StartedAt": started}});
             assert_eq!(is_well_worn(&inspect, now), worn, "{started:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn never_none_a_standby_that_serves_goes_only_where_its_target_does() {
+        let bind = || tokio::net::TcpListener::bind(("127.0.0.1", 0));
+        let listener = bind().await.expect("a port");
+        let open = listener.local_addr().expect("bound").port();
+        let unused = bind().await.expect("a port");
+        let closed = unused.local_addr().expect("bound").port();
+        drop(unused);
+        let container = |inside: u16, host: &str| {
+            json!({
+                "State": {"Running": true, "StartedAt": "2026-01-01T00:00:00Z"},
+                "HostConfig": {"PortBindings": {format!("{inside}/tcp"): [{"HostPort": host}]}},
+                "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "127.0.0.1"}}},
+            })
+        };
+        let standby = |inside: u16| {
+            let doors = format!(r#"[{{"port":80,"inside":{inside},"address":null}}]"#);
+            let mut standby = container(inside, "");
+            standby["Config"]["Labels"] = json!({labels::DOORS: doors});
+            standby
+        };
+        let now: Timestamp = "2026-01-02T00:00:00Z".parse().expect("valid");
+        let judge =
+            async |standby: &Value, target: &Value| serves_in_place_of(standby, target, now).await;
+        let serving = standby(open);
+        // However long the target runs, where it takes none behind that port of the host.
+        assert!(!judge(&serving, &container(closed, "80")).await);
+        assert!(judge(&serving, &container(open, "80")).await);
+        let mut without = container(open, "80");
+        without["HostConfig"]["PortBindings"] = json!({});
+        assert!(!judge(&serving, &without).await);
+        // An earlier version's: all that the target publishes counts.
+        let mut unlabelled = serving.clone();
+        unlabelled["Config"] = json!({});
+        assert!(!judge(&unlabelled, &container(closed, "80")).await);
+        // One that serves nobody waits for nobody.
+        assert!(judge(&standby(closed), &container(closed, "80")).await);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which containers are targets, and what one is right now. Reads only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
@@ -8,6 +8,7 @@ use sternway_proto::{
     name::{TargetName, clean_text},
     v1::{Problem, TargetState},
 };
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
@@ -16,11 +17,15 @@ use super::{
     fields, labels,
     normalise::{Surroundings, list, normalise, object, text},
     record::{ContainerRecord, Hints},
+    steps::ended_well,
 };
 use crate::targets::{Content, Discovered, KindError, Made, Observed};
 
 /// Inspections under way at once: enough to hide latency, few enough not to slow the engine's own work.
 const AT_ONCE: usize = 4;
+
+/// How long the engine may take to tell of one container, and of what belongs to it, while others wait.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A container as it is, in our words: the record, what helps to restore it, and what the engine said.
 pub struct Inspected {
@@ -31,7 +36,7 @@ pub struct Inspected {
 
 impl DockerKind {
     /// All plain containers of this host that are looked after. One that the engine cannot inspect (it is known to
-    /// lose a container's layer) is left out and named.
+    /// lose a container's layer, and to hang with one) is left out and named.
     ///
     /// # Errors
     /// The engine does not answer.
@@ -47,21 +52,26 @@ impl DockerKind {
         };
         let mut looks = stream::iter(targets)
             .map(|target| async move {
-                let looked = self.observe(&target).await;
-                (target, looked)
+                let looked = timeout(LOOK, self.observe(&target)).await;
+                (target, looked.unwrap_or_else(|_| Err(too_late())))
             })
             .buffer_unordered(AT_ONCE);
+        let mut silent = false;
         while let Some((target, looked)) = looks.next().await {
             match looked {
                 // Removed since the list was made.
                 Ok(one) if one.state == TargetState::Gone => {}
                 Ok(one) => all.seen.push(one),
-                Err(error @ KindError::Unreachable { .. }) => return Err(error),
                 Err(error) => {
+                    silent |= matches!(error, KindError::Unreachable { .. });
                     warn!(%target, "{target} cannot be read and is left as it was known: {error}");
                     all.unread.insert(target);
                 }
             }
+        }
+        // Is it that container, or the engine?
+        if silent {
+            self.engine.containers(&[]).await?;
         }
         all.seen.sort_by(|a, b| a.target.cmp(&b.target));
         Ok(all)
@@ -75,13 +85,13 @@ impl DockerKind {
         let name = target.local();
         let inspect = match self.engine.container(name).await {
             Ok(inspect) => inspect,
-            Err(error) if error.is_not_found() => return Ok(gone(target)),
+            Err(error) if error.is_not_found() => return Ok(Observed::gone(target)),
             Err(error) => return Err(error.into()),
         };
         // The engine also finds a container by the beginning of its id, and what others look after has
         // no business here even if it took the name.
         if name_of(&inspect) != name || labels::not_ours(name, &labels_of(&inspect)).is_some() {
-            return Ok(gone(target));
+            return Ok(Observed::gone(target));
         }
         self.observed(target, inspect).await
     }
@@ -100,7 +110,7 @@ impl DockerKind {
             state: state_of(&inspect),
             instance: text(&inspect, "Id").to_owned(),
             unsupported: None,
-            ended_well: ended_well(&inspect),
+            ended_well: ran_once(&inspect),
             content: None,
             made: made(
                 target,
@@ -260,23 +270,17 @@ fn made(
     })
 }
 
-fn gone(target: &TargetName) -> Observed {
-    Observed {
-        target: target.clone(),
-        state: TargetState::Gone,
-        content: None,
-        instance: String::new(),
-        unsupported: None,
-        ended_well: false,
-        made: None,
+fn too_late() -> KindError {
+    KindError::Unreachable {
+        what: "inspect the container".to_owned(),
+        reason: format!("the engine did not answer within {} s", LOOK.as_secs()),
     }
 }
 
 /// Whether it was to run once, and did.
-fn ended_well(inspect: &Value) -> bool {
+fn ran_once(inspect: &Value) -> bool {
     let policy = text(&inspect["HostConfig"]["RestartPolicy"], "Name");
-    let state = &inspect["State"];
-    matches!(policy, "" | "no") && state["Status"] == "exited" && state["ExitCode"] == 0
+    matches!(policy, "" | "no") && ended_well(inspect)
 }
 
 fn image_lost(target: &TargetName, error: &EngineError) -> Problem {
@@ -347,14 +351,19 @@ mod tests {
         assert_eq!(kind.target_of_listed(&json!(null)), None);
     }
 
-    /// An engine that has containers `good` and `broken`, and cannot inspect the second.
+    /// An engine that has containers `good`, `broken` and `hanging`, and can inspect the first only.
     async fn half_broken(listener: tokio::net::UnixListener) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut unanswered = Vec::new();
         while let Ok((mut call, _)) = listener.accept().await {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") && call.read_buf(&mut head).await.unwrap_or(0) > 0 {}
             let head = String::from_utf8_lossy(&head);
             let path = head.split(' ').nth(1).unwrap_or_default();
+            if path.ends_with("/hanging/json") {
+                unanswered.push(call);
+                continue;
+            }
             let (status, body) = match path.rsplit_once("/containers/") {
                 _ if path.ends_with("/version") => {
                     (200, json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12"}))
@@ -363,7 +372,10 @@ mod tests {
                 Some((_, "broken/json")) => {
                     (500, json!({"message": "RWLayer is unexpectedly nil"}))
                 }
-                Some(_) => (200, json!([{"Names": ["/broken"]}, {"Names": ["/good"]}])),
+                Some(_) => {
+                    let names = ["/broken", "/hanging", "/good"];
+                    (200, json!(names.map(|name| json!({"Names": [name]}))))
+                }
                 None => (200, json!({})),
             };
             let body = body.to_string();
@@ -389,7 +401,8 @@ mod tests {
         let found = kind.discover().await.expect("the engine answers");
         let seen: Vec<&str> = found.seen.iter().map(|one| one.target.as_str()).collect();
         let unread: Vec<&str> = found.unread.iter().map(TargetName::as_str).collect();
-        assert_eq!((seen, unread), (vec!["docker/good"], vec!["docker/broken"]));
+        assert_eq!(seen, ["docker/good"]);
+        assert_eq!(unread, ["docker/broken", "docker/hanging"]);
         engine.abort();
         let _ = engine.await;
         let gone = kind.discover().await.expect_err("nobody listens");

@@ -30,26 +30,35 @@ impl DockerKind {
     /// A record cannot be read (nothing is let go then); the engine does not answer.
     pub async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {
         let wanted = images(target, kept)?;
+        // First, because it does not need the engine now; and told at the end, because the rest does not need it.
+        let archived = match &self.archive {
+            Some(archive) => archive.want(target, in_order(kept)).await,
+            None => Ok(()),
+        };
         let _one_at_a_time = self.keeping.lock().await;
         let present = keepers(&self.engine, &[format!("{}={target}", labels::TARGET)]).await?;
         for id in &wanted {
             self.keep_image(target, id, present.contains_key(id))
                 .await?;
         }
+        let mut let_go = false;
         for (image, keeper) in &present {
             if !wanted.contains(image) {
                 self.engine.remove_container(keeper, true).await?;
+                let_go = true;
                 info!(
                     "{target}: image {} is kept no longer",
                     normalise::short_image(image)
                 );
             }
         }
-        self.sweep_tags().await?;
-        if let Some(archive) = &self.archive {
-            archive.want(target, newest_first(kept));
+        if let_go {
+            self.sweep_tags().await?;
         }
-        Ok(())
+        archived.map_err(|error| KindError::Failed {
+            what: format!("failed to have the images of {target} archived"),
+            reason: error.to_string(),
+        })
     }
 
     async fn keep_image(
@@ -87,6 +96,12 @@ impl DockerKind {
             Err(error) if error.kind == EngineErrorKind::Conflict => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes what is left of tags whose keepers went otherwise.
+    pub(super) async fn sweep(&self) -> Result<(), EngineError> {
+        let _one_at_a_time = self.keeping.lock().await;
+        self.sweep_tags().await
     }
 
     /// Removes our tags from images that no keeper of any target keeps. Where a container still uses the
@@ -142,10 +157,10 @@ fn images(target: &TargetName, kept: &[Recorded]) -> Result<BTreeSet<String>, Ki
         .collect()
 }
 
-/// The images of these revisions, the newest first, with what is known of their registries.
-fn newest_first(kept: &[Recorded]) -> Vec<Image> {
+/// The images of these revisions, in their order, with what is known of their registries.
+fn in_order(kept: &[Recorded]) -> Vec<Image> {
     let mut images: Vec<Image> = Vec::new();
-    for revision in kept.iter().rev() {
+    for revision in kept {
         let id = ContainerRecord::from_bytes(&revision.record)
             .ok()
             .and_then(|record| record.image.id.parse().ok());

@@ -20,6 +20,7 @@ use super::{
     readiness::running_aside,
     record::{ContainerRecord, Hints, compose},
     recreate::volumes_to_carry,
+    redirect,
     sharers::Hanging,
 };
 use crate::{
@@ -111,6 +112,12 @@ impl Kind for DockerKind {
             _ => BTreeMap::new(),
         };
         let lost = plan::volumes_lost(target, old.as_ref(), &result, &declared);
+        let seen = redirect::seen().await;
+        // A cold swap asks for nothing of nft.
+        let redirect = match input.swap {
+            v1::Swap::Cold => Ok(()),
+            _ => self.redirectable(&result, &seen).await?,
+        };
         let decision = plan::decide(&Facts {
             target,
             from_number: input.from.as_ref().map_or(0, |from| from.number),
@@ -125,7 +132,7 @@ impl Kind for DockerKind {
             sharers: hanging.sharers,
             old,
             swap: input.swap,
-            redirect: self.redirectable(&result).await?,
+            redirect,
             has_health_check: self.has_health_check(&result).await,
             pulls,
         });
@@ -138,7 +145,7 @@ impl Kind for DockerKind {
         // Never both: the replacement would be one more.
         let listed = self.engine.containers(&[]).await?;
         blockers.extend(running_aside(target, &listed));
-        let (in_the_way, told) = self.led_elsewhere(target, &listed).await;
+        let (in_the_way, told) = self.led_elsewhere(target, &listed, &seen).await;
         blockers.extend(in_the_way);
         Ok(Draft {
             steps: decision.steps,

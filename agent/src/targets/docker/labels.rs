@@ -21,6 +21,9 @@ pub const IMAGE: &str = "sternway.image";
 /// The id of the image a keeper keeps.
 pub const KEEPS: &str = "sternway.keeps";
 
+/// The ports of the host that lead to a standby while it serves, in JSON: it publishes none of them itself.
+pub const DOORS: &str = "sternway.doors";
+
 /// `true`: the container is none of our business. Written by people.
 pub const IGNORE: &str = "sternway.ignore";
 /// `warm` or `cold`: how to swap unless the operator says otherwise. Written by people.
@@ -33,7 +36,7 @@ pub const EXCLUSIVE: &str = "sternway.exclusive";
 const EPOCH: &str = "sternway.epoch";
 
 /// Labels that Sternway writes: left out of records.
-const OWN: [&str; 6] = [ORDER, ROLE, TARGET, IMAGE, EPOCH, KEEPS];
+const OWN: [&str; 7] = [ORDER, ROLE, TARGET, IMAGE, EPOCH, KEEPS, DOORS];
 
 /// What a container of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -80,18 +80,18 @@ impl DockerKind {
         })
     }
 
-    /// With an archive of images in that folder, as large as the settings say. To be called within a runtime: it works
+    /// Begins an archive of images in that folder, as large as the settings say. To be called within a runtime: it works
     /// in the background, until the kind is dropped.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn archiving(mut self, dir: &Path) -> Result<Self, KindError> {
+    pub fn archive_in(&mut self, dir: &Path) -> Result<(), KindError> {
         let archive = Archive::open(self.engine.clone(), dir, &self.settings);
         self.archive = Some(archive.map_err(|error| KindError::Failed {
             what: format!("failed to open the archive of images in {}", dir.display()),
             reason: error.to_string(),
         })?);
-        Ok(self)
+        Ok(())
     }
 
     /// The engine behind it.

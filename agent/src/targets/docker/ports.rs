@@ -12,6 +12,7 @@ use super::{
     discover::listed_name,
     normalise::{list, text},
     record::ContainerRecord,
+    steps::is_up,
 };
 
 /// A port of the host at one address, and its protocol.
@@ -60,11 +61,14 @@ pub(super) async fn taken(
         return Vec::new();
     }
     let mut listening = BTreeSet::new();
-    for protocol in ["tcp", "udp"] {
-        for version in ["", "6"] {
-            let path = format!("/proc/net/{protocol}{version}");
-            let table = tokio::fs::read_to_string(path).await.unwrap_or_default();
-            listening.extend(listeners(&table, protocol));
+    // What listens on the host may be the target itself, which is stopped first: nobody can tell.
+    if !standing.is_some_and(lives_on_the_host) {
+        for protocol in ["tcp", "udp"] {
+            for version in ["", "6"] {
+                let path = format!("/proc/net/{protocol}{version}");
+                let table = tokio::fs::read_to_string(path).await.unwrap_or_default();
+                listening.extend(listeners(&table, protocol));
+            }
         }
     }
     let own = standing.map(own).unwrap_or_default();
@@ -152,10 +156,14 @@ fn at(number: u16, protocol: &str, address: &str) -> Vec<Port> {
     addresses.map(port).collect()
 }
 
+/// Whether the target's own container is up in the network of the host.
+fn lives_on_the_host(standing: &Value) -> bool {
+    is_up(standing) && text(&standing["HostConfig"], "NetworkMode") == "host"
+}
+
 /// What the target's own container holds, or will again in a moment: between two attempts the engine shows none.
 fn own(standing: &Value) -> BTreeSet<Port> {
-    let state = |state: &str| standing["State"][state].as_bool() == Some(true);
-    if !state("Running") && !state("Restarting") {
+    if !is_up(standing) {
         return BTreeSet::new();
     }
     let mut own = bindings(&standing["HostConfig"]["PortBindings"]);

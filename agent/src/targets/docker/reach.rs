@@ -19,6 +19,7 @@ impl DockerKind {
     pub(super) async fn redirectable(
         &self,
         record: &ContainerRecord,
+        seen: &redirect::Seen,
     ) -> Result<Result<(), String>, EngineError> {
         if is_rootless(&self.engine.info().await?) {
             let reason = "the engine is rootless: its networks are not this host's";
@@ -30,7 +31,8 @@ impl DockerKind {
         };
         for name in names {
             let hindrance = match self.engine.network(name).await {
-                Ok(network) => hindrance(&network, is_interface),
+                Ok(network) => hindrance(&network, is_interface)
+                    .or_else(|| redirect::hindered_by(&bridge_of(&network))),
                 Err(error) if error.is_not_found() => Some("is not there".to_owned()),
                 Err(error) => return Err(error),
             };
@@ -38,7 +40,7 @@ impl DockerKind {
                 return Ok(Err(format!("its network {} {reason}", clean_text(name))));
             }
         }
-        Ok(redirect::available().await)
+        Ok(redirect::available(seen).await)
     }
 }
 

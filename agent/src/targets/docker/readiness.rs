@@ -1,10 +1,9 @@
 //! Whether a revision could be restored now. Looks at everything its container needs, changes nothing.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Value;
 use sternway_proto::{name::TargetName, v1::Problem};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -16,24 +15,10 @@ use super::{
     normalise::{self, anonymous_volumes, bind_parts, list, short_image, text},
     ports,
     record::{ContainerRecord, Hints},
-    recreate, redirect, registry,
+    recreate, redirect,
+    registry::{self, InRegistry},
 };
 use crate::{store::files, targets::Recorded};
-
-/// How long the registries of an image are asked, all together: below what a plan and a look at readiness may take, so
-/// that one which swallows every packet is told as what it is.
-const REGISTRIES: Duration = Duration::from_secs(5);
-
-/// Whether an image that the engine does not have can be had: from the archive of this host, or from a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Elsewhere {
-    Yes,
-    No,
-    /// It does not let us in.
-    Denied,
-    /// Nobody said in time.
-    Unknown,
-}
 
 /// What a creation needs on the engine's disk even when the image is there.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -76,17 +61,17 @@ impl DockerKind {
         &self,
         target: &TargetName,
         listed: &[Value],
+        seen: &redirect::Seen,
     ) -> (Vec<Problem>, Vec<Problem>) {
         let standbys = standbys(target, listed, &[]);
-        let leads = redirect::present().await.map(|marks| {
-            let own = |mark: &Mark| mark.owner.as_deref() == Some(target.local());
-            marks.iter().any(|mark| own(mark) && !mark.over)
-        });
-        if standbys.is_empty() && leads != Ok(true) {
+        let own = |mark: &Mark| mark.owner.as_deref() == Some(target.local());
+        let marks = seen.iter().flatten();
+        let leads = marks.filter(|mark| own(mark)).any(|mark| !mark.over);
+        if standbys.is_empty() && !leads {
             return (Vec::new(), Vec::new());
         }
-        let hindrance = match leads {
-            Ok(_) => redirect::available().await.err(),
+        let hindrance = match seen {
+            Ok(_) => redirect::available(seen).await.err(),
             Err(error) => Some(error.to_string()),
         };
         in_the_way_or_told(target, &standbys, hindrance)
@@ -127,27 +112,34 @@ impl DockerKind {
         if is_missing(self.engine.image(id).await)? {
             let image = format!("image {} ({})", record.image.reference, short_image(id));
             let found = if self.archived(id).await {
-                Elsewhere::Yes
+                InRegistry::Yes
             } else {
-                self.in_registry(hints).await
+                let config = self.settings.registry_config.as_deref();
+                registry::asked(&self.engine, config, &hints.digests).await
             };
             let missing = match found {
-                Elsewhere::Yes => None,
-                Elsewhere::No => Some((
+                InRegistry::Yes => None,
+                InRegistry::No => Some((
                     format!("{image} is neither on this host nor in a registry"),
                     "push it to its registry again, or load it with `docker load`",
                 )),
-                Elsewhere::Denied => Some((
+                InRegistry::Denied => Some((
                     format!(
                         "{image} is not on this host, and its registry does not let the agent in"
                     ),
                     "put a login that may read it into the file that `docker.registry_config` names, or load the image \
                      with `docker load`",
                 )),
-                Elsewhere::Unknown => Some((
+                InRegistry::Unknown(said) => Some((
+                    format!(
+                        "{image} is not on this host, and its registry could not be asked: {said}"
+                    ),
+                    "mend what the engine says of the registry, or load the image with `docker load`",
+                )),
+                InRegistry::Silent => Some((
                     format!(
                         "{image} is not on this host, and its registry did not answer within {} s",
-                        REGISTRIES.as_secs()
+                        registry::PATIENCE.as_secs()
                     ),
                     "see whether this host reaches its registry, or load it with `docker load`",
                 )),
@@ -172,25 +164,6 @@ impl DockerKind {
             ));
         }
         Ok(())
-    }
-
-    /// What the registries say of the digests.
-    async fn in_registry(&self, hints: &Hints) -> Elsewhere {
-        let config = self.settings.registry_config.as_deref();
-        let asked = async {
-            let mut found = Elsewhere::No;
-            for digest in &hints.digests {
-                let credentials = registry::credentials(config, digest).await;
-                match self.engine.distribution(digest, credentials).await {
-                    Ok(_) => return Elsewhere::Yes,
-                    Err(error) if error.is_denied() => found = Elsewhere::Denied,
-                    Err(_) => {}
-                }
-            }
-            found
-        };
-        let answer = timeout(REGISTRIES, asked).await;
-        answer.unwrap_or(Elsewhere::Unknown)
     }
 
     async fn look_at_networks(

@@ -46,20 +46,38 @@ pub(super) struct RedirectError {
     pub(super) reason: String,
 }
 
+/// The redirects there are, as far as a plan sees them that waits for this alone.
+pub(super) type Seen = Result<Vec<localnet::Mark>, RedirectError>;
+
+/// As [`present`], for a plan.
+pub(super) async fn seen() -> Seen {
+    match program() {
+        Some(program) => seen_by(program).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn seen_by(program: &Path) -> Seen {
+    let listed = run(program, &["list", "chains", "ip"], "", ASKED).await?;
+    Ok(localnet::marks(&listed))
+}
+
 /// Whether this host can redirect; else why not, in nft's own words. Changes nothing.
-pub(super) async fn available() -> Result<(), String> {
+pub(super) async fn available(seen: &Seen) -> Result<(), String> {
     let Some(program) = program() else {
         return Err("nft (package nftables) is not on this host".to_owned());
     };
-    usable(program)
+    usable(program, seen)
         .await
         .map_err(|error| format!("nft cannot redirect on this host: {}", error.reason))
 }
 
 /// Whether the kernel lets us see chains, and would take rules like ours: the agent may lack the right
 /// (`CAP_NET_ADMIN`), or the kernel a module.
-async fn usable(program: &Path) -> Result<(), RedirectError> {
-    run(program, &["list", "chains", "ip"], "", ASKED).await?;
+async fn usable(program: &Path, seen: &Seen) -> Result<(), RedirectError> {
+    if let Err(error) = seen {
+        return Err(error.clone());
+    }
     let here = Ipv4Addr::LOCALHOST;
     let port = Published {
         port: 1,
@@ -332,6 +350,27 @@ fn accepts_loopback(bridge: &str) -> Result<bool, RedirectError> {
         })
 }
 
+/// Why a bridge cannot be made to accept loopback addresses, for a plan: `/proc/sys` is read-only in most containers.
+/// Changes nothing.
+pub(super) fn hindered_by(bridge: &str) -> Option<String> {
+    let tried = accepts_loopback(bridge).and_then(|accepts| {
+        if accepts {
+            return Ok(());
+        }
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(setting(bridge)?)
+            .map(drop)
+            .map_err(|error| RedirectError {
+                what: "route_localnet may not be set",
+                reason: error.to_string(),
+            })
+    });
+    tried.err().map(|error| {
+        format!("cannot be redirected: {error} (`sysctl net.ipv4.conf.{bridge}.route_localnet=1` beforehand would do)")
+    })
+}
+
 /// Sets whether a bridge accepts loopback addresses. Where it does so already nothing is written: `/proc/sys` may be
 /// read-only.
 fn accept_loopback(bridge: &str, accept: bool) -> Result<(), RedirectError> {
@@ -419,11 +458,14 @@ mod tests {
         let may_look = format!("[ \"$1\" = list ] && exit 0; {may_nothing}");
         for script in [may_nothing, may_look] {
             let program = stand_in(folder.path(), &script);
-            let error = usable(&program).await.expect_err("it may nothing");
+            let seen = seen_by(&program).await;
+            let error = usable(&program, &seen).await.expect_err("it may nothing");
             assert_eq!(error.reason, refused, "{script}");
         }
         let may_all = stand_in(folder.path(), "cat > /dev/null");
-        assert_eq!(usable(&may_all).await, Ok(()));
+        let seen = seen_by(&may_all).await;
+        assert_eq!(seen, Ok(Vec::new()));
+        assert_eq!(usable(&may_all, &seen).await, Ok(()));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use tokio::{
 };
 
 use super::{
-    connections, drain,
+    connections,
+    discover::labels_of,
+    drain, labels,
     normalise::text,
     steps::runs,
     warm::{self, Published},
@@ -66,14 +68,75 @@ pub(super) async fn taken(inspect: &Value, inside: &BTreeSet<u16>) -> BTreeSet<u
     }
 }
 
+/// Where something took connections that another one is to take as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// By the ports of the host that led there.
+    doors: Vec<Published>,
+    /// Inside, where no port of the host is known.
+    inside: BTreeSet<u16>,
+}
+
+impl Taken {
+    /// Where a standby does. One of an earlier version does not say which ports of the host lead to it.
+    pub(super) async fn by_standby(standby: &Value) -> Self {
+        let inside = taken(standby, &published(standby)).await;
+        let labels = labels_of(standby);
+        let doors = labels.get(labels::DOORS);
+        match doors.and_then(|doors| serde_json::from_str::<Vec<Published>>(doors).ok()) {
+            Some(mut doors) => {
+                doors.retain(|door| inside.contains(&door.inside));
+                Self {
+                    doors,
+                    inside: BTreeSet::new(),
+                }
+            }
+            None => Self::inside(inside),
+        }
+    }
+
+    /// At these ports, inside, of a container that is the same again.
+    pub(super) fn inside(inside: BTreeSet<u16>) -> Self {
+        Self {
+            doors: Vec::new(),
+            inside,
+        }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.doors.is_empty() && self.inside.is_empty()
+    }
+}
+
+fn is_ready(inspect: &Value) -> bool {
+    runs(inspect) && inspect["State"]["Health"]["Status"] != "starting"
+}
+
 /// Whether the container runs, is not starting, and takes connections at all of the ports that are asked of it. Where it
 /// has no address of its own none counts.
-pub(super) async fn takes(inspect: &Value, wanted: &BTreeSet<u16>) -> bool {
-    if !runs(inspect) || inspect["State"]["Health"]["Status"] == "starting" {
+pub(super) async fn takes(inspect: &Value, wanted: &Taken) -> bool {
+    if !is_ready(inspect) {
         return false;
     }
     let asked = asked(inspect, wanted).ports;
     place(inspect).is_none() || taken(inspect, &asked).await.is_superset(&asked)
+}
+
+/// Whether clients that were served there need nobody else: never where the container takes no connections that can
+/// be tried.
+pub(super) async fn serves_instead(inspect: &Value, wanted: &Taken) -> bool {
+    if !is_ready(inspect) {
+        return false;
+    }
+    if text(&inspect["HostConfig"], "NetworkMode") == "host" {
+        let mut there = !wanted.doors.is_empty() && wanted.inside.is_empty();
+        for door in &wanted.doors {
+            there = there && host_listens(door.port).await;
+        }
+        return there;
+    }
+    let asked = asked(inspect, wanted).ports;
+    !asked.is_empty() && taken(inspect, &asked).await.is_superset(&asked)
 }
 
 /// What is asked of a container before clients are sent to it.
@@ -85,14 +148,23 @@ pub(super) struct Asked {
     pub(super) known: bool,
 }
 
-/// Of the ports that were served, inside, those that the container publishes; all that it publishes where it is none of
-/// them: another revision may listen at other ports, and what served may not have been seen to.
-pub(super) fn asked(inspect: &Value, wanted: &BTreeSet<u16>) -> Asked {
+/// What leads there from where connections were taken; all that the container publishes unless it publishes all of
+/// those: another revision may listen elsewhere, and what served may not have been seen to.
+pub(super) fn asked(inspect: &Value, wanted: &Taken) -> Asked {
     let published = published(inspect);
-    let common: BTreeSet<u16> = wanted.intersection(&published).copied().collect();
-    let known = !common.is_empty();
+    let own = doors(inspect);
+    let mut ports = BTreeSet::new();
+    let mut known = !wanted.is_nothing();
+    for door in &wanted.doors {
+        let behind = own.iter().filter(|own| own.is_door_of(door));
+        let behind: BTreeSet<u16> = behind.map(|own| own.inside).collect();
+        known = known && !behind.is_empty();
+        ports.extend(behind);
+    }
+    known = known && wanted.inside.is_subset(&published);
+    ports.extend(&wanted.inside);
     Asked {
-        ports: if known { common } else { published },
+        ports: if known { ports } else { published },
         known,
     }
 }
@@ -138,7 +210,7 @@ pub(super) async fn ways(
         };
         for address in addresses {
             // Without its proxy the engine may leave loopback out.
-            if !address.is_loopback() || proxied(port.port).await {
+            if !address.is_loopback() || host_listens(port.port).await {
                 ways.push(Way::new(SocketAddrV4::new(address, port.port))?);
             }
         }
@@ -146,7 +218,8 @@ pub(super) async fn ways(
     Ok(ways)
 }
 
-async fn proxied(port: u16) -> bool {
+/// Whether something listens at that port of the host: the engine's proxy, or who lives in the host's network.
+async fn host_listens(port: u16) -> bool {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = drain::read(table).await.unwrap_or_default();
         if connections::listens(&table, port) {
@@ -212,11 +285,29 @@ mod tests {
             taken(&inspect, &published(&inspect)).await,
             BTreeSet::from([open])
         );
-        // What another takes and this one does not even publish is not asked of it.
-        assert!(takes(&inspect, &BTreeSet::from([open, 9])).await);
-        assert!(!takes(&inspect, &BTreeSet::from([open, closed])).await);
+        let inside = |ports: &[u16]| Taken::inside(ports.iter().copied().collect());
+        let door = |port| Taken {
+            doors: vec![Published {
+                port,
+                inside: 9,
+                address: None,
+            }],
+            ..Taken::default()
+        };
+        for served in [inside(&[open]), door(1)] {
+            assert!(takes(&inspect, &served).await, "{served:?}");
+            assert!(serves_instead(&inspect, &served).await, "{served:?}");
+            let only = Asked {
+                ports: BTreeSet::from([open]),
+                known: true,
+            };
+            assert_eq!(asked(&inspect, &served), only, "{served:?}");
+        }
+        for dead in [inside(&[open, closed]), door(2)] {
+            assert!(!takes(&inspect, &dead).await, "{dead:?}");
+        }
         // It listens elsewhere than the other, or the other was not seen to listen: then all of its own count.
-        for unknown in [BTreeSet::from([9]), BTreeSet::new()] {
+        for unknown in [inside(&[9]), inside(&[open, 9]), inside(&[]), door(3)] {
             assert!(!takes(&inspect, &unknown).await, "{unknown:?}");
             let all = Asked {
                 ports: published(&inspect),
@@ -224,8 +315,39 @@ mod tests {
             };
             assert_eq!(asked(&inspect, &unknown), all);
         }
+        let mut closed = inspect.clone();
+        closed["HostConfig"]["PortBindings"] = json!({"53/udp": [{"HostPort": "53"}]});
+        assert!(
+            takes(&closed, &inside(&[open])).await,
+            "it has nothing to take"
+        );
+        assert!(!serves_instead(&closed, &inside(&[open])).await);
         inspect["State"]["Health"]["Status"] = json!("starting");
-        assert!(!takes(&inspect, &BTreeSet::from([open])).await);
+        assert!(!takes(&inspect, &inside(&[open])).await);
+    }
+
+    #[tokio::test]
+    async fn what_lives_in_the_network_of_the_host_serves_at_the_hosts_own_ports() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let open = listener.local_addr().expect("bound").port();
+        let inspect = json!({
+            "State": {"Running": true},
+            "HostConfig": {"NetworkMode": "host"},
+            "NetworkSettings": {"Networks": {"host": {"IPAddress": ""}}},
+        });
+        let door = |port| Taken {
+            doors: vec![Published {
+                port,
+                inside: 80,
+                address: None,
+            }],
+            ..Taken::default()
+        };
+        assert!(serves_instead(&inspect, &door(open)).await);
+        drop(listener);
+        assert!(!serves_instead(&inspect, &door(open)).await);
+        let unknown = Taken::inside(BTreeSet::from([open]));
+        assert!(!serves_instead(&inspect, &unknown).await);
     }
 
     #[tokio::test]

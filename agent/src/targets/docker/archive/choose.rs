@@ -74,7 +74,7 @@ pub(in super::super) struct Image {
     pub(in super::super) digests: Vec<String>,
 }
 
-/// Which images each target has use for, the newest revision's first.
+/// Which images each target has use for, what matters most first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Wanted(BTreeMap<TargetName, Vec<Image>>);
@@ -83,9 +83,9 @@ pub(super) struct Wanted(BTreeMap<TargetName, Vec<Image>>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) id: ImageId,
-    /// 0: it is a target's newest; the higher, the sooner it is let go.
+    /// 0: it matters most to a target; the higher, the sooner it is let go.
     pub(super) rank: usize,
-    /// Whose newest it is, or nearest to it.
+    /// To whom.
     pub(super) target: TargetName,
     /// As of the [`Image`].
     pub(super) digests: Vec<String>,
@@ -125,32 +125,52 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) id: ImageId,
-    /// As of its [`Wish`].
+    /// As of its [`Wish`]; behind all others where nobody wants it.
     pub(super) rank: usize,
-    /// What goes from the disk with it, bytes: the files that no other image has.
-    pub(super) alone: u64,
+    /// Its files by their hash, and their bytes. Images share files.
+    pub(super) files: BTreeMap<String, u64>,
 }
 
-/// What is let go so that `needed` bytes more fit for an image of that rank: only what ranks behind it, the last
-/// first, and no more than necessary. None: not even all of that makes the room.
+impl Held {
+    /// The rank of what nobody wants.
+    pub(super) const UNWANTED: usize = usize::MAX;
+}
+
+/// The bytes that all of these take, what they share once.
+pub(super) fn size<'a>(held: impl IntoIterator<Item = &'a Held>) -> u64 {
+    let files: BTreeMap<&String, &u64> = held.into_iter().flat_map(|one| &one.files).collect();
+    files.into_values().sum()
+}
+
+/// What is let go so that `needed` bytes more fit for an image of that rank, where `free` are there: only what ranks
+/// behind it, the last first, and no more than necessary. None: not even all of that makes the room.
 pub(super) fn make_room(
     needed: u64,
     rank: usize,
     free: u64,
     mut held: Vec<Held>,
 ) -> Option<Vec<ImageId>> {
-    held.retain(|one| one.rank > rank);
-    held.sort_by_key(|one| std::cmp::Reverse(one.rank));
-    let mut free = free;
+    held.sort_by_key(|one| one.rank);
+    let before = size(&held);
     let mut gone = Vec::new();
-    for one in held {
-        if free >= needed {
-            break;
-        }
-        free = free.saturating_add(one.alone);
-        gone.push(one.id);
+    while free.saturating_add(before - size(&held)) < needed {
+        let last = held.pop_if(|one| one.rank > rank)?;
+        gone.push(last.id);
     }
-    (free >= needed).then_some(gone)
+    Some(gone)
+}
+
+/// What is let go so that no more than the budget is left, the last first.
+pub(super) fn beyond(budget: u64, mut held: Vec<Held>) -> Vec<ImageId> {
+    held.sort_by_key(|one| one.rank);
+    let mut gone = Vec::new();
+    while size(&held) > budget {
+        let Some(last) = held.pop() else {
+            break;
+        };
+        gone.push(last.id);
+    }
+    gone
 }
 
 #[cfg(test)]
@@ -192,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_every_target_goes_before_the_older_ones_and_each_image_is_taken_once() {
+    fn what_matters_most_to_every_target_goes_first_and_each_image_is_taken_once() {
         let mut wanted = Wanted::default();
         assert!(wanted.set(&target("docker/web"), vec![image('1'), image('2')]));
         assert!(wanted.set(&target("docker/api"), vec![image('2'), image('3')]));
@@ -208,31 +228,51 @@ mod tests {
         assert_eq!(wanted.wishes()[1].rank, 1);
     }
 
+    fn held(digit: char, rank: usize, files: &[(&str, u64)]) -> Held {
+        let files = files
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), *bytes));
+        Held {
+            id: id(digit),
+            rank,
+            files: files.collect(),
+        }
+    }
+
     #[test]
     fn room_is_made_by_what_ranks_behind_and_by_no_more_than_that() {
-        let held = || {
+        let all = || {
             vec![
-                Held {
-                    id: id('1'),
-                    rank: 0,
-                    alone: 50,
-                },
-                Held {
-                    id: id('2'),
-                    rank: 1,
-                    alone: 30,
-                },
-                Held {
-                    id: id('3'),
-                    rank: 2,
-                    alone: 20,
-                },
+                held('1', 0, &[("a", 50)]),
+                held('3', 2, &[("c", 20)]),
+                held('2', 1, &[("b", 30)]),
             ]
         };
-        assert_eq!(make_room(10, 0, 10, held()), Some(vec![]));
-        assert_eq!(make_room(25, 0, 10, held()), Some(vec![id('3')]));
-        assert_eq!(make_room(60, 0, 10, held()), Some(vec![id('3'), id('2')]));
-        assert_eq!(make_room(61, 0, 10, held()), None, "never its equals");
-        assert_eq!(make_room(31, 1, 10, held()), None);
+        assert_eq!(make_room(10, 0, 10, all()), Some(vec![]));
+        assert_eq!(make_room(25, 0, 10, all()), Some(vec![id('3')]));
+        assert_eq!(make_room(60, 0, 10, all()), Some(vec![id('3'), id('2')]));
+        assert_eq!(make_room(61, 0, 10, all()), None, "never its equals");
+        assert_eq!(make_room(31, 1, 10, all()), None);
+    }
+
+    #[test]
+    fn what_is_shared_goes_with_the_last_that_has_it() {
+        let base = ("base", 1_000);
+        let old = || {
+            vec![
+                held('1', 3, &[base, ("x", 50)]),
+                held('2', 4, &[base, ("y", 50)]),
+            ]
+        };
+        assert_eq!(size(&old()), 1_100);
+        assert_eq!(make_room(40, 0, 0, old()), Some(vec![id('2')]));
+        assert_eq!(make_room(60, 0, 0, old()), Some(vec![id('2'), id('1')]));
+        let mut kept = old();
+        kept.push(held('3', 0, &[base]));
+        assert_eq!(size(&kept), 1_100);
+        assert_eq!(make_room(101, 0, 0, kept), None, "the base stays");
+        assert_eq!(beyond(1_100, old()), []);
+        assert_eq!(beyond(1_099, old()), [id('2')]);
+        assert_eq!(beyond(0, old()), [id('2'), id('1')]);
     }
 }

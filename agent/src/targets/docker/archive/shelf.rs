@@ -26,6 +26,9 @@ const ENTRIES: usize = 10_000;
 const TEXT_BYTES: u64 = 8 * 1024 * 1024;
 /// Read and written at a time.
 const BUFFER: usize = 256 * 1024;
+/// After that many bytes of a file they are brought to disk, and the room is looked at again: so that no single wait for
+/// the disk is long, and others that write there are seen.
+const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Why an image could not be taken, given out or let go.
 #[derive(Debug, Error)]
@@ -43,6 +46,9 @@ pub(in super::super) enum ShelfError {
     NoRoom,
     #[error("it is not in the archive")]
     Missing,
+    /// A later version wrote its list.
+    #[error("its list is of another version")]
+    OtherVersion,
     /// A file is not what was put in.
     #[error("what the archive of this host has of it is damaged: {0}")]
     Damaged(String),
@@ -54,10 +60,9 @@ pub(in super::super) enum ShelfError {
 /// How much may be added, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
-    /// For good.
     pub(super) budget: u64,
-    /// Meanwhile: what is there already is written once more before its hash is known.
-    pub(super) disk: u64,
+    /// What stays free on the disk, at any moment: what is there already is written once more before its hash is known.
+    pub(super) floor: u64,
 }
 
 /// A SHA-256, 64 digits.
@@ -148,12 +153,12 @@ impl Shelf {
         Ok(shelf)
     }
 
-    /// What was written down last of who wants what.
+    /// What was written down last of who wants what. None: nothing was.
     ///
     /// # Errors
     /// It cannot be read.
-    pub(super) fn wanted(&self) -> Result<Wanted, ShelfError> {
-        Ok(read_json(&self.dir.join("wanted.json"))?.unwrap_or_default())
+    pub(super) fn wanted(&self) -> Result<Option<Wanted>, ShelfError> {
+        read_json(&self.dir.join("wanted.json"))
     }
 
     /// Writes down who wants what.
@@ -199,7 +204,7 @@ impl Shelf {
                     Part::Link { to: text(&to)? }
                 }
                 EntryType::Regular => {
-                    let (blob, bytes) = self.put(&mut entry, &mut left, room.disk)?;
+                    let (blob, bytes) = self.put(&mut entry, &mut left, room.floor)?;
                     Part::File { blob, bytes }
                 }
                 other => return Err(not_it(&format!("it has an entry of kind {other:?}"))),
@@ -221,7 +226,7 @@ impl Shelf {
         &self,
         from: &mut impl Read,
         left: &mut u64,
-        disk: u64,
+        floor: u64,
     ) -> Result<(Blob, u64), ShelfError> {
         let temporary = self.blobs().join("new");
         let mut file = OpenOptions::new()
@@ -234,30 +239,39 @@ impl Shelf {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; BUFFER];
         let mut bytes = 0;
+        let mut synced = 0;
+        self.is_above(floor)?;
         loop {
             let count = from.read(&mut buffer).map_err(ShelfError::Export)?;
             if count == 0 {
                 break;
             }
             bytes += count as u64;
-            if bytes > disk {
-                return Err(ShelfError::NoRoom);
-            }
             hash.update(&buffer[..count]);
             file.write_all(&buffer[..count])
                 .map_err(failed("write", &temporary))?;
+            if bytes - synced >= SYNC_BYTES {
+                file.sync_data().map_err(failed("write", &temporary))?;
+                synced = bytes;
+                self.is_above(floor)?;
+            }
         }
         let blob = hex::encode(hash.finalize());
         let path = self.blob_path(&blob);
-        // One of the right length that is damaged is found when it is given out.
-        if size(&path) == Some(bytes) {
-            files::remove(&temporary)?;
-            return Ok((blob, bytes));
+        // One that is there is replaced: it may be damaged, and this is not.
+        if size(&path) != Some(bytes) {
+            *left = left.checked_sub(bytes).ok_or(ShelfError::NoRoom)?;
         }
-        *left = left.checked_sub(bytes).ok_or(ShelfError::NoRoom)?;
         file.sync_all().map_err(failed("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(failed("write", &path))?;
         Ok((blob, bytes))
+    }
+
+    fn is_above(&self, floor: u64) -> Result<(), ShelfError> {
+        match files::space(&self.dir) {
+            Some(space) if space.free < floor => Err(ShelfError::NoRoom),
+            _ => Ok(()),
+        }
     }
 
     /// Whether those files are that image: its id is the hash of one of them, and its layers are those that its
@@ -340,10 +354,17 @@ impl Shelf {
                     header.set_size(*bytes);
                     let mut hashing = Hashing::new(file.take(*bytes));
                     let added = out.append_data(&mut header, &entry.path, &mut hashing);
-                    if added.is_ok() && hashing.digits() != *blob {
+                    let damage = match hashing.failed.take() {
+                        Some(error) => Some(error.to_string()),
+                        None if added.is_ok() && hashing.digits() != *blob => {
+                            Some("it has another hash".to_owned())
+                        }
+                        None => None,
+                    };
+                    if let Some(damage) = damage {
                         files::remove(&path)?;
                         let name: String = blob.chars().take(12).collect();
-                        return Err(ShelfError::Damaged(format!("file {name} has another hash")));
+                        return Err(ShelfError::Damaged(format!("file {name}: {damage}")));
                     }
                     added
                 }
@@ -369,44 +390,22 @@ impl Shelf {
         self.sweep()
     }
 
-    /// The images there are. Those that nobody wishes rank behind all others.
+    /// The images there are.
     ///
     /// # Errors
-    /// A folder cannot be read.
+    /// A folder or a list cannot be read.
     pub(super) fn held(&self, wishes: &[Wish]) -> Result<Vec<Held>, ShelfError> {
         let ranks: BTreeMap<&ImageId, usize> =
             wishes.iter().map(|wish| (&wish.id, wish.rank)).collect();
-        let all = self.all()?;
-        let mut users: BTreeMap<&str, usize> = BTreeMap::new();
-        for blob in all.values().flat_map(blobs_once) {
-            *users.entry(blob.0).or_default() += 1;
-        }
-        let alone = |listing: &Listing| {
-            let own = blobs_once(listing).into_iter();
-            own.filter(|(blob, _)| users.get(blob) == Some(&1))
-                .map(|(_, bytes)| bytes)
-                .sum()
-        };
-        Ok(all
-            .iter()
-            .map(|(id, listing)| Held {
-                id: id.clone(),
-                rank: ranks.get(id).copied().unwrap_or(usize::MAX),
-                alone: alone(listing),
-            })
-            .collect())
-    }
-
-    /// The bytes of all files.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub(super) fn used(&self) -> Result<u64, ShelfError> {
-        let sizes = names(&self.blobs())?;
-        let sizes = sizes
-            .iter()
-            .filter_map(|name| size(&self.blobs().join(name)));
-        Ok(sizes.sum())
+        let held = self.all()?.images.into_iter().map(|(id, listing)| Held {
+            rank: ranks.get(&id).copied().unwrap_or(Held::UNWANTED),
+            files: listing
+                .blobs()
+                .map(|(blob, bytes)| (blob.to_owned(), bytes))
+                .collect(),
+            id,
+        });
+        Ok(held.collect())
     }
 
     /// Of these hashes, the bytes that are there already.
@@ -417,10 +416,15 @@ impl Shelf {
             .sum()
     }
 
-    /// Removes files that no image has, and lists that cannot be read.
+    /// Removes files that no image has, and lists that are none. Nothing where a later version wrote a list: what that
+    /// needs nobody here knows.
     fn sweep(&self) -> Result<(), ShelfError> {
         let all = self.all()?;
+        if all.of_other_version {
+            return Ok(());
+        }
         let kept: BTreeSet<&str> = all
+            .images
             .values()
             .flat_map(Listing::blobs)
             .map(|(blob, _)| blob)
@@ -430,7 +434,7 @@ impl Shelf {
                 files::remove(&self.blobs().join(name))?;
             }
         }
-        let lists: BTreeSet<PathBuf> = all.keys().map(|id| self.listing_path(id)).collect();
+        let lists: BTreeSet<PathBuf> = all.images.keys().map(|id| self.listing_path(id)).collect();
         for name in names(&self.listings())? {
             let path = self.listings().join(name);
             if !lists.contains(&path) {
@@ -440,30 +444,37 @@ impl Shelf {
         Ok(())
     }
 
-    fn all(&self) -> Result<BTreeMap<ImageId, Listing>, ShelfError> {
-        let mut all = BTreeMap::new();
+    fn all(&self) -> Result<All, ShelfError> {
+        let mut all = All::default();
         for name in names(&self.listings())? {
             let id = name
                 .strip_suffix(".json")
                 .and_then(|digits| format!("sha256:{digits}").parse::<ImageId>().ok());
-            if let Some(id) = id
-                && let Ok(listing) = self.listing(&id)
-            {
-                all.insert(id, listing);
+            let Some(id) = id else {
+                continue;
+            };
+            match self.listing(&id) {
+                Ok(listing) => drop(all.images.insert(id, listing)),
+                Err(ShelfError::OtherVersion) => all.of_other_version = true,
+                Err(ShelfError::Damaged(_)) => {}
+                // That it cannot be read now does not mean that it is nothing.
+                Err(error) => return Err(error),
             }
         }
         Ok(all)
     }
 
     fn listing(&self, id: &ImageId) -> Result<Listing, ShelfError> {
-        let listing: Listing = read_json(&self.listing_path(id))?.ok_or(ShelfError::Missing)?;
-        if listing.schema == SCHEMA {
-            Ok(listing)
-        } else {
-            Err(ShelfError::Damaged(
-                "its list is of another version".to_owned(),
-            ))
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
         }
+        let path = self.listing_path(id);
+        let version: Version = read_json(&path)?.ok_or(ShelfError::Missing)?;
+        if version.schema != SCHEMA {
+            return Err(ShelfError::OtherVersion);
+        }
+        read_json(&path)?.ok_or(ShelfError::Missing)
     }
 
     fn blobs(&self) -> PathBuf {
@@ -484,14 +495,20 @@ impl Shelf {
     }
 }
 
-fn blobs_once(listing: &Listing) -> BTreeMap<&str, u64> {
-    listing.blobs().collect()
+/// What the lists say.
+#[derive(Debug, Default)]
+struct All {
+    images: BTreeMap<ImageId, Listing>,
+    /// Of some a later version says it.
+    of_other_version: bool,
 }
 
 /// Reads on, and remembers the hash of what it read.
 struct Hashing<R> {
     from: R,
     hash: Sha256,
+    /// Why it could not be read on: whoever reads by it tells that from an error of what it writes to.
+    failed: Option<io::Error>,
 }
 
 impl<R> Hashing<R> {
@@ -499,6 +516,7 @@ impl<R> Hashing<R> {
         Self {
             from,
             hash: Sha256::new(),
+            failed: None,
         }
     }
 
@@ -509,9 +527,17 @@ impl<R> Hashing<R> {
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
+        match self.from.read(buffer) {
+            Ok(count) => {
+                self.hash.update(&buffer[..count]);
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                self.failed = Some(error);
+                Err(io::Error::other("a file of the archive cannot be read"))
+            }
+        }
     }
 }
 

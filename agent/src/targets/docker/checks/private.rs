@@ -32,19 +32,23 @@ struct Form {
 impl Private {
     /// Of a container, as the engine shows it.
     pub(super) fn of(inspect: &Value) -> Self {
-        Self::of_all([&inspect["Config"]])
+        Self::of_all([inspect])
     }
 
-    /// Of all these: each the `Config` of a container, as the engine or a record has it.
+    /// Of all these: each with the `Config` and `HostConfig` of a container, as the engine or a record has it.
     pub(in crate::targets::docker) fn of_all<'a>(
-        configs: impl IntoIterator<Item = &'a Value>,
+        containers: impl IntoIterator<Item = &'a Value>,
     ) -> Self {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for config in configs {
+        for container in containers {
+            let config = &container["Config"];
             let variables = list(&config["Env"]).iter().filter_map(Value::as_str);
-            let variables = variables.filter_map(|variable| variable.split_once('='));
-            pairs.extend(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            for (name, value) in variables.filter_map(|variable| variable.split_once('=')) {
+                pairs.push((name.to_owned(), value.to_owned()));
+                words::within(value, &mut pairs);
+            }
             pairs.extend(words::of(config));
+            pairs.extend(words::of_drivers(&container["HostConfig"]));
         }
         let mut forms: Vec<Form> = pairs
             .iter()
@@ -218,6 +222,53 @@ mod tests {
             (
                 "/bin/app: no /etc/app.conf, --verbose serve 0.0.0.0:8080, not-ours-at-all",
                 "/bin/app: no /etc/app.conf, --verbose serve 0.0.0.0:8080, not-ours-at-all",
+            ),
+        ] {
+            assert_eq!(private.blank(said.as_bytes(), 200), shown);
+        }
+    }
+
+    #[test]
+    fn never_leaked_what_stands_within_a_variable_or_an_option_of_a_driver() {
+        let private = Private::of(&json!({
+            "Config": {"Env": [
+                "DATABASE_URL=postgres://shop:tiger-Pa55%40w0rd@db:5432/x?sslmode=require&sslpassword=dragon",
+                "DSN=host=db user=shop password=hunter2",
+                "ADO=Server=db,1433;User Id=shop;Password=s3cr3t;",
+                "MODE=plain and simple",
+            ]},
+            "HostConfig": {
+                "LogConfig": {"Config": {"splunk-token": "0123-4567", "max-file": "10", "tag": "shop-log"}},
+                "Mounts": [{"VolumeOptions": {"DriverConfig": {"Options": {
+                    "type": "cifs",
+                    "device": "//nas/shop",
+                    "o": "addr=10.0.0.1,username=shop,password=mounts3cret",
+                }}}}],
+            },
+        }));
+        for (said, shown) in [
+            (
+                "user shop, password tiger-Pa55%40w0rd",
+                "user shop, password ***",
+            ),
+            (
+                "no login with tiger-Pa55@w0rd at db",
+                "no login with *** at db",
+            ),
+            ("cannot read key with dragon", "cannot read key with ***"),
+            ("FATAL: hunter2 is wrong", "FATAL: *** is wrong"),
+            (
+                "login of shop with s3cr3t failed",
+                "login of shop with *** failed",
+            ),
+            ("401 for 0123-4567", "401 for ***"),
+            (
+                "mount //nas/shop: bad mounts3cret",
+                "mount //nas/shop: bad ***",
+            ),
+            (
+                "shop-log of db on 10.0.0.1: simple",
+                "shop-log of db on 10.0.0.1: simple",
             ),
         ] {
             assert_eq!(private.blank(said.as_bytes(), 200), shown);

@@ -24,6 +24,7 @@ use crate::{
     targets::docker::{
         client::{Engine, EngineError},
         normalise::text,
+        steps::runs,
     },
 };
 
@@ -52,6 +53,7 @@ pub(in crate::targets::docker) struct Subject<'a> {
 /// How a container stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Standing {
+    /// And is not paused: who is does none of its work, and is not there to do it.
     running: bool,
     status: String,
     exit_code: i64,
@@ -425,8 +427,7 @@ fn read(inspect: &Value) -> Standing {
             .find_map(|network| text(network, "IPAddress").parse().ok())
     };
     Standing {
-        running: state["Running"].as_bool() == Some(true)
-            && state["Restarting"].as_bool() != Some(true),
+        running: runs(inspect),
         status: text(state, "Status").to_owned(),
         exit_code: state["ExitCode"].as_i64().unwrap_or_default(),
         started_at: text(state, "StartedAt").to_owned(),

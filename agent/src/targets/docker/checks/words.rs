@@ -41,6 +41,39 @@ pub(super) fn of(config: &Value) -> Vec<(String, String)> {
     found
 }
 
+/// The same of what is set for a container beside its `Config`: of the options of its log and volume drivers, which take
+/// tokens and passwords.
+pub(super) fn of_drivers(host: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mounts = list(&host["Mounts"]).iter();
+    let mounts = mounts.map(|mount| &mount["VolumeOptions"]["DriverConfig"]["Options"]);
+    let options = mounts.chain([&host["LogConfig"]["Config"]]);
+    for (name, value) in options.filter_map(Value::as_object).flatten() {
+        if let Some(value) = value.as_str() {
+            add(name, value, &mut found);
+            within(value, &mut found);
+        }
+    }
+    found
+}
+
+/// What stands within the value of a variable or an option: an address, a list of options, the string of a connection.
+pub(super) fn within(value: &str, found: &mut Vec<(String, String)>) {
+    for word in value.split_whitespace().take(MOST) {
+        query(word, found);
+        // A separator may as well be a part of the value.
+        for part in [word]
+            .into_iter()
+            .chain(word.split([';', ',', '&']))
+            .take(MOST)
+        {
+            if let Some((name, value)) = part.split_once('=') {
+                add(name, value, found);
+            }
+        }
+    }
+}
+
 /// A list of texts, or one; a text with spaces is a shell's.
 fn texts(value: &Value) -> Vec<&str> {
     let one = value.as_str().into_iter();
@@ -104,6 +137,7 @@ fn query(address: &str, found: &mut Vec<(String, String)>) {
     if let Some((user, _)) = authority.rsplit_once('@') {
         let password = user.split_once(':').map_or(user, |(_, password)| password);
         found.push((PASSWORD.to_owned(), password.to_owned()));
+        found.push((PASSWORD.to_owned(), decoded(password)));
     }
     let Some((_, query)) = address.split_once(['?', '#']) else {
         return;
@@ -112,6 +146,19 @@ fn query(address: &str, found: &mut Vec<(String, String)>) {
         let (name, value) = pair.split_once('=').unwrap_or(("", pair));
         add(name, value, found);
     }
+}
+
+/// Without the `%` that an address needs around what is none of its own signs.
+fn decoded(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let code = behind.get(..2).filter(|_| *first == b'%');
+        let code = code.and_then(|code| u8::from_str_radix(str::from_utf8(code).ok()?, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn add(name: &str, value: &str, found: &mut Vec<(String, String)>) {

@@ -46,7 +46,7 @@ impl EngineError {
     }
 
     /// The engine takes calls and answers none.
-    pub(super) fn silent(what: &str, waited: std::time::Duration) -> Self {
+    pub(in super::super) fn silent(what: &str, waited: std::time::Duration) -> Self {
         let message = format!(
             "the engine does not answer: nothing came within {} s",
             waited.as_secs()
@@ -55,7 +55,7 @@ impl EngineError {
     }
 
     /// The engine answered with an error.
-    pub(super) fn of_status(what: &str, status: u16, message: String) -> Self {
+    pub(in super::super) fn of_status(what: &str, status: u16, message: String) -> Self {
         Self::new(what, classify(status, &message), message)
     }
 

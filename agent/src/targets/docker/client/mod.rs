@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// Ends once the engine has stopped answering anything: then nothing comes of a longer call either.
-    async fn falls_silent(&self) {
+    pub async fn falls_silent(&self) {
         loop {
             tokio::time::sleep(PULSE).await;
             match self.ping(PULSE).await {

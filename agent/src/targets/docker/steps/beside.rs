@@ -142,7 +142,8 @@ impl DockerKind {
     }
 }
 
-fn ended_well(inspect: &Value) -> bool {
+/// Whether it is over, and says itself that all is well.
+pub(in crate::targets::docker) fn ended_well(inspect: &Value) -> bool {
     let state = &inspect["State"];
     state["Status"] == "exited" && state["ExitCode"] == 0
 }

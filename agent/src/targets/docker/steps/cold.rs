@@ -233,7 +233,8 @@ impl DockerKind {
         self.set_policy(&id, &old.policy).await?;
         let done = self.start(&id).await?;
         if !beside {
-            self.serves_again(&id, took(context, old).as_ref()).await?;
+            let took = took(context, old).map(serving::Taken::inside);
+            self.serves_again(&id, took.as_ref()).await?;
         }
         Ok(done)
     }
@@ -261,11 +262,11 @@ impl DockerKind {
     pub(super) async fn serves_again(
         &self,
         id: &str,
-        wanted: Option<&BTreeSet<u16>>,
+        wanted: Option<&serving::Taken>,
     ) -> Result<(), StepError> {
         let begun = tokio::time::Instant::now();
         while let Some(inspect) = self.found(id).await? {
-            let all = serving::published(&inspect);
+            let all = serving::Taken::inside(serving::published(&inspect));
             let wanted = wanted.unwrap_or(&all);
             let limit = if serving::asked(&inspect, wanted).known {
                 SERVES_AGAIN

@@ -38,7 +38,7 @@ impl DockerKind {
             // Its standby and its redirect are nobody's where somebody else serves.
             let holder = self.named(target.local()).await?;
             if let Some(holder) = holder.filter(|holder| is_up(holder) && !is_of(holder, context)) {
-                let warm = self.is_warm(context).await?;
+                let warm = self.may_redirect(context).await?;
                 self.quiet(context, warm, Some(text(&holder, "Id"))).await?;
             }
             return Err(renamed(&made, context));
@@ -69,7 +69,7 @@ impl DockerKind {
                 && text(&old["HostConfig"]["RestartPolicy"], "Name") == "no"
         });
         let old = old.map(|inspect| as_it_was(&inspect, known));
-        let warm = self.is_warm(context).await?;
+        let warm = self.may_redirect(context).await?;
         // What it shares may be started by the mend of another target.
         let waits = owners(&made).next().is_some();
         let mut done = self.rescue_of(context, old, record, warm).await.map_err(|error| {
@@ -118,7 +118,7 @@ impl DockerKind {
 
     /// It came to a standby at most: what runs is as it was.
     async fn without_new(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
-        if !self.is_warm(context).await? {
+        if !self.may_redirect(context).await? {
             return Ok(Done::said("nothing of it is left"));
         }
         let name = context.target.local();
@@ -164,7 +164,7 @@ impl DockerKind {
         }
         self.tidied(context).await?;
         let left = self
-            .quiet(context, self.is_warm(context).await?, None)
+            .quiet(context, self.may_redirect(context).await?, None)
             .await?;
         let mut said = match holder {
             Some(holder) if is_up(&holder) => {
@@ -215,7 +215,7 @@ impl DockerKind {
     }
 
     /// Whether there is a standby of it, or a redirect to one.
-    async fn is_warm(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
+    async fn may_redirect(&self, context: &StepContext<'_>) -> Result<bool, StepError> {
         let standby = self.of_order(context, Role::Standby).await?;
         let redirected = redirect::phase(context.order_id).await;
         Ok(standby.is_some() || redirected.is_ok_and(|phase| phase.is_some()))

@@ -9,13 +9,14 @@ mod mend;
 mod rescue;
 mod warm;
 
+pub(super) use beside::ended_well;
 use beside::{nested, part};
 pub(super) use cold::as_it_is;
 pub(super) use warm::bridge_of;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sternway_proto::name::TargetName;
 use tokio::time::timeout;
 
@@ -148,10 +149,10 @@ impl DockerKind {
     /// What is private of the containers that steps have to do with: by their records, and as the engine has them where
     /// it is asked.
     async fn private_of(&self, context: &StepContext<'_>, steps: &[Step], asks: bool) -> Private {
-        let mut configs: Vec<Value> = steps
+        let mut containers: Vec<Value> = steps
             .iter()
             .flat_map(|step| records(&step.payload))
-            .filter_map(|record| record.get("config").cloned())
+            .map(|record| json!({"Config": record["config"], "HostConfig": record["host"]}))
             .collect();
         if asks {
             let look = async {
@@ -164,7 +165,7 @@ impl DockerKind {
                     let context = context.at(target);
                     for role in [Role::Replacement, Role::Standby, Role::Again] {
                         let found = self.of_order(&context, role).await.ok().flatten();
-                        configs.extend(found.map(|(_, mut inspect)| inspect["Config"].take()));
+                        containers.extend(found.map(|(_, inspect)| inspect));
                     }
                 }
                 let old = steps.iter().filter_map(|step| {
@@ -176,12 +177,12 @@ impl DockerKind {
                 let named: BTreeSet<&str> = old.chain(locals).collect();
                 for name in named {
                     let found = self.found(name).await.ok().flatten();
-                    configs.extend(found.map(|mut inspect| inspect["Config"].take()));
+                    containers.extend(found);
                 }
             };
             let _ = timeout(SEEN_AGAIN, look).await;
         }
-        Private::of_all(&configs)
+        Private::of_all(&containers)
     }
 
     /// The container of this order and target with that role. None: there is none (any more). One that was taken back

@@ -16,6 +16,7 @@ use crate::{
         normalise::text,
         plan::{Job, Old},
         record::ContainerRecord,
+        redirect::{self, Phase},
         serving,
     },
 };
@@ -47,7 +48,17 @@ impl DockerKind {
             .into_iter()
             .next()
             .unwrap_or_else(|| Party::of(context.target.clone()));
-        let mut done = self.rescue_of(context, old, record, is_warm(steps)).await?;
+        let before = old.clone();
+        let rescued = self.rescue_of(context, old, record, redirects(steps)).await;
+        let mut done = match rescued {
+            Ok(done) => done,
+            Err(error) => {
+                if !error.transient {
+                    self.nothing_runs(context, before.as_ref()).await;
+                }
+                return Err(error);
+            }
+        };
         let new_stays = self.new_runs(context).await?;
         if !new_stays {
             // Its log says why it failed. It is no longer of any use here, so that whatever becomes of this is as good.
@@ -89,6 +100,28 @@ impl DockerKind {
             done.message = format!("{}; {}: {said}", done.message, party.target);
         }
         away.map_or(Ok(done), Err)
+    }
+
+    /// What is left for a person to start by hand bears the target's name, and the log of the new one is kept. Whatever
+    /// becomes of this is as good.
+    async fn nothing_runs(&self, context: &StepContext<'_>, old: Option<&Old>) {
+        let old = match old {
+            Some(old) => self.found(&old.id).await.ok().flatten().map(|_| old),
+            None => None,
+        };
+        let new = self
+            .of_order(context, Role::Replacement)
+            .await
+            .ok()
+            .flatten();
+        let all_there_is = new.is_some_and(|(_, new)| name_of(&new) == context.target.local());
+        if old.is_none() && all_there_is {
+            return;
+        }
+        let named = self.swap_names_back(context, old).await;
+        if named.is_ok() {
+            let _ = self.take_new_back(context).await;
+        }
     }
 
     async fn new_runs(&self, context: &StepContext<'_>) -> Result<bool, EngineError> {
@@ -276,7 +309,24 @@ impl DockerKind {
         }
     }
 
-    /// Takes the redirect and the standby away, once the one that stays serves. Without a standby, which somebody
+    /// Whether new connections go to the standby and that container would take none.
+    async fn is_all_that_serves(
+        &self,
+        context: &StepContext<'_>,
+        id: &str,
+        taken: &serving::Taken,
+    ) -> Result<bool, StepError> {
+        let leads = matches!(
+            redirect::phase(context.order_id).await,
+            Ok(Some(Phase::Leads))
+        );
+        let Some(stays) = self.found(id).await?.filter(|_| leads) else {
+            return Ok(false);
+        };
+        Ok(!serving::serves_instead(&stays, taken).await)
+    }
+
+    /// Takes the redirect and the standby away, once the one that stays serves; where it does not in time they stay. Without a standby, which somebody
     /// may have removed, the redirect leads nowhere and goes at once. What could not be taken away changes nothing about
     /// who serves: it is answered with as a part of what is told, empty where nothing is left.
     ///
@@ -297,8 +347,11 @@ impl DockerKind {
             && let Some(id) = stays
             && let Some((_, inspect)) = &standby
         {
-            let wanted = serving::taken(inspect, &serving::published(inspect)).await;
-            self.serves_again(id, Some(&wanted)).await?;
+            let taken = serving::Taken::by_standby(inspect).await;
+            self.serves_again(id, Some(&taken)).await?;
+            if !taken.is_nothing() && self.is_all_that_serves(context, id, &taken).await? {
+                return Ok(only_the_standby_takes(context.target, inspect));
+            }
         }
         // Where the redirect stays, what it may lead to does, too.
         let standby = standby.map(|(_, inspect)| inspect);
@@ -321,6 +374,16 @@ fn misnamed(id: &str, name: &str, error: &StepError) -> String {
         "; it could not be given its name ({}), which `docker rename {} {name}` does once nothing else bears it",
         error.message,
         short(id)
+    )
+}
+
+/// What is told of a standby that stays because clients would find nobody else.
+fn only_the_standby_takes(target: &TargetName, standby: &Value) -> String {
+    let local = target.local();
+    format!(
+        "; it does not take connections yet, so new ones go to its standby {}, which the agent takes away once {local} \
+         takes them wherever that does (`docker logs {local}` on the host)",
+        name_of(standby)
     )
 }
 
@@ -387,7 +450,7 @@ fn no_room(standby_serves: bool, full: StepError) -> StepError {
 }
 
 /// Whether the plan redirects connections to a standby.
-fn is_warm(steps: &[Step]) -> bool {
+fn redirects(steps: &[Step]) -> bool {
     steps
         .iter()
         .any(|step| matches!(job(step), Ok(Job::Redirect { .. })))

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep};
 use super::{Done, StepContext, StepError, failed::see_log, refused, runs, short};
 use crate::targets::docker::{
     DockerKind, drain,
-    labels::{Role, own_name},
+    labels::{self, Role, own_name},
     normalise::text,
     plan::Old,
     record::ContainerRecord,
     recreate::{CreateOptions, create},
     redirect::{self, Phase, Redirect, RedirectError},
     serving::{self, place, taken},
-    warm::Published,
+    warm::{Published, published},
 };
 
 /// How long what passed its checks may take until it also takes connections.
@@ -38,9 +38,14 @@ impl DockerKind {
             }
             self.engine.remove_container(&id, true).await?;
         }
+        let mut labels = Self::labels_for(context, Role::Standby);
+        // What cannot be written down is as with a standby of an earlier version.
+        if let Ok(doors) = serde_json::to_string(&published(record)) {
+            labels.insert(labels::DOORS.to_owned(), doors);
+        }
         let options = CreateOptions {
             name: own_name(Role::Standby, context.order_id, context.target),
-            labels: Self::labels_for(context, Role::Standby),
+            labels,
             restarts: false,
             publish: false,
             volumes: BTreeMap::new(),
