@@ -69,8 +69,8 @@ async fn operators_are_managed_and_a_copy_is_made_while_the_controller_runs() {
     );
     let said = done(&controller, "operator", &["revoke", "dave"]);
     assert!(said.contains("not in the list: compare it"), "{said}");
-    let all = done(&controller, "operator", &["ls"]);
-    assert!(all.contains("\ndave was revoked by name at 20"), "{all}");
+    let said = done(&controller, "operator", &["ls"]);
+    assert!(said.contains("\ndave was revoked by name at 20"), "{said}");
     let (success, said) = beside(&controller, "operator", &["revoke", "no such"]);
     assert!(!success && said.contains("operator ls"), "{said}");
 
