@@ -58,7 +58,7 @@ pub(super) async fn plan(
     let chosen = found
         .history()
         .restorable(&request.to)
-        .map_err(fault::refused)?;
+        .map_err(not_restorable)?;
     let asked = v1::PlanRequest {
         request_id: 0,
         target: found.target.name.clone(),
@@ -177,6 +177,14 @@ async fn earlier(
         now_ms,
     };
     Ok(earlier::warnings(found.history(), asked, chosen, earlier))
+}
+
+/// That there is no such revision is no refusal: a host or a target that is not there is none either.
+fn not_restorable(why: Problem) -> Status {
+    match why.code.as_str() {
+        "revision-unknown" | "revision-ambiguous" => fault::not_found(why),
+        _ => fault::refused(why),
+    }
 }
 
 fn late(found: &Found) -> Status {
