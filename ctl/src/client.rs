@@ -1,7 +1,7 @@
 //! The operator service as `ctl` calls it: every call has a deadline, and its failure is an error for a
 //! person.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sternway_proto::{
     channel::Revoked,
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     service: OperatorServiceClient<Channel>,
-    refused: Refused,
+    refused: Arc<Refused>,
 }
 
 /// What the controller said of our certificate while it refused it, and how there are new ones.
@@ -142,6 +142,7 @@ macro_rules! call {
 impl Client {
     /// A client on a channel that is connected, or connects when it is used.
     pub(crate) fn new(channel: Channel, refused: Refused) -> Self {
+        let refused = Arc::new(refused);
         let service = OperatorServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);

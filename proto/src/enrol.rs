@@ -88,11 +88,13 @@ pub async fn join(
     let config = tls::pinned(token.pin).map_err(JoinError::Tls)?;
     let address = address.unwrap_or(&token.address);
     let said = channel::Revoked::default();
-    let unless_wanted = |error: JoinError| match said.take_wanted() {
-        true => JoinError::NotForJoining {
-            address: address.to_owned(),
-        },
-        false => error,
+    let unless_wanted = |error: JoinError| {
+        if said.take_wanted() {
+            let address = address.to_owned();
+            JoinError::NotForJoining { address }
+        } else {
+            error
+        }
     };
     let channel = channel::open(address, move || config.clone(), &said)
         .await

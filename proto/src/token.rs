@@ -116,10 +116,8 @@ impl JoinToken {
 }
 
 fn sum(bytes: &[u8]) -> [u8; SUM] {
-    std::array::from_fn({
-        let digest = Sha256::digest(bytes);
-        move |at| digest[at]
-    })
+    let digest = Sha256::digest(bytes);
+    std::array::from_fn(|at| digest[at])
 }
 
 #[cfg(test)]
