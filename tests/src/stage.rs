@@ -1,6 +1,9 @@
 //! The stage of most stories: a controller, one host with its agent, and an operator, all real.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -93,6 +96,22 @@ impl Stage {
     pub async fn known_good(&self, local: &str, number: u32) {
         self.revision_is(local, number, "known-good", |revision| {
             revision["known_good"] == true
+        })
+        .await;
+    }
+
+    /// Where the agent lists what an image in its archive is made of: written last.
+    pub fn listed_in_archive(&self, image: &str) -> PathBuf {
+        let digits = image.trim_start_matches("sha256:");
+        let folder = self.agent.folder().join("state/images/images");
+        folder.join(format!("{digits}.json"))
+    }
+
+    /// Waits until the agent has a copy of that image, by its id.
+    pub async fn archived(&self, image: &str) {
+        until("the image to be archived", SETTLES, async || {
+            let listed = self.listed_in_archive(image).exists();
+            listed.then_some(()).ok_or("it is not")
         })
         .await;
     }

@@ -93,6 +93,18 @@ impl Day {
         day
     }
 
+    /// Nobody but the test takes room there, or gives it back: both images were exported to the archive.
+    async fn on_small_disk() -> Self {
+        let scope = Scope::with_own_engine_on_small_disk(SMALL_MIB).await;
+        let day = Self::on(scope, true).await;
+        for image in [&day.old, &day.new] {
+            let inspect = ["image", "inspect", "-f", "{{.Id}}", image];
+            let id = day.stage.scope.cli(&inspect).await;
+            day.stage.archived(&id).await;
+        }
+        day
+    }
+
     fn publish(&self) -> String {
         format!("127.0.0.1:{}:8080", self.port)
     }
@@ -373,8 +385,7 @@ const SMALL_MIB: u32 = 96;
 
 #[tokio::test]
 async fn a_full_disk_of_the_engine_refuses_a_restore_and_nothing_is_touched() {
-    let scope = Scope::with_own_engine_on_small_disk(SMALL_MIB).await;
-    let mut day = Day::on(scope, true).await;
+    let mut day = Day::on_small_disk().await;
     let before = day.stage.scope.inspect("shop").await.expect("there").id;
     day.stage.scope.own_engine().fill();
     let id = day.rollback("cold").await;
@@ -399,8 +410,7 @@ async fn a_full_disk_of_the_engine_refuses_a_restore_and_nothing_is_touched() {
 
 /// The disk is full from that call of the restore on. What cannot be started for want of room is, once there is some.
 async fn full_from(swap: &str, method: &'static str, part: &str) {
-    let scope = Scope::with_own_engine_on_small_disk(SMALL_MIB).await;
-    let mut day = Day::on(scope, true).await;
+    let mut day = Day::on_small_disk().await;
     let held = day.gate.hold(method, part);
     let id = day.rollback(swap).await;
     held.reached().await;

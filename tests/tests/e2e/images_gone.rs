@@ -1,12 +1,13 @@
 //! Images that are gone: it is said before an incident, refused with the reason, and mended where a registry has
 //! them.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use sternway_tests::{
     engine::Scope,
+    gate::Gate,
     registry::Registry,
     shop::Image,
     stage::{HOST, Stage},
@@ -147,4 +148,52 @@ async fn pruning_takes_no_image_for_good() {
     let said = rollback(&stage).await.exits(0);
     assert!(said.stderr.contains("from the archive"), "{said:?}");
     stage.current("shop", 1).await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_while_it_archives_or_loads_an_image_goes_on_with_it() {
+    let scope = Scope::new().await;
+    let gate = Gate::new(&scope.socket(), scope.folder());
+    let mut stage = Stage::of(scope, gate.socket(), LOOKS).await;
+    let exported = gate.hold("GET", "/get");
+    let image = plain("v1").own(&stage.scope).await;
+    stage.scope.run("shop", &FLAGS, &image).await;
+    let id = image_of(&stage.scope, "shop").await;
+    stage.known_good("shop", 1).await;
+    exported.reached().await;
+    stage.agent.kill();
+    exported.done().await;
+    assert!(!stage.listed_in_archive(&id).exists());
+    stage.agent.start();
+    stage.archived(&id).await;
+    let blobs = stage.agent.folder().join("state/images/blobs");
+    for blob in fs::read_dir(blobs).expect("listed") {
+        let name = blob.expect("read").file_name();
+        assert_eq!(name.len(), 64, "{name:?} is half of a file");
+    }
+
+    let image = plain("v2").own(&stage.scope).await;
+    stage.scope.redeploy("shop", &FLAGS, &image).await;
+    stage.known_good("shop", 2).await;
+    lose(&stage.scope, &id).await;
+    let loaded = gate.hold("POST", "/images/load");
+    let rollback = [
+        "rollback",
+        "--host",
+        HOST,
+        "--to",
+        "1",
+        "--yes",
+        "--no-wait",
+    ];
+    let _ = stage.ctl.run(&rollback).await.exits(0);
+    loaded.reached().await;
+    stage.agent.kill();
+    // Half of an archive: the engine makes nothing of it.
+    loaded.release();
+    stage.agent.start();
+    stage.current("shop", 1).await;
+    let rollout = super::crash::newest_rollout(&stage).await;
+    assert_eq!(rollout["state"], "succeeded", "{rollout:#}");
+    assert_eq!(image_of(&stage.scope, "shop").await, id);
 }
