@@ -1,6 +1,6 @@
 //! The controller's binary: parses, reads the settings, and hands over to the library.
 
-use std::{process::ExitCode, time::SystemTime};
+use std::{ffi::OsString, io::ErrorKind, path::Path, process::ExitCode, time::SystemTime};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -103,7 +103,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
         Command::Operator(OperatorCommand::Ls) => {
             cluster_in(&settings.data_dir)?;
             let listed = wait(operators::list(&settings.data_dir))??;
-            say(&operators::table(&listed, now_ms()))
+            say(&operators::all(&listed, now_ms()))
         }
         Command::Operator(OperatorCommand::Revoke { operator, reason }) => {
             cluster_in(&settings.data_dir)?;
@@ -142,7 +142,40 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     sternway_controller::listen::raise_limit();
     let shutdown = CancellationToken::new();
     service::end_by_signal(shutdown.clone()).context("no signals can be received")?;
-    let running = sternway_controller::run(settings, shutdown).await?;
+    let elsewhere = elsewhere(&settings.data_dir, std::env::var_os("STATE_DIRECTORY"));
+    let running = match sternway_controller::run(settings, shutdown).await {
+        Ok(running) => running,
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            return Err(match elsewhere {
+                Some(hint) if may_not(&error) => error.context(hint),
+                _ => error,
+            });
+        }
+    };
     running.wait().await?;
     Ok(())
+}
+
+/// What is to be said of a data folder that is none of those that a service manager has made for its unit.
+fn elsewhere(data_dir: &Path, made: Option<OsString>) -> Option<String> {
+    let made = made?.into_string().ok()?;
+    if made.split(':').any(|folder| data_dir.starts_with(folder)) {
+        return None;
+    }
+    Some(format!(
+        "data_dir is {}, and this unit has its data in {made} (StateDirectory=); keep it there, or give the unit a drop-in \
+         that lets it use the other folder (ReadWritePaths=, and a User= to whom the folder and all that is in it \
+         belongs, in the place of DynamicUser=)",
+        data_dir.display()
+    ))
+}
+
+/// Whether that is because of what this process may not do.
+fn may_not(error: &anyhow::Error) -> bool {
+    let kinds = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| kinds.contains(&error.kind()))
 }

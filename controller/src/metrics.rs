@@ -53,3 +53,32 @@ pub fn describe() {
         "Messages of agents that were not acceptable, by why"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_metric_and_no_other() {
+        let docs = include_str!("../../docs/metrics.md");
+        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        documented.sort_unstable();
+        let mut all = [
+            HOSTS,
+            SESSIONS,
+            SESSIONS_OPENED,
+            SESSIONS_ENDED,
+            HANDSHAKES_FAILED,
+            ORDERS_STARTED,
+            ORDERS_FINISHED,
+            ORDER_ACCEPTED_SECONDS,
+            STORE_WAIT,
+            OBSERVATIONS_BATCH,
+            CERTIFICATE_END,
+            AGENT_MESSAGES_REFUSED,
+        ];
+        all.sort_unstable();
+        assert_eq!(documented, all);
+    }
+}

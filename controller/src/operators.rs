@@ -1,6 +1,6 @@
 //! What the commands about operators do, on the controller's machine and beside a controller that runs.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use sternway_proto::name::{HostName, clean_text};
 use thiserror::Error;
@@ -53,15 +53,32 @@ pub async fn note(data_dir: &Path, issued: &Issued) -> Result<(), StoreError> {
     noted
 }
 
-/// Every certificate that was issued to an operator, by name.
+/// What is known of operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Every certificate that was issued to one, by name.
+    pub certificates: Vec<Operator>,
+    /// Names of which no certificate is listed and everything that was issued until then is refused: Unix
+    /// milliseconds.
+    pub names: BTreeMap<String, i64>,
+}
+
+/// Every operator that is known, by certificate or by a revocation.
 ///
 /// # Errors
 /// The store failed.
-pub async fn list(data_dir: &Path) -> Result<Vec<Operator>, StoreError> {
+pub async fn list(data_dir: &Path) -> Result<Listed, StoreError> {
     let store = Sqlite::reading(data_dir).await?;
-    let listed = store.operator_list().await;
+    let certificates = store.operator_list().await;
+    let revoked = store.operator_revoked_list(now_ms()).await;
     store.close().await;
-    listed
+    let certificates = certificates?;
+    let mut names = BTreeMap::from_iter(revoked?.names);
+    names.retain(|name, _| certificates.iter().all(|it| it.issued.name != *name));
+    Ok(Listed {
+        certificates,
+        names,
+    })
 }
 
 /// What a word names: a serial, as `openssl` and others write it, or an operator.
@@ -167,6 +184,28 @@ pub fn told(word: &str, revocation: &Revocation, now_ms: i64) -> String {
     lines.join("\n")
 }
 
+/// All of it as a table, and below it the names that stand in none of its rows.
+#[must_use]
+pub fn all(listed: &Listed, now_ms: i64) -> String {
+    let mut lines = vec![table(&listed.certificates, now_ms)];
+    lines.extend(listed.names.iter().map(|(name, revoked_ms)| {
+        format!(
+            "{} was revoked by name at {}: whatever was issued to it until then is refused, and no certificate of it is \
+             listed",
+            clean_text(name),
+            time(*revoked_ms)
+        )
+    }));
+    lines.join("\n")
+}
+
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(
+        |_| "?".to_owned(),
+        |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
+}
+
 /// The certificates as a table. `now_ms` tells which have ended.
 #[must_use]
 pub fn table(operators: &[Operator], now_ms: i64) -> String {
@@ -179,15 +218,11 @@ pub fn table(operators: &[Operator], now_ms: i64) -> String {
             None => "valid",
         };
         let or_unknown = |text: &str| if text.is_empty() { "?" } else { text }.to_owned();
-        let until = match jiff::Timestamp::from_millisecond(issued.not_after_ms) {
-            Ok(until) => until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            Err(_) => "?".to_owned(),
-        };
         [
             or_unknown(&issued.name),
             or_unknown(&issued.role),
             issued.serial.clone(),
-            until,
+            time(issued.not_after_ms),
             state.to_owned(),
         ]
     }));

@@ -1,10 +1,11 @@
 //! The operator service as `ctl` calls it: every call has a deadline, and its failure is an error for a
 //! person.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sternway_proto::{
-    limits,
+    channel::Revoked,
+    fault, limits,
     v1::{self, operator_service_client::OperatorServiceClient},
 };
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
@@ -30,25 +31,46 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     service: OperatorServiceClient<Channel>,
+    refused: Arc<Refused>,
+}
+
+/// What the controller said of our certificate while it refused it, and how there are new ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) said: Revoked,
+    pub(crate) renew: String,
+}
+
+impl Refused {
+    /// It as a problem, where there is one.
+    pub(crate) fn problem(&self) -> Option<v1::Problem> {
+        let (code, message) = if self.said.take() {
+            ("operator-revoked", "your certificate was revoked")
+        } else if self.said.take_expired() {
+            (
+                "certificate-expired",
+                "to the controller your certificate has expired",
+            )
+        } else {
+            return None;
+        };
+        Some(v1::Problem::new(code, message, self.renew.as_str()))
+    }
+
+    /// A failed call whose answer that was, and nothing that may pass by itself.
+    fn explained(&self, status: Status) -> Status {
+        let problem = is_lost(&status).then(|| self.problem()).flatten();
+        match problem {
+            Some(problem) => fault::to_status(Code::Unauthenticated, problem),
+            None => status,
+        }
+    }
 }
 
 /// The pause before a further attempt; `attempt` counts from 1.
 pub(crate) fn pause(attempt: u32) -> Duration {
     let doubled = Duration::from_millis(250).saturating_mul(1 << attempt.saturating_sub(1).min(10));
     doubled.min(PAUSE)
-}
-
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "the controller did not answer within {} s",
-            limit.as_secs()
-        ))),
-    }
 }
 
 fn request<T>(message: T, limit: Duration) -> Request<T> {
@@ -110,7 +132,7 @@ macro_rules! call {
         $(#[$doc])*
         pub(crate) async fn $name(&self, doing: &str, message: v1::$message) -> Result<v1::$answer, CtlError> {
             let mut service = self.service.clone();
-            within($limit, service.$name(request(message, $limit)))
+            self.within($limit, service.$name(request(message, $limit)))
                 .await
                 .map_err(|status| CtlError::from_status(doing, &status))
         }
@@ -119,11 +141,27 @@ macro_rules! call {
 
 impl Client {
     /// A client on a channel that is connected, or connects when it is used.
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel, refused: Refused) -> Self {
+        let refused = Arc::new(refused);
         let service = OperatorServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
-        Self { service }
+        Self { service, refused }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.refused.explained(status)),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "the controller did not answer within {} s",
+                limit.as_secs()
+            ))),
+        }
     }
 
     call!(get_status(GetStatusRequest) -> GetStatusResponse, CALL);
@@ -154,7 +192,8 @@ impl Client {
         };
         let call = async || {
             let mut service = self.service.clone();
-            within(CALL, service.start_rollback(request(message.clone(), CALL))).await
+            self.within(CALL, service.start_rollback(request(message.clone(), CALL)))
+                .await
         };
         repeat(doing, &words, call, note).await
     }
@@ -173,7 +212,7 @@ impl Client {
         };
         let call = async || {
             let mut service = self.service.clone();
-            within(
+            self.within(
                 CALL,
                 service.record_deployment(request(message.clone(), CALL)),
             )
@@ -196,7 +235,8 @@ impl Client {
         };
         let call = async || {
             let mut service = self.service.clone();
-            within(CALL, service.revoke_host(request(message.clone(), CALL))).await
+            self.within(CALL, service.revoke_host(request(message.clone(), CALL)))
+                .await
         };
         repeat(doing, &words, call, note).await
     }
@@ -216,7 +256,8 @@ impl Client {
         };
         let call = async || {
             let mut service = self.service.clone();
-            within(CALL, service.mark_revision(request(message.clone(), CALL))).await
+            self.within(CALL, service.mark_revision(request(message.clone(), CALL)))
+                .await
         };
         repeat(doing, &words, call, note).await
     }
@@ -233,7 +274,8 @@ impl Client {
         let message = v1::WatchRolloutRequest {
             rollout: rollout.to_owned(),
         };
-        within(CALL, service.watch_rollout(Request::new(message))).await
+        self.within(CALL, service.watch_rollout(Request::new(message)))
+            .await
     }
 
     /// Opens the stream of the record's entries.
@@ -244,7 +286,7 @@ impl Client {
     ) -> Result<Streaming<v1::RecordEntry>, CtlError> {
         let mut service = self.service.clone();
         let message = v1::ExportRecordRequest { from_number };
-        within(CALL, service.export_record(Request::new(message)))
+        self.within(CALL, service.export_record(Request::new(message)))
             .await
             .map_err(|status| CtlError::from_status(doing, &status))
     }

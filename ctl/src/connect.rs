@@ -1,14 +1,14 @@
 //! From the configuration to a client: credentials, their age, the channel.
 
 use sternway_proto::{
-    channel::{self, ConnectError},
+    channel::{self, ConnectError, Revoked},
     identity::PeerCertificate,
     tls::{ClientTls, Credentials, read_certificates},
 };
 use uuid::Uuid;
 
 use crate::{
-    client::Client,
+    client::{Client, Refused},
     config::Config,
     error::{CtlError, Kind},
     text::{View, relative, relative_and_absolute},
@@ -43,10 +43,23 @@ pub(crate) async fn connect(config: &Config, ui: &mut Ui) -> Result<Client, CtlE
         .map_err(|error| CtlError::new(Kind::Error, what).because_of(&error))?;
     let tls = ClientTls::new(credentials, &trust, cluster)
         .map_err(|error| CtlError::new(Kind::Error, what).because_of(&error))?;
-    let channel = channel::connect(&config.controller, &tls)
+    let refused = Refused {
+        said: Revoked::default(),
+        renew: renew(&peer),
+    };
+    let channel = channel::connect_listening(&config.controller, &tls, &refused.said)
         .await
-        .map_err(|error| not_connected(config, &error))?;
-    Ok(Client::new(channel))
+        .map_err(|error| not_connected(config, &refused, &error))?;
+    Ok(Client::new(channel, refused))
+}
+
+/// How credentials take the place of those that are not accepted any more.
+fn renew(peer: &PeerCertificate) -> String {
+    format!(
+        "on the controller make new credentials, in a new folder: `sternway-controller operator issue --operator {} \
+         --role {} --operator-dir NEW`",
+        peer.identity.name, peer.identity.role
+    )
 }
 
 /// A warning where the certificate is about to expire.
@@ -55,13 +68,9 @@ pub(crate) async fn connect(config: &Config, ui: &mut Ui) -> Result<Client, CtlE
 /// It has expired.
 fn check_age(peer: &PeerCertificate, view: View) -> Result<Option<String>, CtlError> {
     let until = peer.not_after_ms;
-    let renew = format!(
-        "on the controller make new credentials, in a new folder: `sternway-controller operator issue --operator {} \
-         --role {} --operator-dir NEW`",
-        peer.identity.name, peer.identity.role
-    );
+    let renew = renew(peer);
     match until.saturating_sub(view.now_ms) {
-        ..=0 => Err(CtlError::new(Kind::Error, "cannot use the credentials")
+        ..=0 => Err(CtlError::new(Kind::Refused, "cannot use the credentials")
             .because(format!(
                 "the certificate expired {}",
                 relative_and_absolute(view, until)
@@ -75,7 +84,11 @@ fn check_age(peer: &PeerCertificate, view: View) -> Result<Option<String>, CtlEr
     }
 }
 
-fn not_connected(config: &Config, error: &ConnectError) -> CtlError {
+fn not_connected(config: &Config, refused: &Refused, error: &ConnectError) -> CtlError {
+    let what = format!("cannot connect to the controller {}", config.controller);
+    if let Some(problem) = refused.problem() {
+        return CtlError::of_problem(Kind::Refused, what, problem);
+    }
     let (kind, step) = match error {
         ConnectError::Address { .. } => (Kind::Error, "mend `controller` in the configuration"),
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => (
@@ -92,10 +105,7 @@ fn not_connected(config: &Config, error: &ConnectError) -> CtlError {
             "have new credentials issued: `sternway-controller operator issue` on the controller",
         ),
     };
-    CtlError::new(
-        kind,
-        format!("cannot connect to the controller {}", config.controller),
-    )
-    .because_of(error)
-    .next(format!("{step} ({})", config.file.display()))
+    CtlError::new(kind, what)
+        .because_of(error)
+        .next(format!("{step} ({})", config.file.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use sternway_proto::{fault, name::clean_text};
+use sternway_proto::{fault, name::clean_text, v1::Problem};
 use tonic::{Code, Status};
 
 use crate::{
@@ -88,17 +88,24 @@ impl CtlError {
         self
     }
 
+    /// What a problem says.
+    pub(crate) fn of_problem(kind: Kind, what: impl Into<String>, problem: Problem) -> Self {
+        let error = Self::new(kind, what)
+            .coded(&problem.code)
+            .because(problem.message);
+        match problem.next_step {
+            step if step.is_empty() => error,
+            step => error.next(step),
+        }
+    }
+
     /// What a failed call says. `doing` reads after "cannot": `roll back web-1`.
     pub(crate) fn from_status(doing: &str, status: &Status) -> Self {
-        let error = Self::new(kind_of(status), format!("cannot {doing}"));
+        let (kind, what) = (kind_of(status), format!("cannot {doing}"));
         if let Some(problem) = fault::from_status(status) {
-            let code = (!problem.code.is_empty()).then_some(problem.code);
-            let error = Self { code, ..error }.because(problem.message);
-            return match problem.next_step {
-                step if step.is_empty() => error,
-                step => error.next(step),
-            };
+            return Self::of_problem(kind, what, problem);
         }
+        let error = Self::new(kind, what);
         let error = match clean_text(status.message()) {
             text if text.is_empty() => error.because(code_text(status.code())),
             text => error.because(text),
@@ -202,8 +209,6 @@ fn code_text(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use sternway_proto::v1::Problem;
-
     use super::*;
 
     #[test]

@@ -50,7 +50,9 @@ impl ExitCode {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done; a rollback: restored and verified, or nothing had to change",
-            Self::Error => "an error; the message says which and what to do",
+            Self::Error => {
+                "an error, also that there is no such host, target, revision or rollout; the message says which and what to do"
+            }
             Self::Usage => "the command line is not right",
             Self::Unreachable => "the controller cannot be reached or does not answer",
             Self::Refused => {

@@ -11,30 +11,54 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whether a controller said that our certificate is revoked; shared by all that hold a copy.
+/// Whether a controller said that our certificate is revoked, has expired, or is missing; shared by all that hold a copy.
 #[derive(Debug, Clone, Default)]
-pub struct Revoked(Arc<AtomicBool>);
+pub struct Revoked(Arc<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    revoked: AtomicBool,
+    expired: AtomicBool,
+    wanted: AtomicBool,
+}
 
 impl Revoked {
-    /// Whether it did since the last time this was asked.
+    /// Whether it said that it is revoked, since the last time this was asked.
     #[must_use]
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+        self.0.revoked.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it said that it has expired, since the last time this was asked.
+    #[must_use]
+    pub fn take_expired(&self) -> bool {
+        self.0.expired.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it said that it wants one, since the last time this was asked.
+    #[must_use]
+    pub fn take_wanted(&self) -> bool {
+        self.0.wanted.swap(false, Ordering::Relaxed)
     }
 
     fn hear(&self, error: &io::Error) {
         let error = error.get_ref().and_then(|it| it.downcast_ref());
-        if let Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked)) =
-            error
-        {
-            self.0.store(true, Ordering::Relaxed);
+        let Some(rustls::Error::AlertReceived(alert)) = error else {
+            return;
+        };
+        match alert {
+            AlertDescription::CertificateRevoked => self.0.revoked.store(true, Ordering::Relaxed),
+            AlertDescription::CertificateExpired => self.0.expired.store(true, Ordering::Relaxed),
+            AlertDescription::CertificateRequired => self.0.wanted.store(true, Ordering::Relaxed),
+            _ => {}
         }
     }
 }
 
-/// A stream that listens for that alert.
+/// A stream that listens for these alerts.
 pub(crate) struct Listening<S> {
     pub(crate) inner: S,
     pub(crate) revoked: Revoked,
@@ -74,14 +98,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_that_alert_counts_and_only_once() {
-        let revoked = Revoked::default();
+    fn only_these_alerts_count_and_only_once() {
+        let said = Revoked::default();
         let alert = |it| io::Error::other(rustls::Error::AlertReceived(it));
-        revoked.hear(&alert(rustls::AlertDescription::CertificateExpired));
-        revoked.hear(&io::ErrorKind::ConnectionReset.into());
-        assert!(!revoked.take());
-        revoked.hear(&alert(rustls::AlertDescription::CertificateRevoked));
-        assert!(revoked.clone().take());
-        assert!(!revoked.take());
+        said.hear(&alert(AlertDescription::CertificateUnknown));
+        said.hear(&io::ErrorKind::ConnectionReset.into());
+        assert!(!said.take() && !said.take_expired());
+        said.hear(&alert(AlertDescription::CertificateExpired));
+        assert!(!said.take());
+        assert!(said.clone().take_expired());
+        said.hear(&alert(AlertDescription::CertificateRevoked));
+        assert!(said.clone().take());
+        assert!(!said.take() && !said.take_expired());
+        assert!(!said.take_wanted());
+        said.hear(&alert(AlertDescription::CertificateRequired));
+        assert!(said.take_wanted());
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
+use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
     channel::{self, ConnectError},
+    fault,
     name::{HostName, NameError},
     tls::{self, Credentials},
     token::JoinToken,
@@ -23,6 +25,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 pub enum JoinError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(
+        "{address} is not where machines join, but where agents and operators connect, with certificates (listen, port \
+         7443 unless it is set otherwise); join where the controller listens for that (listen_enrolment, port 7444)"
+    )]
+    NotForJoining { address: String },
+    #[error("no answer came from {address}, so it is not known whether the token was used")]
+    Lost {
+        address: String,
+        #[source]
+        source: Box<tonic::Status>,
+    },
     #[error("the controller refused: {}", .0.message())]
     Refused(Box<tonic::Status>),
     #[error("the controller's answer cannot be used: its {field} is not valid")]
@@ -74,12 +87,18 @@ pub async fn join(
     let (key, csr_der) = new_key_and_request().map_err(JoinError::Key)?;
     let config = tls::pinned(token.pin).map_err(JoinError::Tls)?;
     let address = address.unwrap_or(&token.address);
-    let channel = channel::open(
-        address,
-        move || config.clone(),
-        &channel::Revoked::default(),
-    )
-    .await?;
+    let said = channel::Revoked::default();
+    let unless_wanted = |error: JoinError| {
+        if said.take_wanted() {
+            let address = address.to_owned();
+            JoinError::NotForJoining { address }
+        } else {
+            error
+        }
+    };
+    let channel = channel::open(address, move || config.clone(), &said)
+        .await
+        .map_err(|error| unless_wanted(error.into()))?;
     let mut request = tonic::Request::new(JoinRequest {
         token_secret: token.secret.to_vec(),
         csr_der,
@@ -90,7 +109,7 @@ pub async fn join(
     let answer = EnrolmentServiceClient::new(channel)
         .join(request)
         .await
-        .map_err(|status| JoinError::Refused(Box::new(status)))?
+        .map_err(|status| unless_wanted(failed(address, status)))?
         .into_inner();
     let id = |field, text: &str| Uuid::try_parse(text).map_err(|_| JoinError::Answer { field });
     let host_id = id("host_id", &answer.host_id)?;
@@ -119,4 +138,22 @@ pub async fn join(
         cluster,
         controller_address: answer.controller_address,
     })
+}
+
+/// What a failed call means: a connection that breaks says nothing of a reason.
+fn failed(address: &str, status: tonic::Status) -> JoinError {
+    let broken = matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+    );
+    let source = Box::new(status);
+    if broken && fault::from_status(&source).is_none() {
+        let address = address.to_owned();
+        return JoinError::Lost { address, source };
+    }
+    JoinError::Refused(source)
 }

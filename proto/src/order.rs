@@ -32,6 +32,22 @@ pub struct Context {
     pub now_ms: i64,
 }
 
+impl v1::Outcome {
+    /// The word for it, wherever a program reads one.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Unspecified => None,
+            Self::Restored => Some("restored"),
+            Self::Unchanged => Some("unchanged"),
+            Self::Undone => Some("undone"),
+            Self::Refused => Some("refused"),
+            Self::Expired => Some("expired"),
+            Self::NeedsHuman => Some("needs-human"),
+        }
+    }
+}
+
 /// An order that was well-formed, for this host, current and in time when it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedOrder {

@@ -12,6 +12,8 @@ use crate::address;
 const PREFIX: &str = "swj1_";
 const SECRET: usize = 32;
 const PIN: usize = 32;
+/// The first bytes of a digest of the rest, at the end: what was cut off or mistyped is told before anything is dialled.
+const SUM: usize = 4;
 
 /// One-time, expiring; the controller keeps a hash of its secret only.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,10 +26,19 @@ pub struct JoinToken {
     pub address: String,
 }
 
-/// The text is no join token. It is not repeated: it may be a secret.
+/// Why a text is no join token. It is not repeated: it may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("this is no join token: it reads swj1_ and letters, as `ctl host token` printed it, whole")]
-pub struct TokenError;
+pub enum TokenError {
+    #[error(
+        "this is no join token: it reads swj1_ and letters, as `ctl host token` printed it, whole"
+    )]
+    NotOne,
+    #[error(
+        "the join token is not whole: its end is cut off, or a letter of it is not as `ctl host token` printed it; copy \
+         it again"
+    )]
+    NotWhole,
+}
 
 impl JoinToken {
     /// What the controller stores and looks up.
@@ -39,10 +50,11 @@ impl JoinToken {
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(SECRET + PIN + self.address.len());
+        let mut bytes = Vec::with_capacity(SECRET + PIN + self.address.len() + SUM);
         bytes.extend_from_slice(&self.secret);
         bytes.extend_from_slice(&self.pin);
         bytes.extend_from_slice(self.address.as_bytes());
+        bytes.extend_from_slice(&sum(&bytes));
         let text = BASE64.encode(&bytes);
         bytes.zeroize();
         write!(f, "{PREFIX}{text}")
@@ -67,12 +79,28 @@ impl Drop for JoinToken {
 impl FromStr for JoinToken {
     type Err = TokenError;
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let text = text.trim().strip_prefix(PREFIX).ok_or(TokenError)?;
-        if text.len() > (SECRET + PIN + address::LIMIT) * 2 {
-            return Err(TokenError);
+        let text = text.trim().strip_prefix(PREFIX);
+        let text = text.ok_or(TokenError::NotOne)?;
+        let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if text.len() > (SECRET + PIN + address::LIMIT + SUM) * 2 || !text.bytes().all(letters) {
+            return Err(TokenError::NotOne);
         }
-        let mut bytes = BASE64.decode(text).map_err(|_| TokenError)?;
-        let parsed = (|| {
+        let mut bytes = BASE64.decode(text).map_err(|_| TokenError::NotWhole)?;
+        let parsed = Self::from_bytes(&bytes);
+        bytes.zeroize();
+        parsed
+    }
+}
+
+impl JoinToken {
+    fn from_bytes(bytes: &[u8]) -> Result<Self, TokenError> {
+        let (bytes, noted) = bytes
+            .split_last_chunk::<SUM>()
+            .ok_or(TokenError::NotWhole)?;
+        if sum(bytes) != *noted {
+            return Err(TokenError::NotWhole);
+        }
+        let parsed = || {
             let (secret, rest) = bytes.split_first_chunk::<SECRET>()?;
             let (pin, rest) = rest.split_first_chunk::<PIN>()?;
             let address = std::str::from_utf8(rest).ok()?;
@@ -82,10 +110,14 @@ impl FromStr for JoinToken {
                 pin: *pin,
                 address: address.to_owned(),
             })
-        })();
-        bytes.zeroize();
-        parsed.ok_or(TokenError)
+        };
+        parsed().ok_or(TokenError::NotOne)
     }
+}
+
+fn sum(bytes: &[u8]) -> [u8; SUM] {
+    let digest = Sha256::digest(bytes);
+    std::array::from_fn(|at| digest[at])
 }
 
 #[cfg(test)]
@@ -108,24 +140,43 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_or_foreign_text_is_no_token() {
+    fn of_a_token_that_is_not_whole_that_is_said() {
         let text = token().to_string();
-        let cut = text.get(..60).expect("long enough");
+        for length in PREFIX.len()..text.len() {
+            let cut = text.get(..length).expect("ASCII");
+            assert_eq!(cut.parse::<JoinToken>(), Err(TokenError::NotWhole), "{cut}");
+        }
+        for at in PREFIX.len()..text.len() - 1 {
+            let mut other = text.clone().into_bytes();
+            other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+            let other = String::from_utf8(other).expect("ASCII");
+            assert_eq!(
+                other.parse::<JoinToken>(),
+                Err(TokenError::NotWhole),
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_foreign_text_is_no_token() {
+        let text = token().to_string();
         let of = |address: &str| {
             let address = address.to_owned();
             JoinToken { address, ..token() }.to_string()
         };
         let (no_port, scheme) = (of("controller"), of("https://controller:7444"));
+        let (begin, end) = text.split_at(40);
+        let broken = format!("{begin}\n{end}");
         for bad in [
             "",
-            "swj1_",
-            cut,
             text.trim_start_matches("swj1_"),
             &no_port,
             &scheme,
             "swj1_%%%",
+            &broken,
         ] {
-            assert_eq!(bad.parse::<JoinToken>(), Err(TokenError), "{bad}");
+            assert_eq!(bad.parse::<JoinToken>(), Err(TokenError::NotOne), "{bad}");
         }
     }
 }

@@ -41,6 +41,15 @@ impl Ctl {
         }
     }
 
+    /// Its configuration.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub fn config(&self) -> toml::Table {
+        let text = std::fs::read_to_string(&self.config).expect("the configuration is there");
+        text.parse().expect("it is TOML")
+    }
+
     /// The command, for callers that want its streams. Nothing of the caller's own configuration reaches it.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary::find("ctl"));

@@ -271,7 +271,6 @@ mod tests {
     fn a_wrong_value_names_its_key() {
         for (text, key) in [
             ("plan_lifetime = \"soon\"", "plan_lifetime"),
-            ("log_format = \"xml\"", "log_format"),
             ("listen = \"everywhere\"", "listen"),
             ("heartbeat_interval = \"0s\"", "heartbeat_interval"),
             ("advertise = \"controller.example\"", "it has no port"),
@@ -286,6 +285,21 @@ mod tests {
                 .expect_err("wrong")
                 .to_string();
             assert!(said.contains(key), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_none_of_a_settings_words_brings_those_that_are() {
+        let given = [
+            (file("log_format = \"xml\""), environment(&[])),
+            (file(""), environment(&[("LOG_FORMAT", "xml")])),
+        ];
+        for (file, environment) in given {
+            let refused = Settings::load(Some(file.path()), environment, Vec::new());
+            assert_eq!(
+                refused.expect_err("wrong").to_string(),
+                "the setting log_format is not valid: it is one of human, json"
+            );
         }
     }
 

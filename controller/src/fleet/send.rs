@@ -176,7 +176,8 @@ impl Fleet {
     /// Tells everyone concerned about changes that were committed.
     pub fn effects(self: &Arc<Self>, effects: Effects) {
         for outcome in effects.ended {
-            metrics::counter!(ORDERS_FINISHED, "outcome" => outcome.as_str_name()).increment(1);
+            let word = outcome.word().unwrap_or("unknown");
+            metrics::counter!(ORDERS_FINISHED, "outcome" => word).increment(1);
         }
         for millis in effects.accepted_after_ms {
             #[expect(clippy::cast_precision_loss, reason = "a latency")]

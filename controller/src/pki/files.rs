@@ -21,6 +21,11 @@ pub enum PkiError {
     Unreadable(#[from] Unreadable),
     #[error("{} is there already", path.display())]
     Exists { path: PathBuf },
+    #[error(
+        "there are credentials in {} already: choose a new folder, then put it in the place of the old one",
+        folder.display()
+    )]
+    InUse { folder: PathBuf },
     #[error("failed to {action} {}", path.display())]
     Io {
         action: &'static str,

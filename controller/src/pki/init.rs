@@ -12,7 +12,7 @@ use sternway_proto::{
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::cluster::PKI;
+use crate::cluster::{PKI, hand_over};
 
 use super::{
     Authority, Lifetimes, PkiError,
@@ -48,6 +48,17 @@ pub enum InitError {
         issue: String,
         #[source]
         source: PkiError,
+    },
+    #[error(
+        "cluster {cluster} was made and stands, but its files could not be given to the owner of {}: a controller that \
+         runs as that user cannot read them. Give them: `chown -R --reference='{}' '{}'`",
+        data.display(), data.display(), data.display()
+    )]
+    NotHandedOver {
+        cluster: Uuid,
+        data: PathBuf,
+        #[source]
+        source: std::io::Error,
     },
 }
 
@@ -109,7 +120,8 @@ impl std::fmt::Debug for Database<'_> {
     }
 }
 
-/// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`.
+/// Makes a cluster: its authority in `data/pki`, and the first operator, an admin, in `out`. What is in `data` belongs
+/// to whom `data` belongs, also where root makes it.
 ///
 /// # Errors
 /// There is a cluster or an operator's folder already, a name is not valid, or a file cannot be written: the error
@@ -150,6 +162,14 @@ pub fn init(
         cluster,
         operator: operator.to_owned(),
         issue: issue(data, controller_address, operator, out),
+        source,
+    });
+    // With its operator or without: the cluster stands.
+    let handed_over = hand_over(data);
+    let made = made?;
+    handed_over.map_err(|source| InitError::NotHandedOver {
+        cluster,
+        data: data.to_owned(),
         source,
     })?;
     Ok(Initialised {
@@ -199,9 +219,9 @@ pub fn issue_operator(
 }
 
 fn check_free(out: &Path) -> Result<(), PkiError> {
-    let path = out.join("ctl.toml");
-    if path.exists() {
-        return Err(PkiError::Exists { path });
+    if out.join("ctl.toml").exists() {
+        let folder = out.to_owned();
+        return Err(PkiError::InUse { folder });
     }
     Ok(())
 }

@@ -47,7 +47,10 @@ const HEALTH: [&str; 3] = [
 /// Why the controller did not start, or ended.
 #[derive(Debug, Error)]
 pub enum RunError {
-    #[error("there is no cluster in {data_dir}; make one with `sternway-controller init`")]
+    #[error(
+        "there is no cluster in {data_dir}; make one, with the same settings (--config, --data-dir): `sternway-controller init \
+         --operator NAME --operator-dir DIR`"
+    )]
     NoCluster { data_dir: String },
     #[error(transparent)]
     Unreadable(#[from] Unreadable),

@@ -123,9 +123,20 @@ async fn token(
     valid_for: Option<Duration>,
 ) -> Ended {
     let client = app.client().await?;
+    let labels = labels.into_iter().collect();
+    let left_out = match host_name.as_str() {
+        "" => None,
+        // Where that cannot be said, the token is as good.
+        name => {
+            let host = name.to_owned();
+            let found = client.get_host("", v1::GetHostRequest { host }).await;
+            let earlier = found.ok().and_then(|answer| answer.host);
+            earlier.and_then(|it| render::host::labels_left_out(&it, &labels))
+        }
+    };
     let message = v1::CreateJoinTokenRequest {
         host_name,
-        labels: labels.into_iter().collect(),
+        labels,
         valid_for_ms: wire_ms(valid_for),
     };
     let answer = client
@@ -138,6 +149,9 @@ async fn token(
     };
     let token = clean(&answer.token);
     app.answer(&document, &format!("{token}\n"))?;
+    if let Some(left_out) = left_out {
+        app.ui.note(&left_out);
+    }
     if app.ui.json() {
         return Ok(ExitCode::Done);
     }

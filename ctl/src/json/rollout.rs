@@ -281,15 +281,7 @@ pub(crate) fn order_state(state: v1::OrderState) -> &'static str {
 
 /// The word for how an order ended, none while it has not.
 pub(crate) fn outcome(outcome: v1::Outcome) -> Option<&'static str> {
-    match outcome {
-        v1::Outcome::Unspecified => None,
-        v1::Outcome::Restored => Some("restored"),
-        v1::Outcome::Unchanged => Some("unchanged"),
-        v1::Outcome::Undone => Some("undone"),
-        v1::Outcome::Refused => Some("refused"),
-        v1::Outcome::Expired => Some("expired"),
-        v1::Outcome::NeedsHuman => Some("needs-human"),
-    }
+    outcome.word()
 }
 
 /// The word for a step's state.

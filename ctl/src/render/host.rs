@@ -35,6 +35,37 @@ pub(crate) fn labels(labels: &HashMap<String, String>) -> String {
     pairs.join(" ")
 }
 
+/// ` --label env=production --label role=web`, sorted.
+pub(crate) fn label_flags(of: &HashMap<String, String>) -> String {
+    let pairs = labels(of);
+    let pairs = pairs.split(' ').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| format!(" --label {pair}")).collect()
+}
+
+/// What a token leaves out that the revoked host of its name had.
+pub(crate) fn labels_left_out(
+    earlier: &v1::Host,
+    given: &HashMap<String, String>,
+) -> Option<String> {
+    let mut left = earlier.labels.clone();
+    left.retain(|key, _| !given.contains_key(key));
+    if earlier.state() != v1::HostState::Revoked || left.is_empty() {
+        return None;
+    }
+    let production = match left.get("env").map(String::as_str) {
+        Some("production") => {
+            " (without env=production no command asks for its name before it acts)"
+        }
+        _ => "",
+    };
+    Some(format!(
+        "⚠ the revoked host {} had labels that this token does not give{production}: where they shall hold again, make \
+         it with{}",
+        clean(&earlier.name),
+        label_flags(&left)
+    ))
+}
+
 /// `ctl host ls`.
 pub(crate) fn list(view: View, hosts: &[v1::Host]) -> String {
     let mut rows = Rows::new(&[
@@ -98,6 +129,10 @@ fn engine(host: &v1::Host) -> (String, Tone) {
 
 /// `ctl host show`.
 pub(crate) fn show(view: View, host: &v1::Host) -> String {
+    known(view, host) + &way_back(view, host)
+}
+
+fn known(view: View, host: &v1::Host) -> String {
     let facts = host.facts.clone().unwrap_or_default();
     let engine = match facts.engine_problem.as_str() {
         "" if facts.engine_version.is_empty() => String::new(),
@@ -127,13 +162,40 @@ pub(crate) fn show(view: View, host: &v1::Host) -> String {
             ("engine", engine),
             ("clock", clock(host.clock_offset_ms)),
             ("joined", relative_and_absolute(view, host.joined_ms)),
-            (
-                "certificate valid until",
-                relative_and_absolute(view, host.certificate_not_after_ms),
-            ),
+            certificate(view, host),
             ("rollback", readiness(host).0),
         ],
     )
+}
+
+/// Whether its certificate has ended: without one its agent is not let in.
+fn has_ended(view: View, host: &v1::Host) -> bool {
+    (1..=view.now_ms).contains(&host.certificate_not_after_ms)
+}
+
+fn certificate(view: View, host: &v1::Host) -> (&'static str, String) {
+    let when = relative_and_absolute(view, host.certificate_not_after_ms);
+    if has_ended(view, host) {
+        ("certificate", format!("✖ ended {when}"))
+    } else {
+        ("certificate valid until", when)
+    }
+}
+
+/// How a host comes back whose certificate has ended while it was away.
+fn way_back(view: View, host: &v1::Host) -> String {
+    if !has_ended(view, host) || host.state() != v1::HostState::Offline {
+        return String::new();
+    }
+    let name = clean(&host.name);
+    let way = format!(
+        "⚠ it is not let in any more, and has to join anew:\n  \
+         ctl host revoke {name}\n  \
+         ctl host token --name {name}{}\n\
+         then on the host stop the agent, `sternway-agent join --again TOKEN`, and start it",
+        label_flags(&host.labels)
+    );
+    paint(view, Tone::Warn, &way) + "\n"
 }
 
 /// What is about to be cut off, and what is being done there.
@@ -143,7 +205,7 @@ pub(crate) fn before_revocation(
     host: &v1::Host,
     targets: &[v1::Target],
 ) -> String {
-    let mut text = pairs(view, &[("controller", clean(controller))]) + &show(view, host);
+    let mut text = pairs(view, &[("controller", clean(controller))]) + &known(view, host);
     for target in targets.iter().filter(|it| !it.active_rollout.is_empty()) {
         let warning = format!(
             "⚠ {} is being restored by rollout {}: the host carries it out to its end, and nobody hears how it ended",
@@ -210,6 +272,62 @@ mod tests {
         insta::assert_snapshot!(list(View::plain(0), &[]), @r"
         no hosts; `ctl host token` makes a token to join one
         ");
+    }
+
+    #[test]
+    fn a_host_whose_certificate_has_ended_is_told_with_the_way_back() {
+        let ended = v1::Host {
+            state: v1::HostState::Offline.into(),
+            certificate_not_after_ms: 1_000_000,
+            labels: [
+                ("env".into(), "production".into()),
+                ("role".into(), "web".into()),
+            ]
+            .into(),
+            ..host("web-1")
+        };
+        let said = show(View::plain(1_042_000), &ended);
+        assert!(!said.contains("valid until"), "{said}");
+        let (_, end) = said.split_once("certificate ").expect("told");
+        insta::assert_snapshot!(end, @r"
+         ✖ ended 42 s ago (1970-01-01T00:16:40.000Z)
+        rollback     ? 3 unknown
+        ⚠ it is not let in any more, and has to join anew:
+          ctl host revoke web-1
+          ctl host token --name web-1 --label env=production --label role=web
+        then on the host stop the agent, `sternway-agent join --again TOKEN`, and start it
+        ");
+        // Of one that is revoked already, and one that is valid, there is nothing to say.
+        let revoked = v1::Host {
+            state: v1::HostState::Revoked.into(),
+            ..ended.clone()
+        };
+        assert!(!show(View::plain(1_042_000), &revoked).contains("join anew"));
+        let said = show(View::plain(990_000), &ended);
+        assert!(said.contains("valid until  in 10 s"), "{said}");
+    }
+
+    #[test]
+    fn labels_of_a_revoked_host_that_its_token_leaves_out_are_told() {
+        let revoked = v1::Host {
+            state: v1::HostState::Revoked.into(),
+            labels: [
+                ("env".into(), "production".into()),
+                ("role".into(), "web".into()),
+            ]
+            .into(),
+            ..host("web-1")
+        };
+        let given = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()));
+            labels_left_out(&revoked, &pairs.collect())
+        };
+        insta::assert_snapshot!(given(&[]).expect("told"), @"⚠ the revoked host web-1 had labels that this token does not give (without env=production no command asks for its name before it acts): where they shall hold again, make it with --label env=production --label role=web");
+        insta::assert_snapshot!(given(&[("env", "staging")]).expect("told"), @"⚠ the revoked host web-1 had labels that this token does not give: where they shall hold again, make it with --label role=web");
+        assert_eq!(given(&[("env", "staging"), ("role", "db")]), None);
+        assert_eq!(labels_left_out(&host("web-1"), &HashMap::new()), None);
     }
 
     #[test]

@@ -282,9 +282,10 @@ pub(crate) fn history(
     .words("STATE", 20)
     .sentence("NOTE");
     for revision in &target.revisions {
+        // What has become current again since then did so by passing its checks.
         let failed: Vec<&v1::FailedRestore> = failures
             .iter()
-            .filter(|it| it.revision == revision.id)
+            .filter(|it| it.revision == revision.id && it.at_ms > revision.last_active_ms)
             .collect();
         let (state, tone) = revision_state(target, revision, &failed);
         rows.push([
@@ -325,9 +326,7 @@ fn revision_state(
     let current = revision.id == target.current_revision;
     let still = target.active_rollout.is_empty();
     let fails = current && still && target.health() == v1::Verdict::Failed;
-    // What has become current again since then did so by passing them.
-    let since = |it: &&v1::FailedRestore| it.at_ms > revision.last_active_ms;
-    if fails || failed.iter().any(|it| failed_checks(it) && since(it)) {
+    if fails || failed.iter().any(|it| failed_checks(it)) {
         words.push(if fails {
             "✖ fails its checks"
         } else {
@@ -578,6 +577,13 @@ mod tests {
         #2        bbbbbbbbbbbb  ● current, ✖ bad, ✖ fails its checks  shop:2  62 s ago    61 s ago        deployment  500s\u{1b}[8m
         #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    61 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago (the newest of 2 failures); c0ffee (destructive migration)
         ");
+        // Restored since then.
+        let mut restored = target();
+        for revision in &mut restored.revisions {
+            revision.last_active_ms = 4000;
+        }
+        let said = history(view, &restored, &deployments, &failures);
+        assert!(!said.contains("failed its checks"), "{said}");
     }
 
     #[test]

@@ -341,9 +341,9 @@ async fn a_reader_that_leaves_is_no_error() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_not_even_tried() {
-    let stage = Stage::with(Script::default(), true).await;
+    let stage = Stage::expired().await;
     let said = stage.run(&["host", "ls"]).await;
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(4));
     assert!(
         said.stderr.contains("the certificate expired"),
         "{}",
@@ -354,6 +354,32 @@ async fn an_expired_certificate_is_not_even_tried() {
             .contains("sternway-controller operator issue --operator alice --role ")
     );
     assert_eq!(stage.connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_told_as_such_once_and_with_the_way_to_new_ones() {
+    let stage = Stage::revoked().await;
+    let new = "sternway-controller operator issue --operator alice --role ";
+    for arguments in [
+        &["host", "ls"][..],
+        // Would be asked for again, if the answer were only lost.
+        &["revision", "mark", "good", "1", "--host", "web-1"],
+        &["rollout", "watch", "0198a1b2"],
+        &["record", "export"],
+    ] {
+        let said = stage.run(arguments).await;
+        assert_eq!(said.code, Some(4), "{arguments:?}: {}", said.stderr);
+        let told =
+            said.stderr.contains("your certificate was revoked") && said.stderr.contains(new);
+        assert!(told, "{arguments:?}: {}", said.stderr);
+        for wrong in ["fatal alert", "again", "that the controller runs"] {
+            assert!(
+                !said.stderr.contains(wrong),
+                "{arguments:?}: {}",
+                said.stderr
+            );
+        }
+    }
 }
 
 #[tokio::test]

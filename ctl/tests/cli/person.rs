@@ -427,4 +427,17 @@ async fn a_token_comes_with_the_command_that_uses_it_and_only_once_in_a_pipe() {
     assert!(!said.stderr.contains("swj1_token"), "{}", said.stderr);
     let said = stage.run(&["host", "token", "-o", "json"]).await;
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+
+    let of_earlier = ["host", "token", "-o", "json", "--name", "web-0"];
+    let said = stage.run(&of_earlier).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("--label env=production"),
+        "{}",
+        said.stderr
+    );
+    let said = stage
+        .run(&[&of_earlier[..], &["--label", "env=production"]].concat())
+        .await;
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
 }

@@ -312,13 +312,22 @@ macro_rules! unscripted {
                 &self,
                 request: Request<v1::GetHostRequest>,
             ) -> Result<Response<v1::GetHostResponse>, Status> {
-                if request.get_ref().host != "web-1" {
-                    let problem =
-                        v1::Problem::new("host-unknown", "no host is named wbe-1", "did you mean web-1?");
-                    return Err(to_status(Code::NotFound, problem));
+                let mut host = self.host();
+                match request.get_ref().host.as_str() {
+                    "web-1" => {}
+                    "web-0" => {
+                        host.name = "web-0".into();
+                        host.state = v1::HostState::Revoked.into();
+                        host.labels.insert("env".into(), "production".into());
+                    }
+                    _ => {
+                        let problem =
+                            v1::Problem::new("host-unknown", "no host is named wbe-1", "did you mean web-1?");
+                        return Err(to_status(Code::NotFound, problem));
+                    }
                 }
                 Ok(Response::new(v1::GetHostResponse {
-                    host: Some(self.host()),
+                    host: Some(host),
                     targets: self.target().target.into_iter().collect(),
                     thinned: self.thinned,
                 }))

@@ -16,12 +16,13 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use sternway_proto::{
-    identity::{Identity, Role},
-    tls::{AnyoneValid, Credentials, ServerTls, ServerTrust, pem},
+    identity::{Identity, PeerCertificate, Role},
+    tls::{AnyoneValid, Credentials, Revocations, ServerTls, ServerTrust, pem},
     v1::operator_service_server::OperatorServiceServer,
 };
 use tempfile::TempDir;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     process::Command,
     time::timeout,
@@ -86,10 +87,20 @@ impl Authority {
 
 impl Stage {
     pub(crate) async fn new(script: Script) -> Self {
-        Self::with(script, false).await
+        Self::with(script, false, Arc::new(AnyoneValid)).await
     }
 
-    pub(crate) async fn with(script: Script, expired: bool) -> Self {
+    /// The operator's certificate has expired.
+    pub(crate) async fn expired() -> Self {
+        Self::with(Script::default(), true, Arc::new(AnyoneValid)).await
+    }
+
+    /// The operator's certificate is revoked.
+    pub(crate) async fn revoked() -> Self {
+        Self::with(Script::default(), false, Arc::new(NobodyValid)).await
+    }
+
+    async fn with(script: Script, expired: bool, revocations: Arc<dyn Revocations>) -> Self {
         let (script, connections) = (Arc::new(script), Arc::new(AtomicU32::new(0)));
         let folder = TempDir::new().expect("a folder");
         let (authority, cluster) = (Authority::new(), Uuid::new_v4());
@@ -98,7 +109,7 @@ impl Stage {
             cluster,
             agents: vec![Authority::new().0.der().clone()],
             operators: vec![ca.clone()],
-            revocations: Arc::new(AnyoneValid),
+            revocations,
         };
         let server = authority.issue(cluster, Role::Controller, "controller", false);
         let tls = ServerTls::new(server, &trust).expect("server TLS");
@@ -173,6 +184,16 @@ pub(crate) async fn said(
     }
 }
 
+/// Everybody was revoked.
+#[derive(Debug)]
+struct NobodyValid;
+
+impl Revocations for NobodyValid {
+    fn is_revoked(&self, _peer: &PeerCertificate) -> bool {
+        true
+    }
+}
+
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The service on a plain loopback port, and mutual TLS in front of it.
@@ -195,8 +216,14 @@ async fn serve(script: Arc<Script>, tls: ServerTls, connections: Arc<AtomicU32>)
             let acceptor = TlsAcceptor::from(tls.config());
             let connections = connections.clone();
             tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
+                let mut stream = match acceptor.accept(stream).into_fallible().await {
+                    Ok(stream) => stream,
+                    // Listened to, so that it hears why it is not let in.
+                    Err((_, mut refused)) => {
+                        let _ = refused.shutdown().await;
+                        let _ = tokio::io::copy(&mut refused, &mut tokio::io::sink()).await;
+                        return;
+                    }
                 };
                 connections.fetch_add(1, Ordering::SeqCst);
                 let mut inside = TcpStream::connect(inner).await.expect("connects");

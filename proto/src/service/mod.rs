@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,11 +27,22 @@ use tracing_subscriber::{
 use crate::settings::{Schema, Sources};
 
 /// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Human,
     Json,
+}
+
+impl<'de> Deserialize<'de> for LogFormat {
+    /// By hand: an error names what there is, and not what was given.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err(D::Error::custom("it is one of human, json")),
+        }
+    }
 }
 
 impl LogFormat {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, ConfigError, Environment, File, FileFormat};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -100,7 +100,7 @@ impl Schema {
         let merged = built(builder.build())?;
         serde_path_to_error::deserialize(merged).map_err(|error| SettingsError::Invalid {
             key: error.path().to_string(),
-            message: error.inner().to_string(),
+            message: reason(error.inner()),
         })
     }
 
@@ -166,7 +166,15 @@ fn flat(table: &toml::Table) -> Vec<String> {
     keys
 }
 
-fn built<T>(result: Result<T, config::ConfigError>) -> Result<T, SettingsError> {
+/// What is wrong, without the key, which is told before.
+fn reason(error: &ConfigError) -> String {
+    match error {
+        ConfigError::At { error, .. } => reason(error),
+        other => other.to_string(),
+    }
+}
+
+fn built<T>(result: Result<T, ConfigError>) -> Result<T, SettingsError> {
     result.map_err(|error| SettingsError::Invalid {
         key: "configuration".into(),
         message: error.to_string(),

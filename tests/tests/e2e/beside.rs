@@ -59,11 +59,18 @@ async fn operators_are_managed_and_a_copy_is_made_while_the_controller_runs() {
     );
     until("bob to be refused", SETTLES, async || {
         let said = bob.run(&["status"]).await;
-        (said.code != 0).then_some(()).ok_or(said.stdout)
+        (said.code == 4).then_some(()).ok_or(format!("{said:?}"))
     })
     .await;
+    let said = bob.run(&["status"]).await.exits(4);
+    assert!(
+        said.stderr.contains("your certificate was revoked"),
+        "{said:?}"
+    );
     let said = done(&controller, "operator", &["revoke", "dave"]);
     assert!(said.contains("not in the list: compare it"), "{said}");
+    let said = done(&controller, "operator", &["ls"]);
+    assert!(said.contains("\ndave was revoked by name at 20"), "{said}");
     let (success, said) = beside(&controller, "operator", &["revoke", "no such"]);
     assert!(!success && said.contains("operator ls"), "{said}");
 

@@ -97,6 +97,8 @@ async fn the_demo_rolls_back_and_leaves_nothing() {
     assert_eq!(code, Some(0), "{said}");
     for part in [
         "(HTTP 500)",
+        "✖ failed",
+        "--reason 'version 2 answers 500'",
         "ctl readiness",
         "restored",
         "the record holds",
@@ -114,6 +116,19 @@ async fn a_demo_that_is_interrupted_leaves_nothing() {
     demo.process.signal_group(Signal::INT);
     let code = demo.exits().await;
     assert_eq!(code, Some(130), "{}", demo.process.log());
+    assert_eq!(demo.left(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_in_its_rollback_does_not_say_that_it_goes_on() {
+    let mut demo = Demo::start("back");
+    demo.says("ctl rollback --host").await;
+    demo.process.signal_group(Signal::INT);
+    let code = demo.exits().await;
+    let said = demo.process.log();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("demo: stopped; removing"), "{said}");
+    assert!(!said.contains("goes on without us"), "{said}");
     assert_eq!(demo.left(), Vec::<String>::new());
 }
 

@@ -112,6 +112,24 @@ async fn a_token_that_pins_another_authority_is_never_shown_to_this_one() {
 }
 
 #[tokio::test]
+async fn at_the_listener_for_agents_it_is_said_that_this_is_not_for_joining() {
+    let scope = Scope::new().await;
+    let controller = Controller::new(&scope).await;
+    let token = token(&controller, &["--name", "web-2"]).await;
+    let config = controller.ctl().config();
+    let address = config["controller"].as_str().expect("an address");
+    let refused = enrol::join(&token, Some(address), "web-2", "0.0.0").await;
+    assert!(
+        matches!(&refused, Err(enrol::JoinError::NotForJoining { address: at }) if at == address),
+        "{refused:?}"
+    );
+    // The token is as good as before.
+    enrol::join(&token, None, "web-2", "0.0.0")
+        .await
+        .expect("joined");
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_over_the_stream_before_it_ends() {
     let scope = Scope::new().await;
     let mut controller = Controller::new(&scope).await;

@@ -96,7 +96,7 @@ async fn every_metric_moves_with_what_it_counts() {
     for name in of_orders {
         becomes(&stage, name, one).await;
     }
-    let restored = "sternway_orders_finished_total{outcome=\"OUTCOME_RESTORED\"}";
+    let restored = "sternway_orders_finished_total{outcome=\"restored\"}";
     becomes(&stage, restored, one).await;
     let after = metrics(&stage).await;
     let took = sum(&after, "sternway_order_accepted_seconds_sum");

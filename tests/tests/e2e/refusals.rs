@@ -86,7 +86,7 @@ async fn unknown_hosts_targets_and_revisions_are_named() {
     for word in ["99", "#99", "zz"] {
         let because = format!("{target} has no revision \"{word}\"");
         let asked = [&rollback[..], &["--to", word]].concat();
-        refused(&stage, &asked, REFUSED, "revision-unknown", &because, known).await;
+        refused(&stage, &asked, UNKNOWN, "revision-unknown", &because, known).await;
     }
     stage.unchanged("shop", 2).await;
 }

@@ -30,6 +30,21 @@ pub(super) struct Earlier<'a> {
     pub(super) now_ms: i64,
 }
 
+/// The failures of revisions that were not restored since, or found to pass their checks: what came after says more.
+pub(super) fn not_outlived(
+    failed: Vec<v1::FailedRestore>,
+    ended: &[EndedOrder],
+) -> Vec<v1::FailedRestore> {
+    let outlived = |failed: &v1::FailedRestore| {
+        ended.iter().any(|it| {
+            matches!(it.outcome, Outcome::Restored | Outcome::Unchanged)
+                && it.running_revision == failed.revision
+                && it.finished_ms > failed.at_ms
+        })
+    };
+    failed.into_iter().filter(|it| !outlived(it)).collect()
+}
+
 /// What is worth knowing before that revision is restored. `asked` is the person's word for it.
 pub(super) fn warnings(
     history: History<'_>,
@@ -361,5 +376,25 @@ mod tests {
         // The oldest has none before it.
         let said = told(&of, "1", &[], &[failed("check-failed", 10_000)]);
         assert!(said[0].next_step.starts_with("there is none"), "{said:?}");
+    }
+
+    #[test]
+    fn a_failure_is_not_told_any_more_once_the_revision_was_restored() {
+        let all = || {
+            vec![
+                failed("check-failed", 5_000),
+                failed("check-failed", 60_000),
+            ]
+        };
+        let left = |ended: &[EndedOrder]| not_outlived(all(), ended).len();
+        assert_eq!(left(&[]), 2);
+        // In the moment after a failure, as a person does it.
+        assert_eq!(left(&[ended(Outcome::Restored, "1", 1_000)]), 0);
+        assert_eq!(left(&[ended(Outcome::Unchanged, "1", 1_000)]), 0);
+        // Between the two.
+        assert_eq!(left(&[ended(Outcome::Restored, "1", 30_000)]), 1);
+        // Another revision, or an undo, that put this one back unchecked.
+        assert_eq!(left(&[ended(Outcome::Restored, "2", 1_000)]), 2);
+        assert_eq!(left(&[ended(Outcome::Undone, "1", 1_000)]), 2);
     }
 }

@@ -58,7 +58,7 @@ pub(super) async fn plan(
     let chosen = found
         .history()
         .restorable(&request.to)
-        .map_err(fault::refused)?;
+        .map_err(not_restorable)?;
     let asked = v1::PlanRequest {
         request_id: 0,
         target: found.target.name.clone(),
@@ -169,6 +169,7 @@ async fn earlier(
     let (id, target) = (found.host.id, &found.target.name);
     let ended = service.store.order_ended_list(id, target).await?;
     let failed = service.store.order_failed_list(id, target).await?;
+    let failed = earlier::not_outlived(failed, &ended);
     let earlier = Earlier {
         ended: &ended,
         failed: &failed,
@@ -176,6 +177,14 @@ async fn earlier(
         now_ms,
     };
     Ok(earlier::warnings(found.history(), asked, chosen, earlier))
+}
+
+/// That there is no such revision is no refusal: a host or a target that is not there is none either.
+fn not_restorable(why: Problem) -> Status {
+    match why.code.as_str() {
+        "revision-unknown" | "revision-ambiguous" => fault::not_found(why),
+        _ => fault::refused(why),
+    }
 }
 
 fn late(found: &Found) -> Status {

@@ -282,7 +282,11 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
         .map_err(file)?;
     // The database inherits its mode from nothing: it is made here, readable by its owner only.
     for name in ["controller.db", "lock"] {
-        private(&data_dir.join(name)).map_err(file)?;
+        let path = data_dir.join(name);
+        private(&path).map_err(|source| StoreError::File {
+            path: path.display().to_string(),
+            source,
+        })?;
     }
     let lock = File::open(data_dir.join("lock")).map_err(file)?;
     match lock.try_lock() {
