@@ -139,6 +139,8 @@ pub fn init(
     // Everything that can be refused is, before anything is made: a second attempt must not find half a cluster.
     operator_name(operator, Role::Admin)?;
     if is_in(&dir).map_err(PkiError::from)? {
+        // One that was cut off may not have given all away. Whether the cluster's owner can read it is told by its start.
+        drop(hand_over(data));
         return Err(InitError::Stands {
             data: data.to_owned(),
             issue: issue(data, controller_address, operator, out),

@@ -82,9 +82,14 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// Whether the log is read for systemd's journal, which says so.
+/// Whether the standard error is what systemd reads for its journal, by the device and inode that it names, as of
+/// systemd.exec(5): the variable alone is inherited by whatever a service starts.
 fn for_journal() -> bool {
-    std::env::var_os("JOURNAL_STREAM").is_some()
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let own = rustix::fs::fstat(io::stderr()).ok();
+    named
+        .zip(own)
+        .is_some_and(|(named, own)| named == format!("{}:{}", own.st_dev, own.st_ino))
 }
 
 /// Lines for a person. The journal learns of each how grave it is, so that `journalctl -p warning` finds it.

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::{Arc, Mutex},
@@ -134,7 +135,11 @@ async fn who_looks_at_the_service_of_a_host_that_is_cut_off_sees_it() {
     stage.agent.kill();
     let manager = Manager::new(stage.scope.folder(), "agent");
     let [socket, watchdog] = manager.environment();
-    let journal = ("JOURNAL_STREAM", "1:2");
+    // Its log as systemd names a stream of the journal.
+    let log = stage.agent.folder().join(format!("agent-{HOST}.log"));
+    let file = fs::metadata(&log).expect("there is a log");
+    let stream = format!("{}:{}", file.dev(), file.ino());
+    let journal = ("JOURNAL_STREAM", stream.as_str());
     stage.agent.start_with(&[socket, watchdog, journal]);
     let controller = stage.controller.listen();
     let connected = format!("STATUS=looking after {HOST}, connected to {controller}");
@@ -149,11 +154,15 @@ async fn who_looks_at_the_service_of_a_host_that_is_cut_off_sees_it() {
     let cut = format!("STATUS=cut off: {HOST} was revoked at {controller}");
     manager.hears(&cut, 1).await;
     // As grave as the journal has to know it: journalctl -p err.
-    let log = stage.agent.folder().join(format!("agent-{HOST}.log"));
     let log = fs::read_to_string(log).expect("the log is read");
     let mut grave = log.lines().filter(|line| line.starts_with("<3>"));
     assert!(grave.any(|line| line.contains("was revoked")), "{log}");
     assert!(log.lines().any(|line| line.starts_with("<6>")), "{log}");
+    // What another program inherited of it is for a person.
+    let mut status = stage.agent.command("status");
+    status.arg("--nonsense").env("JOURNAL_STREAM", &stream);
+    let said = status.output().expect("it starts").stderr;
+    assert!(!String::from_utf8_lossy(&said).contains("<3>"));
 }
 
 /// What the tool has against a unit.
