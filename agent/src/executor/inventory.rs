@@ -244,9 +244,11 @@ impl Inventory {
                 // What an order changed is known already; where a rollback would go is another one.
                 if self.core.undisturbed(target, &begun) {
                     let turn = begun.of(target);
-                    let before = self.turns.insert(target.clone(), turn);
-                    if turn != before.unwrap_or_default() && !tended {
-                        self.tend(target);
+                    if turn != self.turns.get(target).copied().unwrap_or_default() {
+                        self.turns.insert(target.clone(), turn);
+                        if !tended {
+                            self.tend(target);
+                        }
                     }
                 }
             }

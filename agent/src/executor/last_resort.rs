@@ -7,7 +7,10 @@ use sternway_proto::v1;
 use tokio::time::{Instant, sleep};
 
 use super::run::Course;
-use crate::engine::step::{Done, StepError};
+use crate::{
+    engine::step::{Done, StepError},
+    targets::NOTHING_RUNS,
+};
 
 /// Between tries: doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -33,6 +36,9 @@ impl Course {
             if !waits || Instant::now() >= end {
                 if told {
                     self.core.set_stuck(&target, None);
+                }
+                if matches!(&result, Err(error) if error.code == NOTHING_RUNS) {
+                    self.lay_aside().await;
                 }
                 return Some(result);
             }

@@ -477,6 +477,31 @@ impl Course {
             })
     }
 
+    /// Keeps the log of what could not be started, as well as that goes.
+    pub(super) async fn lay_aside(&mut self) {
+        let (sink, _ignored) = EvidenceSink::channel();
+        let target = self.target().clone();
+        let context = StepContext {
+            order_id: self.id(),
+            target: &target,
+            outputs: self.run.outputs(),
+            evidence: &sink,
+        };
+        match timeout(
+            RESCUE_TIMEOUT,
+            self.kind.lay_aside(&context, self.run.steps()),
+        )
+        .await
+        {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                "what failed of {target} is not put aside: {}",
+                error.message
+            ),
+            Err(_) => tracing::warn!("what failed of {target} is not put aside: it took too long"),
+        }
+    }
+
     /// A target that was taken along and does not run; one that cannot be looked at may.
     pub(super) async fn down_beside(&self) -> Option<TargetName> {
         for target in taken_along(&self.journal) {

@@ -257,6 +257,10 @@ impl Kind for Scripted {
         Ok(Done::said("switched back"))
     }
 
+    async fn lay_aside(&self, _: &StepContext<'_>, _: &[Step]) -> Result<(), StepError> {
+        Ok(())
+    }
+
     async fn rescue(&self, _: &StepContext<'_>, _: &[Step]) -> Result<Done, StepError> {
         let mut world = self.world();
         if let Some(dir) = world.rescue_panics.take() {

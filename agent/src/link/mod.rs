@@ -191,29 +191,33 @@ impl Link {
             Ended::Connect(error) => sternway_proto::name::clean_text(&chain(error)),
             other => other.to_string(),
         };
-        let again = logged
-            .as_ref()
-            .is_some_and(|(before, when)| *before == text && when.elapsed() < QUIET);
-        if again {
-            return;
-        }
         let controller = &self.identity.controller;
         let name = &self.identity.host_name;
         let expired = self
             .identity
             .certificate()
             .is_ok_and(|certificate| certificate.not_after_ms <= now_ms());
+        let status = if text == REVOKED {
+            format!("cut off: {name} was revoked at {controller}")
+        } else if expired {
+            format!("cut off: the certificate of {name} has ended")
+        } else {
+            format!("looking after {name}; no session with {controller}")
+        };
+        // Each time, because a session in between has said otherwise.
+        notify::status(&status);
+        let again = logged
+            .as_ref()
+            .is_some_and(|(before, when)| *before == text && when.elapsed() < QUIET);
+        if again {
+            return;
+        }
         if text == REVOKED {
             tracing::error!(%controller, "{REVOKED}");
-            notify::status(&format!("cut off: {name} was revoked at {controller}"));
         } else if expired {
             tracing::error!(%controller, "{EXPIRED}");
-            notify::status(&format!("cut off: the certificate of {name} has ended"));
         } else {
             tracing::warn!(%controller, "no session with {controller}: {text}");
-            notify::status(&format!(
-                "looking after {name}; no session with {controller}"
-            ));
         }
         *logged = Some((text, Instant::now()));
     }

@@ -188,6 +188,9 @@ pub enum Changed {
     Target(TargetName),
 }
 
+/// The code of a last resort that could start nothing.
+pub const NOTHING_RUNS: &str = "nothing-runs";
+
 /// A kind of target: `docker`, later `compose`, `swarm`, `systemd`.
 #[async_trait]
 pub trait Kind: Send + Sync {
@@ -220,6 +223,10 @@ pub trait Kind: Send + Sync {
     /// The last resort: neither the restore nor its undo could be completed. Makes exactly one of the
     /// two instances run, whichever can, and says which. `steps` is the whole plan.
     async fn rescue(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<Done, StepError>;
+
+    /// Behind a [`Self::rescue`] that failed with [`NOTHING_RUNS`], once it is not asked for again: keeps what tells why,
+    /// and leaves what is to be started by hand under the target's name. What runs is not touched.
+    async fn lay_aside(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<(), StepError>;
 
     /// The last resort for an order of which nobody has the journal: how far it came is read from what it left.
     /// Makes exactly one instance run, whichever can, takes the rest away, and says what runs. Idempotent.

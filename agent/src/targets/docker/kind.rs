@@ -180,6 +180,10 @@ impl Kind for DockerKind {
         self.told_whole(context, steps, done).await
     }
 
+    async fn lay_aside(&self, context: &StepContext<'_>, steps: &[Step]) -> Result<(), StepError> {
+        self.lay_aside(context, steps).await
+    }
+
     async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
         self.awaited(LAST_RESORT).await?;
         let done = self.mend(context, known).await;

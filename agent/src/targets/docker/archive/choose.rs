@@ -160,7 +160,7 @@ pub(super) fn make_room(
     Some(gone)
 }
 
-/// What is let go so that no more than the budget is left, the last first.
+/// What is let go so that no more than the budget is left, the last first. With a budget of none all of it.
 pub(super) fn beyond(budget: u64, mut held: Vec<Held>) -> Vec<ImageId> {
     held.sort_by_key(|one| one.rank);
     let mut gone = Vec::new();

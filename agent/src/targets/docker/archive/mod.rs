@@ -92,7 +92,10 @@ impl Archive {
             warn!("what the archive of images is for cannot be read: {error}");
             None
         });
-        let is_unknown = wanted.is_none() && !store.held(&[])?.is_empty();
+        // Something is there that is in nobody's list, be it that the list was lost, now or before the last end.
+        let wishes = wanted.clone().unwrap_or_default().wishes();
+        let held = store.held(&wishes)?;
+        let is_unknown = held.iter().any(|one| one.rank == choose::Held::UNWANTED);
         let shared = Arc::new(Shared {
             engine,
             store,

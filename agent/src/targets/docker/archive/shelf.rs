@@ -24,6 +24,8 @@ const SCHEMA: u32 = 1;
 const ENTRIES: usize = 10_000;
 /// A configuration or list within an export that is read as a whole, bytes at most.
 const TEXT_BYTES: u64 = 8 * 1024 * 1024;
+/// The name of a file that is just written.
+const TEMPORARY: &str = "new";
 /// Read and written at a time.
 const BUFFER: usize = 256 * 1024;
 /// After that many bytes of a file they are brought to disk, and the room is looked at again: so that no single wait for
@@ -228,7 +230,7 @@ impl Shelf {
         left: &mut u64,
         floor: u64,
     ) -> Result<(Blob, u64), ShelfError> {
-        let temporary = self.blobs().join("new");
+        let temporary = self.blobs().join(TEMPORARY);
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -240,6 +242,7 @@ impl Shelf {
         let mut buffer = vec![0; BUFFER];
         let mut bytes = 0;
         let mut synced = 0;
+        let largest = self.largest()?;
         self.is_above(floor)?;
         loop {
             let count = from.read(&mut buffer).map_err(ShelfError::Export)?;
@@ -247,6 +250,10 @@ impl Shelf {
                 break;
             }
             bytes += count as u64;
+            // None that is there already is as large, so that it can be no other one.
+            if bytes > *left && bytes > largest {
+                return Err(ShelfError::NoRoom);
+            }
             hash.update(&buffer[..count]);
             file.write_all(&buffer[..count])
                 .map_err(failed("write", &temporary))?;
@@ -265,6 +272,14 @@ impl Shelf {
         file.sync_all().map_err(failed("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(failed("write", &path))?;
         Ok((blob, bytes))
+    }
+
+    /// The bytes of the largest file.
+    fn largest(&self) -> Result<u64, ShelfError> {
+        let names = names(&self.blobs())?;
+        let kept = names.iter().filter(|name| *name != TEMPORARY);
+        let sizes = kept.filter_map(|name| size(&self.blobs().join(name)));
+        Ok(sizes.max().unwrap_or(0))
     }
 
     fn is_above(&self, floor: u64) -> Result<(), ShelfError> {

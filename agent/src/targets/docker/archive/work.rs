@@ -38,6 +38,9 @@ const FLOOR_BYTES: u64 = 4 << 30;
 
 /// After a failure that waiting may mend, an image is tried again behind that.
 pub(super) const AGAIN: Duration = Duration::from_hours(1);
+/// What the tar of a small image has beside its files, bytes.
+const TAR_BYTES: u64 = 256 * 1024;
+
 /// After an export that broke off although the engine is there, once: then as after any failure.
 const SOON: Duration = Duration::from_secs(5);
 /// A registry that had an image is asked again behind that.
@@ -145,6 +148,7 @@ impl Shared {
             .into_iter()
             .partition(|one| one.rank == Held::UNWANTED && !unwanted_stay);
         let unwanted: Vec<ImageId> = unwanted.into_iter().map(|one| one.id).collect();
+        let wanted = self.replaceable(wanted, 0).await?;
         let beyond = choose::beyond(self.budget, wanted);
         let done = self
             .let_go(unwanted, "nobody wants it any more")
@@ -203,12 +207,14 @@ impl Shared {
         let store = self.store.clone();
         let known = move || store.known(layers.iter().map(String::as_str));
         let needed = bytes.saturating_sub(spawn_blocking(known).await?);
+        // A tar has more than the files that the engine counts: their heads, and what fills their blocks.
+        let needed = needed + needed / 8 + TAR_BYTES;
         // What containerd exports is compressed, and bears other names than the layers: how much of it is there already
         // is seen when it is written.
-        let guessed = !is_containerds(info);
+        let may_fit = needed <= self.free(&held) || is_containerds(info);
         self.disks_have_room(text(info, "DockerRootDir"), bytes, needed)
             .await?;
-        if !guessed || needed <= self.free(&held) {
+        if may_fit {
             match self.export(&wish.id, &held).await {
                 Err(ArchiveError::Shelf(ShelfError::NoRoom)) => {}
                 done => return done.map(|()| Taken::Now),
@@ -220,6 +226,12 @@ impl Shared {
             self.replaceable(held, wish.rank).await?
         };
         let free = self.free(&self.held().await?);
+        // It was seen that this much is too little.
+        let needed = if may_fit {
+            needed.max(free + 1)
+        } else {
+            needed
+        };
         let gone = make_room(needed, wish.rank, free, held).ok_or_else(|| {
             let (budget, free) = (self.budget / 1024 / 1024, free / 1_000_000);
             let place =
@@ -231,7 +243,8 @@ impl Shared {
         Ok(Taken::Now)
     }
 
-    /// Those that may be let go for an image of that rank: of which the engine has another copy still.
+    /// Those that rank behind and are in the engine's store, too, as they are; the others rank first: what is the last
+    /// copy does not go for another one's sake.
     async fn replaceable(&self, held: Vec<Held>, rank: usize) -> Result<Vec<Held>, ArchiveError> {
         let mut all = Vec::new();
         for mut one in held {

@@ -235,6 +235,8 @@ mod tests {
                 "DATABASE_URL=postgres://shop:tiger-Pa55%40w0rd@db:5432/x?sslmode=require&sslpassword=dragon",
                 "DSN=host=db user=shop password=hunter2",
                 "ADO=Server=db,1433;User Id=shop;Password=s3cr3t;",
+                "OTHER=Server=db;Password=lion,Pa55;",
+                "QUERY=postgres://db/x?user=shop&password=p%40ssw0rd",
                 "MODE=plain and simple",
             ]},
             "HostConfig": {
@@ -261,6 +263,8 @@ mod tests {
                 "login of shop with s3cr3t failed",
                 "login of shop with *** failed",
             ),
+            ("login with lion,Pa55 failed", "login with *** failed"),
+            ("p@ssw0rd is wrong", "*** is wrong"),
             ("401 for 0123-4567", "401 for ***"),
             (
                 "mount //nas/shop: bad mounts3cret",

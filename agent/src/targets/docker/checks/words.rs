@@ -61,12 +61,9 @@ pub(super) fn of_drivers(host: &Value) -> Vec<(String, String)> {
 pub(super) fn within(value: &str, found: &mut Vec<(String, String)>) {
     for word in value.split_whitespace().take(MOST) {
         query(word, found);
-        // A separator may as well be a part of the value.
-        for part in [word]
-            .into_iter()
-            .chain(word.split([';', ',', '&']))
-            .take(MOST)
-        {
+        // Each separator may as well be a part of the value: by one at a time, and by none.
+        let parts = [';', ',', '&'].into_iter().flat_map(|by| word.split(by));
+        for part in [word].into_iter().chain(parts).take(MOST) {
             if let Some((name, value)) = part.split_once('=') {
                 add(name, value, found);
             }
@@ -145,6 +142,7 @@ fn query(address: &str, found: &mut Vec<(String, String)>) {
     for pair in query.split(['&', ';', '#', '?']).take(MOST) {
         let (name, value) = pair.split_once('=').unwrap_or(("", pair));
         add(name, value, found);
+        add(name, &decoded(value), found);
     }
 }
 

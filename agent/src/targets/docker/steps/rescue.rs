@@ -9,15 +9,18 @@ use tokio::time::{Instant, sleep};
 use super::{is_up, job, name_of, part, refused, runs, short};
 use crate::{
     engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
-    targets::docker::{
-        DockerKind,
-        client::{EngineError, NO_SPACE},
-        labels::Role,
-        normalise::text,
-        plan::{Job, Old},
-        record::ContainerRecord,
-        redirect::{self, Phase},
-        serving,
+    targets::{
+        NOTHING_RUNS,
+        docker::{
+            DockerKind,
+            client::{EngineError, NO_SPACE},
+            labels::Role,
+            normalise::text,
+            plan::{Job, Old},
+            record::ContainerRecord,
+            redirect::{self, Phase},
+            serving,
+        },
     },
 };
 
@@ -48,17 +51,8 @@ impl DockerKind {
             .into_iter()
             .next()
             .unwrap_or_else(|| Party::of(context.target.clone()));
-        let before = old.clone();
         let rescued = self.rescue_of(context, old, record, redirects(steps)).await;
-        let mut done = match rescued {
-            Ok(done) => done,
-            Err(error) => {
-                if !error.transient {
-                    self.nothing_runs(context, before.as_ref()).await;
-                }
-                return Err(error);
-            }
-        };
+        let mut done = rescued?;
         let new_stays = self.new_runs(context).await?;
         if !new_stays {
             // Its log says why it failed. It is no longer of any use here, so that whatever becomes of this is as good.
@@ -102,26 +96,34 @@ impl DockerKind {
         away.map_or(Ok(done), Err)
     }
 
-    /// What is left for a person to start by hand bears the target's name, and the log of the new one is kept. Whatever
-    /// becomes of this is as good.
-    async fn nothing_runs(&self, context: &StepContext<'_>, old: Option<&Old>) {
-        let old = match old {
-            Some(old) => self.found(&old.id).await.ok().flatten().map(|_| old),
+    /// Behind a last resort for which nothing could be started, once it is not tried again: what is left for a person to
+    /// start by hand bears the target's name, and the log of the new one is kept.
+    ///
+    /// # Errors
+    /// The engine does not answer, or a name is taken. Nothing is worse for that.
+    pub async fn lay_aside(
+        &self,
+        context: &StepContext<'_>,
+        steps: &[Step],
+    ) -> Result<(), StepError> {
+        let ordered = parties(context.target, steps)
+            .into_iter()
+            .find(|party| party.target == *context.target);
+        let old = match ordered.and_then(|party| party.old) {
+            Some(old) => self.found(&old.id).await?.map(|_| old),
             None => None,
         };
-        let new = self
-            .of_order(context, Role::Replacement)
-            .await
-            .ok()
-            .flatten();
-        let all_there_is = new.is_some_and(|(_, new)| name_of(&new) == context.target.local());
-        if old.is_none() && all_there_is {
-            return;
+        let Some((_, new)) = self.of_order(context, Role::Replacement).await? else {
+            return Ok(());
+        };
+        let all_there_is = old.is_none() && name_of(&new) == context.target.local();
+        // Somebody may have started it since.
+        if all_there_is || is_up(&new) {
+            return Ok(());
         }
-        let named = self.swap_names_back(context, old).await;
-        if named.is_ok() {
-            let _ = self.take_new_back(context).await;
-        }
+        self.swap_names_back(context, old.as_ref()).await?;
+        self.take_new_back(context).await?;
+        Ok(())
     }
 
     async fn new_runs(&self, context: &StepContext<'_>) -> Result<bool, EngineError> {
@@ -243,7 +245,7 @@ impl DockerKind {
         // Whoever is started by hand is not to be cut off. That nothing runs is told either way.
         let _ = self.quiet(context, warm, None).await;
         Err(refused(
-            "nothing-runs",
+            NOTHING_RUNS,
             "neither the container from before nor the new one can be started".to_owned(),
             "see why on the host (`docker ps -a`, `docker logs`), start what is to run, or deploy it again",
         ))
