@@ -109,6 +109,7 @@ async fn repeat<T>(
             // Refused under the same request id: nothing stands under it.
             return Err(if lost && status.code() != Code::FailedPrecondition {
                 error
+                    .out_of_reach()
                     .because(format!("an answer was lost: {}", words.unknown))
                     .next(words.next)
             } else {

@@ -88,6 +88,13 @@ impl CtlError {
         self
     }
 
+    /// Makes it say that what goes on, or may, is out of reach: a refusal would say that nothing was changed.
+    #[must_use]
+    pub(crate) fn out_of_reach(self) -> Self {
+        let kind = Kind::Unreachable;
+        Self { kind, ..self }
+    }
+
     /// What a problem says.
     pub(crate) fn of_problem(kind: Kind, what: impl Into<String>, problem: Problem) -> Self {
         let error = Self::new(kind, what)

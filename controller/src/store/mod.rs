@@ -6,7 +6,7 @@ pub mod error;
 mod sqlite;
 pub mod types;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use sternway_proto::v1;
@@ -199,6 +199,13 @@ pub trait RolloutStore: Send + Sync {
         host: Uuid,
         target: &str,
     ) -> Result<Vec<v1::FailedRestore>, StoreError>;
+    /// The revisions of a target that were restored, or found to run and pass their checks, with when that was for the
+    /// last time by the controller's clock. However long ago.
+    async fn order_passed_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<HashMap<String, i64>, StoreError>;
     /// The finished orders of a target among the newest 200 of its host, newest first.
     async fn order_ended_list(
         &self,

@@ -275,7 +275,7 @@ async fn start_and_follow(
     }
     app.ui.note(&format!("rollout {}", clean(&rollout.id)));
     let mut watch = Watch::default();
-    watch_to_end(app, client, &mut watch, &rollout.id, args.timeout).await
+    watch_to_end(app, client, &mut watch, &rollout.id, true, args.timeout).await
 }
 
 /// Starts it. A Ctrl-C meanwhile is kept for later: without the answer nobody knows what to come back to.

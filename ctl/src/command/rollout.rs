@@ -59,7 +59,7 @@ pub(crate) async fn run(command: Command, app: &mut App<'_>) -> Ended {
         Command::Watch(args) => {
             let client = app.client().await?;
             let mut watch = Watch::default();
-            watch_to_end(app, &client, &mut watch, &args.rollout, args.timeout).await
+            watch_to_end(app, &client, &mut watch, &args.rollout, false, args.timeout).await
         }
     }
 }
@@ -102,17 +102,18 @@ async fn show(app: &mut App<'_>, rollout: String) -> Ended {
     Ok(ExitCode::Done)
 }
 
-/// Follows a rollout, and answers with how it ended or how to come back.
+/// Follows a rollout, and answers with how it ended or how to come back. `ours`: we have started it ourselves.
 pub(crate) async fn watch_to_end(
     app: &mut App<'_>,
     client: &crate::client::Client,
     watch: &mut Watch,
     rollout: &str,
+    ours: bool,
     timeout: Option<Duration>,
 ) -> Ended {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let interrupt = app.interrupt.clone();
-    let end = follow(client, watch, rollout, app.ui, &interrupt, deadline).await?;
+    let end = follow(client, watch, rollout, ours, app.ui, &interrupt, deadline).await?;
     // What was asked for may be a prefix; what came back is the id.
     let id = match watch.rollout.id.as_str() {
         "" => clean(rollout),

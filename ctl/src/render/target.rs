@@ -282,10 +282,10 @@ pub(crate) fn history(
     .words("STATE", 20)
     .sentence("NOTE");
     for revision in &target.revisions {
-        // What has become current again since then did so by passing its checks.
+        // The controller leaves out what was outlived; when a revision became current is told by another clock.
         let failed: Vec<&v1::FailedRestore> = failures
             .iter()
-            .filter(|it| it.revision == revision.id && it.at_ms > revision.last_active_ms)
+            .filter(|it| it.revision == revision.id)
             .collect();
         let (state, tone) = revision_state(target, revision, &failed);
         rows.push([
@@ -577,13 +577,20 @@ mod tests {
         #2        bbbbbbbbbbbb  ● current, ✖ bad, ✖ fails its checks  shop:2  62 s ago    61 s ago        deployment  500s\u{1b}[8m
         #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    61 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago (the newest of 2 failures); c0ffee (destructive migration)
         ");
-        // Restored since then.
-        let mut restored = target();
-        for revision in &mut restored.revisions {
+        // Current again since then, by the host's own clock and unchecked: what was outlived is left out by the
+        // controller.
+        let mut current_again = target();
+        for revision in &mut current_again.revisions {
             revision.last_active_ms = 4000;
         }
-        let said = history(view, &restored, &deployments, &failures);
-        assert!(!said.contains("failed its checks"), "{said}");
+        let mut needs = failed("b", "undo-failed", 3500);
+        needs.outcome = v1::Outcome::NeedsHuman.into();
+        let failures = [needs, failed("a", "check-failed", 3000)];
+        insta::assert_snapshot!(history(view, &current_again, &[], &failures), @r"
+        REVISION  ID            STATE                                 IMAGE   FIRST SEEN  BECAME CURRENT  BY          NOTE
+        #2        bbbbbbbbbbbb  ● current, ✖ bad, ✖ fails its checks  shop:2  62 s ago    59 s ago        deployment  its restore needs a person in rollout 0198a1b2-0000-7000-8000-000000000001, 59 s ago; 500s\u{1b}[8m
+        #1        aaaaaaaaaaaa  ✔ known-good, ✖ failed its checks     shop:1  62 s ago    59 s ago        deployment  failed its checks in rollout 0198a1b2-0000-7000-8000-000000000001, 60 s ago
+        ");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) enum End {
     TimedOut,
 }
 
-/// Follows a rollout until it is over, `interrupt` fires, or `deadline` passes.
+/// Follows a rollout until it is over, `interrupt` fires, or `deadline` passes. `ours`: we have started it ourselves.
 ///
 /// # Errors
 /// The controller refuses, or cannot be reached for longer than the attempts last.
@@ -41,6 +41,7 @@ pub(crate) async fn follow(
     client: &Client,
     watch: &mut Watch,
     rollout: &str,
+    ours: bool,
     ui: &mut Ui,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
@@ -50,7 +51,7 @@ pub(crate) async fn follow(
         biased;
         () = interrupt.first() => Ok(End::Detached),
         () = until(deadline) => Ok(End::TimedOut),
-        end = attach_until_over(client, watch, rollout, ui, &display) => end,
+        end = attach_until_over(client, watch, rollout, ours, ui, &display) => end,
     };
     display.finish();
     end
@@ -67,13 +68,17 @@ async fn attach_until_over(
     client: &Client,
     watch: &mut Watch,
     rollout: &str,
+    ours: bool,
     ui: &mut Ui,
     display: &Display,
 ) -> Result<End, CtlError> {
-    let mut failures = 0;
+    let (mut failures, mut known) = (0, ours);
     loop {
         let lost = match client.watch_rollout(rollout).await {
-            Ok(stream) => read(stream, watch, ui, display, &mut failures).await?,
+            Ok(stream) => {
+                known = true;
+                read(stream, watch, ui, display, &mut failures).await?
+            }
             Err(status) => Some(status),
         };
         if watch.over() || ui.closed() {
@@ -83,16 +88,21 @@ async fn attach_until_over(
         failures += 1;
         if failures > ATTEMPTS || !is_transient(&status) {
             let error = CtlError::from_status(&format!("follow rollout {rollout}"), &status);
-            // What the controller refuses may not even exist.
-            return Err(
-                if is_transient(&status) || status.code() == Code::Unavailable {
-                    error.next(format!(
-                    "the rollout goes on without us; come back with `ctl rollout watch {rollout}`"
-                ))
-                } else {
-                    error
-                },
+            let come_back = format!(
+                "the rollout goes on without us; come back with `ctl rollout watch {rollout}`"
             );
+            let refused = matches!(
+                status.code(),
+                Code::Unauthenticated | Code::PermissionDenied
+            );
+            return Err(match status.code() {
+                // We are not let in any more; that says nothing of the rollout.
+                _ if known && refused => error.out_of_reach().next(come_back),
+                Code::Unavailable => error.next(come_back),
+                _ if is_transient(&status) => error.next(come_back),
+                // What the controller refuses may not even exist.
+                _ => error,
+            });
         }
         if failures == 1 {
             display.note(

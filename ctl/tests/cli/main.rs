@@ -383,6 +383,73 @@ async fn a_revoked_certificate_is_told_as_such_once_and_with_the_way_to_new_ones
 }
 
 #[tokio::test]
+async fn who_is_revoked_while_a_rollout_runs_is_not_told_that_nothing_was_changed() {
+    for arguments in [
+        &[&ROLLBACK[..], &["-o", "json"]].concat()[..],
+        &["rollout", "watch", ROLLOUT, "-o", "json"],
+    ] {
+        let stage = Stage::new(Script {
+            hangs: true,
+            ..Script::default()
+        })
+        .await;
+        let mut child = stage.command(arguments).spawn().expect("starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let attached = async {
+            while let Some(line) = lines.next_line().await.expect("readable") {
+                if line.contains(r#""state":"started""#) {
+                    return true;
+                }
+            }
+            false
+        };
+        let attached = timeout(Duration::from_secs(30), attached).await;
+        assert!(attached.expect("in time"), "{arguments:?}");
+        stage.revoke();
+        let said = said(child.wait_with_output()).await;
+        assert_eq!(said.code, Some(3), "{arguments:?}: {}", said.stderr);
+        for told in [
+            "operator-revoked",
+            "sternway-controller operator issue --operator alice --role ",
+            &format!(
+                "the rollout goes on without us; come back with `ctl rollout watch {ROLLOUT}`"
+            ),
+        ] {
+            assert!(said.stderr.contains(told), "{arguments:?}: {}", said.stderr);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_revoked_after_a_start_that_was_lost_is_told_that_it_may_stand() {
+    let stage = Stage::new(Script {
+        start_hangs: true,
+        ..Script::default()
+    })
+    .await;
+    let child = stage.command(&ROLLBACK).spawn().expect("starts");
+    let asked = async {
+        while stage.started().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), asked)
+        .await
+        .expect("in time");
+    stage.revoke();
+    let said = said(child.wait_with_output()).await;
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    for told in [
+        "your certificate was revoked",
+        "the rollback may have been started",
+        "sternway-controller operator issue --operator alice --role ",
+        "see with `ctl rollout ls` whether it was",
+    ] {
+        assert!(said.stderr.contains(told), "{}", said.stderr);
+    }
+}
+
+#[tokio::test]
 async fn nobody_listening_and_the_wrong_cluster_are_told_apart() {
     let stage = Stage::new(Script::default()).await;
     assert_eq!(stage.run(&["host", "ls"]).await.code, Some(0));

@@ -17,7 +17,7 @@ use rcgen::{
 };
 use sternway_proto::{
     identity::{Identity, PeerCertificate, Role},
-    tls::{AnyoneValid, Credentials, Revocations, ServerTls, ServerTrust, pem},
+    tls::{Credentials, Revocations, ServerTls, ServerTrust, pem},
     v1::operator_service_server::OperatorServiceServer,
 };
 use tempfile::TempDir;
@@ -25,6 +25,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     process::Command,
+    sync::watch,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -39,6 +40,7 @@ pub(crate) struct Stage {
     folder: TempDir,
     pub(crate) script: Arc<Script>,
     pub(crate) connections: Arc<AtomicU32>,
+    revoked: watch::Sender<bool>,
 }
 
 pub(crate) struct Said {
@@ -87,20 +89,28 @@ impl Authority {
 
 impl Stage {
     pub(crate) async fn new(script: Script) -> Self {
-        Self::with(script, false, Arc::new(AnyoneValid)).await
+        Self::with(script, false).await
     }
 
     /// The operator's certificate has expired.
     pub(crate) async fn expired() -> Self {
-        Self::with(Script::default(), true, Arc::new(AnyoneValid)).await
+        Self::with(Script::default(), true).await
     }
 
     /// The operator's certificate is revoked.
     pub(crate) async fn revoked() -> Self {
-        Self::with(Script::default(), false, Arc::new(NobodyValid)).await
+        let stage = Self::new(Script::default()).await;
+        stage.revoke();
+        stage
     }
 
-    async fn with(script: Script, expired: bool, revocations: Arc<dyn Revocations>) -> Self {
+    /// From now on the operator's certificate is revoked, and the connections are cut.
+    pub(crate) fn revoke(&self) {
+        self.revoked.send_replace(true);
+    }
+
+    async fn with(script: Script, expired: bool) -> Self {
+        let revoked = watch::Sender::new(false);
         let (script, connections) = (Arc::new(script), Arc::new(AtomicU32::new(0)));
         let folder = TempDir::new().expect("a folder");
         let (authority, cluster) = (Authority::new(), Uuid::new_v4());
@@ -109,11 +119,17 @@ impl Stage {
             cluster,
             agents: vec![Authority::new().0.der().clone()],
             operators: vec![ca.clone()],
-            revocations,
+            revocations: Arc::new(Valid(revoked.subscribe())),
         };
         let server = authority.issue(cluster, Role::Controller, "controller", false);
         let tls = ServerTls::new(server, &trust).expect("server TLS");
-        let address = serve(script.clone(), tls, connections.clone()).await;
+        let address = serve(
+            script.clone(),
+            tls,
+            connections.clone(),
+            revoked.subscribe(),
+        )
+        .await;
         let operator = authority.issue(cluster, Role::Operator, "alice", expired);
         operator.store(folder.path()).expect("stored");
         std::fs::write(folder.path().join("trust.pem"), pem("CERTIFICATE", &ca)).expect("written");
@@ -126,6 +142,7 @@ impl Stage {
             folder,
             script,
             connections,
+            revoked,
         }
     }
 
@@ -184,20 +201,25 @@ pub(crate) async fn said(
     }
 }
 
-/// Everybody was revoked.
+/// Everybody is revoked, once that is said.
 #[derive(Debug)]
-struct NobodyValid;
+struct Valid(watch::Receiver<bool>);
 
-impl Revocations for NobodyValid {
+impl Revocations for Valid {
     fn is_revoked(&self, _peer: &PeerCertificate) -> bool {
-        true
+        *self.0.borrow()
     }
 }
 
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The service on a plain loopback port, and mutual TLS in front of it.
-async fn serve(script: Arc<Script>, tls: ServerTls, connections: Arc<AtomicU32>) -> String {
+async fn serve(
+    script: Arc<Script>,
+    tls: ServerTls,
+    connections: Arc<AtomicU32>,
+    revoked: watch::Receiver<bool>,
+) -> String {
     let plain = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let inner = plain.local_addr().expect("bound");
     let incoming = futures_util::stream::unfold(plain, |plain| async move {
@@ -214,7 +236,7 @@ async fn serve(script: Arc<Script>, tls: ServerTls, connections: Arc<AtomicU32>)
     tokio::spawn(async move {
         while let Ok((stream, _)) = outer.accept().await {
             let acceptor = TlsAcceptor::from(tls.config());
-            let connections = connections.clone();
+            let (connections, mut revoked) = (connections.clone(), revoked.clone());
             tokio::spawn(async move {
                 let mut stream = match acceptor.accept(stream).into_fallible().await {
                     Ok(stream) => stream,
@@ -227,8 +249,11 @@ async fn serve(script: Arc<Script>, tls: ServerTls, connections: Arc<AtomicU32>)
                 };
                 connections.fetch_add(1, Ordering::SeqCst);
                 let mut inside = TcpStream::connect(inner).await.expect("connects");
-                // A client that goes away ends the copy with an error of no interest.
-                let _ = tokio::io::copy_bidirectional(&mut stream, &mut inside).await;
+                tokio::select! {
+                    // A client that goes away ends the copy with an error of no interest.
+                    _ = tokio::io::copy_bidirectional(&mut stream, &mut inside) => {}
+                    _ = revoked.wait_for(|revoked| *revoked) => {}
+                }
             });
         }
     });

@@ -169,7 +169,8 @@ async fn earlier(
     let (id, target) = (found.host.id, &found.target.name);
     let ended = service.store.order_ended_list(id, target).await?;
     let failed = service.store.order_failed_list(id, target).await?;
-    let failed = earlier::not_outlived(failed, &ended);
+    let passed = service.store.order_passed_list(id, target).await?;
+    let failed = earlier::not_outlived(failed, &passed);
     let earlier = Earlier {
         ended: &ended,
         failed: &failed,

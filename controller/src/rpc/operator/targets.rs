@@ -190,9 +190,11 @@ pub(super) async fn get(
         .map_err(fault::store)?;
     let (host, name) = (found.host.id, &found.target.name);
     let failed = service.store.order_failed_list(host, name).await;
-    let ended = service.store.order_ended_list(host, name).await;
-    let failures =
-        earlier::not_outlived(failed.map_err(fault::store)?, &ended.map_err(fault::store)?);
+    let passed = service.store.order_passed_list(host, name).await;
+    let failures = earlier::not_outlived(
+        failed.map_err(fault::store)?,
+        &passed.map_err(fault::store)?,
+    );
     let answer = v1::GetTargetResponse {
         target: Some(v1::HostTarget {
             host: Some(convert::host(&found.host, &service.fleet)),

@@ -6,7 +6,7 @@ use sqlx::{
 };
 
 /// Version, what it does, and how. Never changed once released: the database remembers what it was given.
-const ALL: [(i64, &str, &str); 3] = [
+const ALL: [(i64, &str, &str); 4] = [
     (
         1,
         "first",
@@ -21,6 +21,11 @@ const ALL: [(i64, &str, &str); 3] = [
         3,
         "operators",
         include_str!("../../../migrations/sqlite/0003_operators.sql"),
+    ),
+    (
+        4,
+        "orders passed",
+        include_str!("../../../migrations/sqlite/0004_orders_passed.sql"),
     ),
 ];
 

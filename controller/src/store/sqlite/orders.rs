@@ -1,6 +1,9 @@
 //! Orders and their events.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use prost::Message as _;
@@ -85,6 +88,11 @@ pub(super) const ORDERS_FAILED: &str =
     "SELECT rollout_id, outcome, problem, finished_ms, plan FROM orders
      WHERE host_id = $1 AND target = $2 AND state = 4 AND outcome IN (3, 6)
      ORDER BY sequence DESC LIMIT 100";
+
+/// When each revision of a target was last restored, or found to pass its checks.
+pub(super) const ORDERS_PASSED: &str = "SELECT running_revision, MAX(finished_ms) FROM orders
+     WHERE host_id = $1 AND target = $2 AND state = 4 AND outcome IN (1, 2)
+     GROUP BY running_revision";
 
 /// The finished orders of a target among the newest of its host, newest first. Bounded, however long the past of a host.
 pub(super) const ORDERS_ENDED: &str =
@@ -715,6 +723,19 @@ impl RolloutStore for Sqlite {
             });
         }
         Ok(failed)
+    }
+
+    async fn order_passed_list(
+        &self,
+        host: Uuid,
+        target: &str,
+    ) -> Result<HashMap<String, i64>, StoreError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(ORDERS_PASSED)
+            .bind(host.to_string())
+            .bind(target)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().collect())
     }
 
     async fn order_ended_list(

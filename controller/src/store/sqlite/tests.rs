@@ -9,7 +9,7 @@ use crate::{
     record::Actor,
     store::{
         HostStore as _, MetaStore as _, OperatorStore as _, RecordStore as _, RedeemError,
-        StoreError, TargetStore as _, Trouble,
+        RolloutStore as _, StoreError, TargetStore as _, Trouble,
         types::{
             Certified, Host, IssuedOperator, NewMark, NewToken, Note, Observation, Redeem,
             RevokedWho, Seen, TARGETS,
@@ -142,6 +142,7 @@ async fn what_is_asked_all_the_time_reads_no_more_than_it_answers() {
         (orders::ORDERS_SENT, "orders_active"),
         (orders::ORDERS_OF_REVOKED, "orders_one_active"),
         (orders::ORDERS_FAILED, "orders_failed"),
+        (orders::ORDERS_PASSED, "COVERING INDEX orders_passed"),
         (orders::ORDERS_ENDED, "orders_sequence"),
         (orders::ORDER_LAST, "orders_sequence"),
         (rollouts::ROLLOUTS_NEWEST, "rollouts_created"),
@@ -213,7 +214,7 @@ async fn a_command_makes_no_database_where_there_is_none() {
 async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_nobody_else() {
     const OLDER: &str =
         "DROP TABLE operators; DROP TABLE operator_names_revoked; DROP TABLE orders_unknown;
-         DELETE FROM _sqlx_migrations WHERE version = 3";
+         DROP INDEX orders_passed; DELETE FROM _sqlx_migrations WHERE version >= 3";
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path();
     let store = filled(path).await;
@@ -242,7 +243,7 @@ async fn a_database_of_an_older_version_is_brought_up_to_date_by_who_writes_and_
     assert_eq!(newest(&store).await, 2, "as it was");
     store.close().await;
     let store = Sqlite::beside(path).await.expect("opened");
-    assert_eq!(newest(&store).await, 3);
+    assert_eq!(newest(&store).await, 4);
 }
 
 #[tokio::test]
@@ -699,4 +700,47 @@ async fn each_revocation_of_a_name_is_in_the_record_with_its_reason() {
         said,
         [(3, false, true), (2, true, false), (2, false, false)]
     );
+}
+
+#[tokio::test]
+async fn what_was_restored_is_known_however_many_orders_of_other_targets_came_after_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = made(folder.path()).await;
+    let host = host(&store).await.id;
+    let outcomes = [
+        ("docker/shop", v1::Outcome::Restored, "a"),
+        ("docker/shop", v1::Outcome::Unchanged, "b"),
+        ("docker/shop", v1::Outcome::Restored, "b"),
+        ("docker/shop", v1::Outcome::Undone, "b"),
+        ("docker/shop", v1::Outcome::Undone, "c"),
+        ("docker/shop", v1::Outcome::NeedsHuman, "c"),
+    ];
+    let others = std::iter::repeat_n(("docker/other", v1::Outcome::Restored, "d"), 250);
+    let mut tx = store.begin().await.expect("begun");
+    sqlx::raw_sql("INSERT INTO rollouts VALUES ('r', 'q', 'p', 'alice', '', 4, 0, 1, 1)")
+        .execute(&mut *tx)
+        .await
+        .expect("a rollout");
+    for (number, (target, outcome, revision)) in (1_i64..).zip(outcomes.into_iter().chain(others)) {
+        sqlx::query(
+            "INSERT INTO orders (id, rollout_id, wave, host_id, host_name, target, sequence, state,
+                 outcome, running_revision, created_ms, finished_ms, not_after_ms, plan, sealed)
+             VALUES ($1, 'r', 0, $2, 'web-1', $3, $4, 4, $5, $6, 1, $4 * 1000, 1, x'', x'')",
+        )
+        .bind(Uuid::from_u128(number.unsigned_abs().into()).to_string())
+        .bind(host.to_string())
+        .bind(target)
+        .bind(number)
+        .bind(i64::from(i32::from(outcome)))
+        .bind(revision)
+        .execute(&mut *tx)
+        .await
+        .expect("an order");
+    }
+    tx.commit().await.expect("committed");
+    let passed = store.order_passed_list(host, "docker/shop").await;
+    let wanted = [("a".to_owned(), 1_000), ("b".to_owned(), 3_000)];
+    assert_eq!(passed.expect("listed"), wanted.into());
+    let other = store.order_passed_list(host, "docker/other").await;
+    assert_eq!(other.expect("listed"), [("d".to_owned(), 256_000)].into());
 }
