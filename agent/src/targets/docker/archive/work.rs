@@ -148,8 +148,11 @@ impl Shared {
             .into_iter()
             .partition(|one| one.rank == Held::UNWANTED && !unwanted_stay);
         let unwanted: Vec<ImageId> = unwanted.into_iter().map(|one| one.id).collect();
-        let wanted = self.replaceable(wanted, 0).await?;
-        let beyond = choose::beyond(self.budget, wanted);
+        let beyond = if choose::size(&wanted) > self.budget {
+            choose::beyond(self.budget, self.replaceable(wanted, 0).await?)
+        } else {
+            Vec::new()
+        };
         let done = self
             .let_go(unwanted, "nobody wants it any more")
             .await
