@@ -2,10 +2,13 @@
 //! it when the scope ends, however the test ends.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,9 @@ pub struct Scope {
     /// The engine of this scope alone; none: the machine's.
     own: Option<Dockerd>,
     folder: TempDir,
+    /// Unnamed volumes of what was run. They bear no label, and one that a restore carried over outlives all of its
+    /// containers.
+    volumes: Mutex<BTreeSet<String>>,
 }
 
 impl Scope {
@@ -99,6 +105,7 @@ impl Scope {
             docker,
             own,
             folder,
+            volumes: Mutex::default(),
         }
     }
 
@@ -182,7 +189,19 @@ impl Scope {
         arguments.extend(self.label_arguments());
         arguments.extend(flags.iter().map(ToString::to_string));
         arguments.push(image.to_owned());
-        self.cli_owned(arguments).await
+        let id = self.cli_owned(arguments).await;
+        self.note_volumes(&id).await;
+        id
+    }
+
+    async fn note_volumes(&self, id: &str) {
+        // One that removes itself may be gone already, its volumes with it.
+        let found = self.docker.inspect_container(id, None).await;
+        let mounts = found.ok().and_then(|found| found.mounts);
+        let names = mounts.into_iter().flatten().filter_map(|mount| mount.name);
+        let unnamed = |name: &String| name.len() == 64;
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.extend(names.filter(unnamed));
     }
 
     /// What runbooks do: `docker stop; docker rm; docker run`.
@@ -325,6 +344,13 @@ impl Drop for Scope {
             ),
             Err(error) if !std::thread::panicking() => panic!("clean-tests: {error}"),
             _ => {}
+        }
+        let volumes = self.volumes.get_mut();
+        let volumes = std::mem::take(volumes.unwrap_or_else(PoisonError::into_inner));
+        if !volumes.is_empty() {
+            // Those that went with their containers are as good as removed.
+            let mut remove = Command::new("docker");
+            let _ = remove.args(["volume", "rm", "-f"]).args(volumes).output();
         }
     }
 }
