@@ -64,11 +64,20 @@ struct Armed {
 enum Fate {
     Held {
         reached: watch::Sender<bool>,
-        released: watch::Receiver<bool>,
+        released: watch::Receiver<Release>,
         /// The engine has answered.
         answered: watch::Sender<bool>,
     },
     Lost(watch::Sender<bool>),
+}
+
+/// What is to be done with a held call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    NotYet,
+    GoOn,
+    /// As [`Release::GoOn`], and the engine hears that the agent is gone.
+    Cut,
 }
 
 /// A call that is held, or will be.
@@ -76,7 +85,7 @@ enum Fate {
 pub struct Held {
     what: String,
     reached: watch::Receiver<bool>,
-    release: watch::Sender<bool>,
+    release: watch::Sender<Release>,
     answered: watch::Receiver<bool>,
 }
 
@@ -157,7 +166,7 @@ impl Gate {
 
     fn hold_calls(&self, calls: Calls, skip: usize, what: String) -> Held {
         let (reached, is_reached) = watch::channel(false);
-        let (release, released) = watch::channel(false);
+        let (release, released) = watch::channel(Release::NotYet);
         let (answered, is_answered) = watch::channel(false);
         let fate = Fate::Held {
             reached,
@@ -264,7 +273,13 @@ impl Held {
 
     /// Lets the call go on.
     pub fn release(self) {
-        let _ = self.release.send(true);
+        let _ = self.release.send(Release::GoOn);
+    }
+
+    /// Lets what a killed agent has sent of the call go on, and its end with it: the engine hears that nobody is there any
+    /// more, as without the gate.
+    pub fn cut(self) {
+        let _ = self.release.send(Release::Cut);
     }
 
     /// Lets the call go on, and waits until the engine has done what it asks.
@@ -272,7 +287,7 @@ impl Held {
     /// # Panics
     /// It has not within a minute.
     pub async fn done(self) {
-        let _ = self.release.send(true);
+        let _ = self.release.send(Release::GoOn);
         until(&self.what, REACHED, async || {
             (*self.answered.borrow())
                 .then_some(())
@@ -339,8 +354,12 @@ async fn pass(mut agent: UnixStream, state: &State) -> std::io::Result<()> {
         }) => {
             let _ = reached.send(true);
             // An owner that is gone releases, too.
-            let _ = released.wait_for(|released| *released).await;
+            let released = released.wait_for(|it| *it != Release::NotYet).await;
+            let cut = released.is_ok_and(|it| *it == Release::Cut);
             let mut engine = connect().await?;
+            if cut {
+                return tokio::io::copy(&mut agent, &mut engine).await.map(drop);
+            }
             let first = first_of_answer(&mut agent, &mut engine).await;
             let _ = answered.send(true);
             agent.write_all(&first?).await?;

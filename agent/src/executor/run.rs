@@ -453,15 +453,24 @@ impl Course {
             .unwrap_or(true)
     }
 
+    /// For what is done behind the steps.
+    fn context<'a>(
+        &'a self,
+        target: &'a TargetName,
+        evidence: &'a EvidenceSink,
+    ) -> StepContext<'a> {
+        StepContext {
+            order_id: self.id(),
+            target,
+            outputs: self.run.outputs(),
+            evidence,
+        }
+    }
+
     pub(super) async fn rescue(&mut self) -> Result<Done, StepError> {
         let (sink, _ignored) = EvidenceSink::channel();
         let target = self.target().clone();
-        let context = StepContext {
-            order_id: self.id(),
-            target: &target,
-            outputs: self.run.outputs(),
-            evidence: &sink,
-        };
+        let context = self.context(&target, &sink);
         timeout(RESCUE_TIMEOUT, self.kind.rescue(&context, self.run.steps()))
             .await
             .unwrap_or_else(|_| {
@@ -481,12 +490,7 @@ impl Course {
     pub(super) async fn lay_aside(&mut self) {
         let (sink, _ignored) = EvidenceSink::channel();
         let target = self.target().clone();
-        let context = StepContext {
-            order_id: self.id(),
-            target: &target,
-            outputs: self.run.outputs(),
-            evidence: &sink,
-        };
+        let context = self.context(&target, &sink);
         match timeout(
             RESCUE_TIMEOUT,
             self.kind.lay_aside(&context, self.run.steps()),

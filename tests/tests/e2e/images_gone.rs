@@ -190,7 +190,7 @@ async fn an_agent_killed_while_it_archives_or_loads_an_image_goes_on_with_it() {
     loaded.reached().await;
     stage.agent.kill();
     // Half of an archive: the engine makes nothing of it.
-    loaded.release();
+    loaded.cut();
     stage.agent.start();
     stage.current("shop", 1).await;
     let rollout = super::crash::newest_rollout(&stage).await;

@@ -51,8 +51,8 @@ impl DockerKind {
             .into_iter()
             .next()
             .unwrap_or_else(|| Party::of(context.target.clone()));
-        let rescued = self.rescue_of(context, old, record, redirects(steps)).await;
-        let mut done = rescued?;
+        let redirects = redirects(steps);
+        let mut done = self.rescue_of(context, old, record, redirects).await?;
         let new_stays = self.new_runs(context).await?;
         if !new_stays {
             // Its log says why it failed. It is no longer of any use here, so that whatever becomes of this is as good.
