@@ -458,18 +458,8 @@ async fn a_look_that_began_before_an_orders_end_and_is_used_after_it_records_not
     becomes(&kind, "looked at", |world| world.looks > looks).await;
     let order = Uuid::from_u128(1);
     agent.send(Request::Order(seal(&self::order(1)))).await;
+    // Told although the look hangs, which is the one that would say what runs.
     agent.end(order).await.expect("told");
-    timeout(SOON, async {
-        loop {
-            if let Report::Target(target) = agent.reports.recv().await.expect("running")
-                && target.active_order.is_empty()
-            {
-                return;
-            }
-        }
-    })
-    .await
-    .expect("it is over");
     let looks = {
         let mut world = kind.world();
         world.look_waits = None;
@@ -487,6 +477,39 @@ async fn a_look_that_began_before_an_orders_end_and_is_used_after_it_records_not
         .map(|entry| entry.id.clone())
         .collect();
     assert_eq!(known, [id("v1"), id("v2")]);
+}
+
+/// The target as it was told last, when the end of that order is told.
+async fn told_before_the_end(agent: &mut Agent, order: Uuid) -> v1::Target {
+    timeout(SOON, async {
+        let mut last = None;
+        loop {
+            match agent.reports.recv().await.expect("running") {
+                Report::Target(target) => last = Some(target),
+                Report::Inventory(all) => last = all.targets.into_iter().next(),
+                Report::OrderEvent(event)
+                    if event.order_id == order.to_string()
+                        && matches!(event.event, Some(v1::order_event::Event::Finished(_))) =>
+                {
+                    return last.expect("told");
+                }
+                _ => {}
+            }
+        }
+    })
+    .await
+    .expect("in time")
+}
+
+#[tokio::test]
+async fn who_hears_of_the_end_of_an_order_has_heard_what_runs_since() {
+    let (_dir, _kind, mut agent) = deployed().await;
+    agent.send(Request::Order(seal(&order(1)))).await;
+    let told = told_before_the_end(&mut agent, Uuid::from_u128(1)).await;
+    assert_eq!(told.current_revision, id("v1").as_str(), "{told:#?}");
+    assert_eq!(told.lineage, [id("v1").to_string()]);
+    assert_eq!(told.active_order, "");
+    agent.stop().await;
 }
 
 #[tokio::test]
@@ -570,83 +593,6 @@ async fn an_open_order_that_cannot_be_read_blocks_its_target_and_is_spared() {
     }
 }
 
-async fn asks_for_plans(agent: &Agent, numbers: std::ops::RangeInclusive<u64>) {
-    for request_id in numbers {
-        let request = v1::PlanRequest {
-            request_id,
-            target: shop().to_string(),
-            revision: id("v1").to_string(),
-            ..v1::PlanRequest::default()
-        };
-        agent.send(Request::Plan(request)).await;
-    }
-}
-
-/// The next answer to a plan: which one, and the code of its refusal.
-async fn answered(agent: &mut Agent) -> (u64, Option<String>) {
-    timeout(SOON, async {
-        loop {
-            let Report::PlanReply(reply) = agent.reports.recv().await.expect("running") else {
-                continue;
-            };
-            let refused = match reply.result.expect("answered") {
-                v1::plan_reply::Result::Plan(_) => None,
-                v1::plan_reply::Result::Problem(problem) => Some(problem.code),
-            };
-            return (reply.request_id, refused);
-        }
-    })
-    .await
-    .expect("in time")
-}
-
-#[tokio::test]
-async fn the_ninth_plan_waits_for_its_turn() {
-    let (_dir, kind, mut agent) = deployed().await;
-    let turns = Arc::new(Semaphore::new(0));
-    kind.world().plan_waits = Some(turns.clone());
-    asks_for_plans(&agent, 1..=9).await;
-    turns.add_permits(9);
-    let mut made = Vec::new();
-    for _ in 1..=9 {
-        let (number, refused) = answered(&mut agent).await;
-        assert_eq!(refused, None, "{number}");
-        made.push(number);
-    }
-    made.sort_unstable();
-    assert_eq!(made, (1..=9).collect::<Vec<_>>());
-    agent.stop().await;
-}
-
-#[tokio::test]
-async fn never_silent_more_plans_than_may_wait_are_refused_at_once() {
-    let (_dir, kind, mut agent) = deployed().await;
-    let turns = Arc::new(Semaphore::new(0));
-    kind.world().plan_waits = Some(turns.clone());
-    asks_for_plans(&agent, 1..=41).await;
-    let refused = answered(&mut agent).await;
-    assert_eq!(refused, (41, Some("too-many-plans".to_owned())));
-    turns.add_permits(40);
-    for _ in 1..=40 {
-        assert_eq!(answered(&mut agent).await.1, None);
-    }
-    agent.stop().await;
-}
-
-#[tokio::test]
-async fn never_silent_a_plan_whose_turn_does_not_come_is_refused() {
-    let (_dir, kind, mut agent) = deployed().await;
-    let turns = Arc::new(Semaphore::new(0));
-    kind.world().plan_waits = Some(turns.clone());
-    tokio::time::pause();
-    asks_for_plans(&agent, 1..=9).await;
-    let refused = answered(&mut agent).await;
-    assert_eq!(refused, (9, Some("too-many-plans".to_owned())));
-    tokio::time::resume();
-    turns.add_permits(8);
-    agent.stop().await;
-}
-
 #[tokio::test]
 async fn a_long_collection_holds_nothing_else_up() {
     let dir = TempDir::new().expect("folder");
@@ -667,18 +613,6 @@ async fn a_long_collection_holds_nothing_else_up() {
     assert_eq!(kind.world().cut_off, 0, "it is still under way");
     agent.stop().await;
     assert_eq!(kind.world().cut_off, 1);
-}
-
-#[tokio::test]
-async fn marks_without_end_leave_room_for_plans() {
-    let (_dir, kind, mut agent) = deployed().await;
-    kind.world().readiness_hangs = true;
-    for _ in 0..100 {
-        agent.send(Request::Marks(v1::Marks::default())).await;
-    }
-    asks_for_plans(&agent, 1..=1).await;
-    assert_eq!(answered(&mut agent).await, (1, None));
-    agent.stop().await;
 }
 
 #[tokio::test]

@@ -255,6 +255,10 @@ impl Inventory {
             Ok(Err(error)) => tracing::warn!(%target, "cannot look at {target}: {error}"),
             Err(_) => tracing::warn!(%target, "looking at {target} took too long"),
         }
+        // An order that ended meanwhile asked for a look of its own.
+        if self.core.undisturbed(target, &begun) {
+            self.core.outbox.looked_at(target);
+        }
     }
 
     /// Answers whether something changed, so that the target is tended.

@@ -22,6 +22,8 @@ mod lost;
 mod office;
 pub mod outbox;
 mod plan;
+#[cfg(test)]
+mod planning;
 mod run;
 #[cfg(test)]
 mod scripted;

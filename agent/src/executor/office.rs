@@ -140,7 +140,14 @@ impl Office {
     /// Lets the orders that are on their way get to their next line, at most.
     pub(super) async fn close(&mut self) {
         let _ = timeout(STOP_TIMEOUT, async {
-            while self.courses.join_next().await.is_some() {}
+            while let Some(ended) = self.courses.join_next_with_id().await {
+                if let Ok((id, ())) = ended
+                    && let Some(task) = self.tasks.remove(&id)
+                {
+                    // Nobody looks at its targets any more.
+                    self.core.outbox.over(task.order, []);
+                }
+            }
         })
         .await;
     }
@@ -388,7 +395,11 @@ impl Office {
         }
         // Others may be at what it left of its other targets.
         let only = task.mends.then_some(&task.target);
-        for target in self.core.over(task.order, only) {
+        let targets = self.core.over(task.order, only);
+        if !task.mends {
+            self.core.outbox.over(task.order, targets.iter().cloned());
+        }
+        for target in targets {
             self.core.outbox.target(&target);
             // The inventory only ends with the executor.
             let _ = self.changes.send(Changed::Target(target)).await;

@@ -1,13 +1,20 @@
 //! What is to be told to the controller: order events in their order and again after a reconnect, and
 //! the newest state of each target. One task sends; nobody who works on the host ever waits for it.
+//!
+//! The end of an order is told behind what its targets are since: who waits for the end and asks next what runs, as
+//! a script does, gets no answer from before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use sternway_proto::{name::TargetName, v1};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 /// The outbox.
@@ -30,10 +37,63 @@ struct State {
     epoch: Option<u64>,
 }
 
+/// How long the end of an order may wait for a look at its targets: longer than a busy engine takes, and an engine
+/// that hangs keeps no end back.
+const END_WAITS: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 struct Telling {
     events: Vec<v1::OrderEvent>,
     sent: usize,
+    end: End,
+}
+
+/// When the last event of an order is told.
+#[derive(Debug, Default)]
+enum End {
+    /// As soon as it is there.
+    #[default]
+    Told,
+    /// The order is being carried out.
+    UnderWay,
+    /// It is over: when those targets were looked at, or at that time.
+    Waits {
+        unseen: BTreeSet<TargetName>,
+        until: Instant,
+    },
+}
+
+impl State {
+    /// The next event of the first order of which it may be told.
+    fn event(&mut self, may: impl Fn(&Telling, bool) -> bool) -> Option<Next> {
+        self.orders.values_mut().find_map(|telling| {
+            let (event, last) = telling.next()?;
+            if !may(telling, last) {
+                return None;
+            }
+            let event = Box::new(event.clone());
+            telling.sent += 1;
+            Some(Next::Event(event))
+        })
+    }
+}
+
+impl Telling {
+    /// The next event to tell, and whether it is the last one.
+    fn next(&self) -> Option<(&v1::OrderEvent, bool)> {
+        self.events.get(self.sent).map(|event| {
+            let last = matches!(event.event, Some(v1::order_event::Event::Finished(_)));
+            (event, last)
+        })
+    }
+
+    fn may_end(&self, now: Instant) -> bool {
+        match &self.end {
+            End::Told => true,
+            End::UnderWay => false,
+            End::Waits { unseen, until } => unseen.is_empty() || *until <= now,
+        }
+    }
 }
 
 /// The next thing to tell.
@@ -76,7 +136,42 @@ impl Outbox {
 
     /// All events of an order so far; those that were told are not told again.
     pub fn order(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
-        self.state().orders.entry(order).or_default().events = events;
+        self.events(order, events, End::Told);
+    }
+
+    /// As [`Self::order`], of one that is being carried out: its last event waits for [`Self::over`].
+    pub fn under_way(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
+        self.events(order, events, End::UnderWay);
+    }
+
+    fn events(&self, order: Uuid, events: Vec<v1::OrderEvent>, end: End) {
+        let mut state = self.state();
+        let telling = state.orders.entry(order).or_default();
+        telling.events = events;
+        telling.end = end;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// An order is no longer carried out. Its end is told when each of these targets [was looked
+    /// at](Self::looked_at), or without that after some seconds.
+    pub fn over(&self, order: Uuid, unseen: impl IntoIterator<Item = TargetName>) {
+        if let Some(telling) = self.state().orders.get_mut(&order) {
+            telling.end = End::Waits {
+                unseen: unseen.into_iter().collect(),
+                until: Instant::now() + END_WAITS,
+            };
+        }
+        self.wake.notify_one();
+    }
+
+    /// What a target is now was told to [`Self::target`], or cannot be found out.
+    pub fn looked_at(&self, target: &TargetName) {
+        for telling in self.state().orders.values_mut() {
+            if let End::Waits { unseen, .. } = &mut telling.end {
+                unseen.remove(target);
+            }
+        }
         self.wake.notify_one();
     }
 
@@ -97,9 +192,11 @@ impl Outbox {
 
     /// Tells all events of an order again.
     pub fn repeat(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
-        self.state()
-            .orders
-            .insert(order, Telling { events, sent: 0 });
+        let telling = Telling {
+            events,
+            ..Telling::default()
+        };
+        self.state().orders.insert(order, telling);
         self.wake.notify_one();
     }
 
@@ -165,8 +262,29 @@ impl Outbox {
             if let Some(next) = self.take() {
                 return next;
             }
-            woken.await;
+            match self.end_due() {
+                Some(due) => tokio::select! {
+                    () = woken => {}
+                    () = sleep_until(due) => {}
+                },
+                None => woken.await,
+            }
         }
+    }
+
+    /// When the next end that waits for a look is told without it.
+    fn end_due(&self) -> Option<Instant> {
+        let state = self.state();
+        let waiting = state
+            .orders
+            .values()
+            .filter(|telling| telling.next().is_some());
+        waiting
+            .filter_map(|telling| match &telling.end {
+                End::Waits { until, .. } if state.connected => Some(*until),
+                _ => None,
+            })
+            .min()
     }
 
     fn take(&self) -> Option<Next> {
@@ -186,17 +304,16 @@ impl Outbox {
         if !state.replies.is_empty() {
             return Some(Next::Reply(state.replies.remove(0)));
         }
-        for telling in state.orders.values_mut() {
-            if let Some(event) = telling.events.get(telling.sent) {
-                let event = event.clone();
-                telling.sent += 1;
-                return Some(Next::Event(Box::new(event)));
-            }
+        if let Some(event) = state.event(|_, last| !last) {
+            return Some(event);
         }
-        if state.inventory_due {
-            return None;
+        if !state.inventory_due
+            && let Some(target) = state.targets.pop_first()
+        {
+            return Some(Next::Target(target));
         }
-        state.targets.pop_first().map(Next::Target)
+        let now = Instant::now();
+        state.event(|telling, _| telling.may_end(now))
     }
 }
 
@@ -243,6 +360,42 @@ mod tests {
         assert!(outbox.stored(order, 2));
         outbox.connected();
         assert_eq!(all(&outbox), [Next::Inventory]);
+    }
+
+    /// An outbox that is past its first look, and the target that an order changes.
+    fn at_work() -> (Outbox, TargetName) {
+        let outbox = Outbox::default();
+        outbox.looked();
+        outbox.connected();
+        assert_eq!(all(&outbox), [Next::Inventory]);
+        (outbox, "docker/shop".parse().expect("valid"))
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_order_is_told_behind_a_look_at_its_target() {
+        let (outbox, shop) = at_work();
+        let order = Uuid::from_u128(1);
+        let events = vec![event(order, 1, false), event(order, 2, true)];
+        let [first, last] = [0, 1].map(|at: usize| Next::Event(Box::new(events[at].clone())));
+        outbox.under_way(order, events);
+        assert_eq!(all(&outbox), [first]);
+        outbox.over(order, [shop.clone()]);
+        assert_eq!(all(&outbox), []);
+        outbox.target(&shop);
+        outbox.looked_at(&shop);
+        assert_eq!(all(&outbox), [Next::Target(shop), last]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_does_not_come_does_not_keep_back_the_end_of_an_order() {
+        let (outbox, shop) = at_work();
+        let order = Uuid::from_u128(1);
+        outbox.under_way(order, vec![event(order, 1, true)]);
+        outbox.over(order, [shop]);
+        let begun = Instant::now();
+        let told = outbox.next().await;
+        assert_eq!(told, Next::Event(Box::new(event(order, 1, true))));
+        assert_eq!(begun.elapsed(), END_WAITS);
     }
 
     #[test]

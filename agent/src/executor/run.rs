@@ -143,7 +143,7 @@ impl Course {
         let id = self.id();
         self.core
             .outbox
-            .order(id, event::wire(id, self.journal.lines()));
+            .under_way(id, event::wire(id, self.journal.lines()));
     }
 
     /// Carries the order on to its end. `recovered`: it was found open, which is noted first. While the
