@@ -11,7 +11,7 @@ TOOLS := target/tools
 # Marks what one run of the tests makes, so that it can be removed whatever happens to the run.
 export STERNWAY_TEST_RUN ?= run-$(shell echo $$PPID)
 
-.PHONY: help build check test deny bench demo demo-down clean clean-tests
+.PHONY: help build check test deny bench demo demo-down lab lab-down clean clean-tests
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +48,12 @@ demo: ## a controller, an agent, a broken deployment, and its rollback, on this 
 
 demo-down: ## removes everything that the demo made
 	deploy/demo/down
+
+lab: ## raises real hosts to play with: a controller, three with Docker, three with systemd and packages
+	deploy/lab/up
+
+lab-down: ## takes them away
+	deploy/lab/down
 
 clean-tests: ## removes what killed tests left on the engine and in the network
 	deploy/scripts/clean-tests

@@ -22,11 +22,23 @@ pub const SCOPE_LABEL: &str = "sternway.test.scope";
 /// On everything that a run of the tests makes; the value is the run.
 pub const RUN_LABEL: &str = "sternway.test.run";
 
+/// On everything of a lab that a person plays with; the value is its name.
+const LAB_LABEL: &str = "sternway.lab";
+
 static SCOPES: AtomicU32 = AtomicU32::new(0);
 
 /// The run that this process belongs to: what `make test` sets, so that it can remove what a killed test left.
 pub fn run_id() -> String {
     std::env::var("STERNWAY_TEST_RUN").unwrap_or_else(|_| "by-hand".to_owned())
+}
+
+/// The labels of what a scope of that name makes in this run.
+pub fn labels(scope: &str) -> HashMap<String, String> {
+    HashMap::from([
+        ("sternway.test".to_owned(), "1".to_owned()),
+        (SCOPE_LABEL.to_owned(), scope.to_owned()),
+        (RUN_LABEL.to_owned(), run_id()),
+    ])
 }
 
 /// How long a call to the engine may take.
@@ -37,6 +49,13 @@ fn new_name() -> String {
     format!("swt-{:x}-{number}", process::id())
 }
 
+/// Where a scope keeps its files.
+#[derive(Debug)]
+enum Folder {
+    Temporary(TempDir),
+    Kept(PathBuf),
+}
+
 /// What one test owns: a folder, a prefix for names, and everything on the engine that bears its label.
 #[derive(Debug)]
 pub struct Scope {
@@ -44,7 +63,7 @@ pub struct Scope {
     docker: Docker,
     /// The engine of this scope alone; none: the machine's.
     own: Option<Dockerd>,
-    folder: TempDir,
+    folder: Folder,
     /// Unnamed volumes of what was run. They bear no label, and one that a restore carried over outlives all of its
     /// containers.
     volumes: Mutex<BTreeSet<String>>,
@@ -92,14 +111,18 @@ impl Scope {
     }
 
     async fn of(name: String, docker: Docker, own: Option<Dockerd>) -> Self {
-        let docker = docker.with_timeout(CALL);
-        if let Err(error) = docker.ping().await {
-            panic!("no Docker engine answers ({error}): run deploy/scripts/setup-tests");
-        }
         let folder = tempfile::Builder::new()
             .prefix(&name)
             .tempdir()
             .expect("a temporary folder");
+        Self::in_folder(name, docker, own, Folder::Temporary(folder)).await
+    }
+
+    async fn in_folder(name: String, docker: Docker, own: Option<Dockerd>, folder: Folder) -> Self {
+        let docker = docker.with_timeout(CALL);
+        if let Err(error) = docker.ping().await {
+            panic!("no Docker engine answers ({error}): run deploy/scripts/setup-tests");
+        }
         Self {
             name,
             docker,
@@ -107,6 +130,15 @@ impl Scope {
             folder,
             volumes: Mutex::default(),
         }
+    }
+
+    /// A lab for a person, which outlives this process: `clean-tests --lab` removes what bears that name on the engine.
+    ///
+    /// # Panics
+    /// No engine answers.
+    pub async fn for_a_person(name: &str, folder: PathBuf) -> Self {
+        let docker = Docker::connect_with_unix_defaults().expect("the engine's socket");
+        Self::in_folder(name.to_owned(), docker, None, Folder::Kept(folder)).await
     }
 
     /// The engine of this scope alone.
@@ -141,7 +173,10 @@ impl Scope {
 
     /// The folder of this scope, removed with it.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        match &self.folder {
+            Folder::Temporary(folder) => folder.path(),
+            Folder::Kept(folder) => folder,
+        }
     }
 
     /// The engine.
@@ -161,11 +196,10 @@ impl Scope {
 
     /// The labels that everything on the engine must bear.
     pub fn labels(&self) -> HashMap<String, String> {
-        HashMap::from([
-            ("sternway.test".to_owned(), "1".to_owned()),
-            (SCOPE_LABEL.to_owned(), self.name.clone()),
-            (RUN_LABEL.to_owned(), run_id()),
-        ])
+        if let Folder::Kept(_) = self.folder {
+            return HashMap::from([(LAB_LABEL.to_owned(), self.name.clone())]);
+        }
+        labels(&self.name)
     }
 
     fn label_arguments(&self) -> Vec<String> {
@@ -229,22 +263,35 @@ impl Scope {
 
     /// Makes a network of this scope: `docker network create FLAGS SCOPE-LOCAL`.
     pub async fn network(&self, local: &str, flags: &[&str]) -> String {
+        done(self.create("network", local, flags).await)
+    }
+
+    /// As [`Scope::network`].
+    ///
+    /// # Errors
+    /// What the engine says against it.
+    pub async fn try_network(&self, local: &str, flags: &[&str]) -> Result<String, String> {
         self.create("network", local, flags).await
     }
 
     /// Makes a named volume of this scope.
     pub async fn volume(&self, local: &str) -> String {
-        self.create("volume", local, &[]).await
+        self.volume_with(local, &[]).await
     }
 
-    async fn create(&self, what: &str, local: &str, flags: &[&str]) -> String {
+    /// Makes a named volume of this scope: `docker volume create FLAGS SCOPE-LOCAL`.
+    pub async fn volume_with(&self, local: &str, flags: &[&str]) -> String {
+        done(self.create("volume", local, flags).await)
+    }
+
+    async fn create(&self, what: &str, local: &str, flags: &[&str]) -> Result<String, String> {
         let name = self.named(local);
         let mut arguments = vec![what.to_owned(), "create".to_owned()];
         arguments.extend(self.label_arguments());
         arguments.extend(flags.iter().map(ToString::to_string));
         arguments.push(name.clone());
-        self.cli_owned(arguments).await;
-        name
+        self.try_cli(arguments).await?;
+        Ok(name)
     }
 
     /// Runs the `docker` tool and answers with its output, trimmed.
@@ -257,19 +304,22 @@ impl Scope {
     }
 
     async fn cli_owned(&self, arguments: Vec<String>) -> String {
+        done(self.try_cli(arguments).await)
+    }
+
+    async fn try_cli(&self, arguments: Vec<String>) -> Result<String, String> {
         let output = tokio::process::Command::from(self.command("docker"))
             .args(&arguments)
             .kill_on_drop(true)
             .output()
             .await
             .expect("the docker tool starts");
-        assert!(
-            output.status.success(),
-            "docker {} failed: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() {
+            return Ok(text(&output.stdout));
+        }
+        let (asked, said) = (arguments.join(" "), text(&output.stderr));
+        Err(format!("docker {asked} failed: {said}"))
     }
 
     /// The inspection of a container of this scope; `None` where nothing bears the name.
@@ -325,10 +375,17 @@ impl Scope {
     }
 }
 
+fn done(answer: Result<String, String>) -> String {
+    answer.unwrap_or_else(|refused| panic!("{refused}"))
+}
+
 impl Drop for Scope {
     fn drop(&mut self) {
         if self.own.is_some() {
             // All of it goes with its engine.
+            return;
+        }
+        if let Folder::Kept(_) = self.folder {
             return;
         }
         // Blocking, in a child: it works in a panic, and outside and inside of any runtime.

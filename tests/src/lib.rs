@@ -18,6 +18,7 @@ pub mod engine;
 pub mod gate;
 pub mod ground;
 pub mod http;
+pub mod lab;
 pub mod netns;
 pub mod port;
 pub mod prober;

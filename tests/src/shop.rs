@@ -1,13 +1,16 @@
 //! Images of `shop`, the application under deployment.
 
-use std::fs::{self, File};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+};
 
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
 use crate::{
     binary,
-    engine::{RUN_LABEL, SCOPE_LABEL, Scope, run_id},
+    engine::{Scope, labels, run_id},
 };
 
 /// Makes an image.
@@ -75,7 +78,7 @@ impl Image {
             .expect("the docker tool starts");
         if !there.status.success() {
             // All tests share it, so it bears a scope that no test has.
-            self.make(&name, "shared").await;
+            self.make(&name, &labels("shared")).await;
         }
         drop(lock);
         name
@@ -85,24 +88,32 @@ impl Image {
     pub async fn own(&self, scope: &Scope) -> String {
         let name = format!("{}-shop:{}", scope.name(), self.tag());
         let script = scope.command(binary::script(SCRIPT));
-        self.make_by(script, &name, scope.name()).await;
+        self.make_by(script, &name, &scope.labels()).await;
         name
     }
 
     /// This image under a name of the caller's choice, for instance with a registry in front.
-    pub async fn make(&self, name: &str, scope: &str) {
+    pub async fn make(&self, name: &str, labels: &HashMap<String, String>) {
         let script = std::process::Command::new(binary::script(SCRIPT));
-        self.make_by(script, name, scope).await;
+        self.make_by(script, name, labels).await;
     }
 
-    async fn make_by(&self, script: std::process::Command, name: &str, scope: &str) {
+    async fn make_by(
+        &self,
+        script: std::process::Command,
+        name: &str,
+        labels: &HashMap<String, String>,
+    ) {
         let mut command = Command::from(script);
-        command
-            .arg("--binary")
-            .arg(binary::find("shop"))
-            .args(["--tag", name, "--version", self.version])
-            .args(["--label", &format!("{SCOPE_LABEL}={scope}")])
-            .args(["--label", &format!("{RUN_LABEL}={}", run_id())]);
+        command.arg("--binary").arg(binary::find("shop")).args([
+            "--tag",
+            name,
+            "--version",
+            self.version,
+        ]);
+        for (key, value) in labels {
+            command.args(["--label", &format!("{key}={value}")]);
+        }
         if !self.fault.is_empty() {
             command.args(["--fail", self.fault]);
         }

@@ -181,7 +181,7 @@ async fn what_a_registry_has_is_not_archived_and_what_is_too_large_is_not_either
     let scope = Scope::new().await;
     let registry = Registry::start(&scope).await;
     let image = registry.image("shop:1");
-    Image::good("1").make(&image, scope.name()).await;
+    Image::good("1").make(&image, &scope.labels()).await;
     scope.cli(&["push", &image]).await;
     let pushed = Ground::of(scope, &image, 100).await;
     let large = Ground::new(1).await;

@@ -110,7 +110,7 @@ async fn a_missing_image_comes_back_from_its_registry_or_is_missed_before_an_inc
     let target: TargetName = scope.target("web").parse().expect("a target");
     let mut registry = Registry::start(&scope).await;
     let image = registry.image("shop:1");
-    Image::good("1").make(&image, scope.name()).await;
+    Image::good("1").make(&image, &scope.labels()).await;
     scope.cli(&["push", &image]).await;
     scope.run("web", &[], &image).await;
     let inspected = kind.inspected(&scope.named("web")).await.expect("recorded");
@@ -336,7 +336,7 @@ async fn a_login_that_is_missing_or_wrong_is_told_and_with_the_right_one_the_ima
     let registry = Registry::closed(&scope).await;
     let target: TargetName = scope.target("web").parse().expect("a target");
     let image = registry.image("shop:1");
-    Image::good("1").make(&image, scope.name()).await;
+    Image::good("1").make(&image, &scope.labels()).await;
     let kind = with_login(&scope, &registry, PASSWORD);
     let folder = scope.folder().to_string_lossy().into_owned();
     scope.cli(&["--config", &folder, "push", &image]).await;

@@ -109,7 +109,7 @@ async fn an_image_goes_through_the_registry_and_comes_back_by_digest() {
     let scope = Scope::new().await;
     let mut registry = Registry::start(&scope).await;
     let name = registry.image("shop:v1");
-    Image::good("v1").make(&name, scope.name()).await;
+    Image::good("v1").make(&name, &scope.labels()).await;
     scope.cli(&["push", "-q", &name]).await;
     let digest = scope
         .cli(&["inspect", "--format", "{{index .RepoDigests 0}}", &name])

@@ -75,13 +75,13 @@ async fn an_image_that_is_gone_is_missed_before_the_incident_and_pulled_where_it
     let socket = scope.socket();
     let stage = Stage::of(scope, &socket, LOOKS).await;
     let scope = &stage.scope;
-    plain("v1").make(&image, scope.name()).await;
+    plain("v1").make(&image, &scope.labels()).await;
     scope.cli(&["push", "-q", &image]).await;
     scope.run("shop", &FLAGS, &image).await;
     stage.known_good("shop", 1).await;
     let lost = image_of(scope, "shop").await;
     // The tag moves on, as tags do.
-    plain("v2").make(&image, scope.name()).await;
+    plain("v2").make(&image, &scope.labels()).await;
     scope.cli(&["push", "-q", &image]).await;
     scope.redeploy("shop", &FLAGS, &image).await;
     stage.known_good("shop", 2).await;
