@@ -15,4 +15,5 @@ pub mod identity;
 pub mod link;
 pub mod run;
 pub mod store;
+pub mod systemd;
 pub mod targets;

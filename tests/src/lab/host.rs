@@ -216,6 +216,16 @@ impl Host {
         &self.address
     }
 
+    /// The address of its own system bus, for a program of this machine.
+    ///
+    /// # Panics
+    /// It has no power.
+    pub async fn bus(&self) -> String {
+        let pid = ["inspect", "--format", "{{.State.Pid}}", &self.container];
+        let pid = self.docker(&pid, b"").await.ok();
+        format!("unix:path=/proc/{pid}/root/run/dbus/system_bus_socket")
+    }
+
     /// Its control groups on this machine, in every hierarchy.
     ///
     /// # Panics

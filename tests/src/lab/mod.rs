@@ -78,6 +78,17 @@ impl Fleet {
         }
     }
 
+    /// Powers its hosts on, without a controller and without agents.
+    ///
+    /// # Panics
+    /// One does not come up.
+    pub async fn bare(self) -> Bare {
+        let scope = Scope::new().await;
+        let network = Network::make(&scope, self.way_out).await;
+        let hosts = boot(&scope, &network, &self.hosts).await;
+        Bare { hosts, scope }
+    }
+
     /// Raises it: every host is up, its agent has joined and is online.
     ///
     /// # Panics
@@ -85,6 +96,18 @@ impl Fleet {
     pub async fn raise(self) -> Lab {
         Lab::raise(Scope::new().await, self).await
     }
+}
+
+async fn boot(scope: &Scope, network: &Network, hosts: &[Blueprint]) -> Vec<Host> {
+    let boots = hosts.iter().enumerate();
+    join_all(boots.map(|(number, host)| Host::boot(scope, network, number, host))).await
+}
+
+/// Hosts on which nothing of ours runs. Fields end in this order: first the hosts, which print their journals.
+#[derive(Debug)]
+pub struct Bare {
+    pub hosts: Vec<Host>,
+    pub scope: Scope,
 }
 
 /// A fleet that is up. Fields end in this order: first the hosts, which print their journals, then the scope.
@@ -105,11 +128,7 @@ impl Lab {
         let network = Network::make(&scope, fleet.way_out).await;
         let controller = Blueprint::new(CONTROLLER, Generation::Bookworm);
         let blueprints: Vec<Blueprint> = [controller].into_iter().chain(fleet.hosts).collect();
-        let boots = blueprints
-            .iter()
-            .enumerate()
-            .map(|(number, host)| Host::boot(&scope, &network, number, host));
-        let mut booted = join_all(boots).await.into_iter();
+        let mut booted = boot(&scope, &network, &blueprints).await.into_iter();
         let controller = booted.next().expect("the controller's host is the first");
         controller.install_controller(OPERATOR).await;
         let folder = scope.folder().join("operator");

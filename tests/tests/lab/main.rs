@@ -1,4 +1,9 @@
 //! On real hosts of two generations: a container each, with systemd, D-Bus, dpkg and, where asked, a Docker engine.
+#![expect(
+    clippy::expect_used,
+    reason = "tests fail by panicking, in their helpers too"
+)]
 
 mod docker;
 mod hosts;
+mod systemd;
