@@ -14,6 +14,7 @@ pub mod fault;
 pub mod identity;
 pub mod link;
 pub mod run;
+pub mod snapshot;
 pub mod store;
 pub mod systemd;
 pub mod targets;

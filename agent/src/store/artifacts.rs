@@ -1,12 +1,17 @@
 //! The artifact store: bytes by their SHA-256. What is read back is what was put in, or an error.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read as _, Seek as _},
+    ops::Deref,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use sha2::{Digest as _, Sha256};
 use sternway_proto::name::RevisionId;
+use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::files::{self, FileError};
@@ -24,11 +29,50 @@ pub enum ArtifactError {
     Budget { bytes: u64, budget: u64 },
 }
 
-/// The store, in a folder of its own.
+/// Where files are copied to before their hash is known.
+const INCOMING: &str = "incoming";
+
+/// How much of a file is read at once.
+const BLOCK: usize = 256 * 1024;
+
+/// The store, in a folder of its own. Clones are the same store.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     dir: PathBuf,
     budget: u64,
+    /// What was kept and is named by nothing yet, and how often.
+    held: Arc<Mutex<BTreeMap<RevisionId, u32>>>,
+}
+
+/// An artifact that is kept while this lives, although nothing names it yet.
+#[derive(Debug)]
+pub struct Held {
+    id: RevisionId,
+    held: Arc<Mutex<BTreeMap<RevisionId, u32>>>,
+}
+
+impl Deref for Held {
+    type Target = RevisionId;
+
+    fn deref(&self) -> &RevisionId {
+        &self.id
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held);
+        if let Some(count) = held.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.id);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Artifacts {
@@ -38,10 +82,121 @@ impl Artifacts {
     /// The folder cannot be made.
     pub fn open(dir: &Path, budget: u64) -> Result<Self, ArtifactError> {
         files::make_dir(dir)?;
-        Ok(Self {
+        let store = Self {
             dir: dir.to_owned(),
             budget,
-        })
+            held: Arc::default(),
+        };
+        // What the last process was copying. One process uses the folder.
+        let incoming = store.incoming();
+        match fs::remove_dir_all(&incoming) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(file("empty folder", &incoming, source));
+            }
+            _ => files::make_dir(&incoming)?,
+        }
+        Ok(store)
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.dir.join(INCOMING)
+    }
+
+    /// Keeps what a file holds, from its beginning; without copying where the file system can share it. The hash is that of
+    /// the copy: what is written to the file meanwhile does no harm.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or there is no room in the budget.
+    pub fn put_file(&self, from: &mut File, named: &Path) -> Result<Held, ArtifactError> {
+        let size = from
+            .metadata()
+            .map_err(|source| file("look at", named, source))?
+            .len();
+        self.has_room(size)?;
+        let incoming = self.incoming();
+        let mut copy = NamedTempFile::new_in(&incoming)
+            .map_err(|source| file("make a file in", &incoming, source))?;
+        fill(from, size, copy.as_file_mut()).map_err(|source| file("copy", named, source))?;
+        let id = hash_of(copy.as_file_mut()).map_err(|source| file("read", copy.path(), source))?;
+        let held = self.hold(id);
+        if self.verify(&held).is_ok() {
+            return Ok(held);
+        }
+        let path = self.path(&held);
+        let place = path.parent().unwrap_or(&self.dir).to_owned();
+        files::make_dir(&place)?;
+        copy.as_file()
+            .sync_all()
+            .map_err(|source| file("sync", copy.path(), source))?;
+        copy.persist(&path)
+            .map_err(|error| file("rename", &path, error.error))?;
+        files::sync_dir(&place)?;
+        files::sync_dir(&self.dir)?;
+        Ok(held)
+    }
+
+    /// Writes an artifact into an empty file: it is whole there, or an error says that it is not.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or cannot be written.
+    pub fn copy_to(
+        &self,
+        id: &RevisionId,
+        to: &mut File,
+        named: &Path,
+    ) -> Result<(), ArtifactError> {
+        let mut from = self.open_artifact(id)?;
+        fill(&mut from, u64::MAX, to).map_err(|source| file("write", named, source))?;
+        // What was written, not what was read.
+        let written = hash_of(to).map_err(|source| file("read", named, source))?;
+        if written == *id {
+            Ok(())
+        } else {
+            Err(ArtifactError::Damaged { id: id.clone() })
+        }
+    }
+
+    /// Reads an artifact against its hash.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or cannot be read.
+    pub fn verify(&self, id: &RevisionId) -> Result<(), ArtifactError> {
+        let mut artifact = self.open_artifact(id)?;
+        match hash_of(&mut artifact) {
+            Ok(found) if found == *id => Ok(()),
+            Ok(_) => Err(ArtifactError::Damaged { id: id.clone() }),
+            Err(source) => Err(file("read", &self.path(id), source)),
+        }
+    }
+
+    fn open_artifact(&self, id: &RevisionId) -> Result<File, ArtifactError> {
+        let path = self.path(id);
+        match File::open(&path) {
+            Ok(artifact) => Ok(artifact),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(ArtifactError::Missing { id: id.clone() })
+            }
+            Err(source) => Err(file("open", &path, source)),
+        }
+    }
+
+    fn hold(&self, id: RevisionId) -> Held {
+        *lock(&self.held).entry(id.clone()).or_default() += 1;
+        Held {
+            id,
+            held: self.held.clone(),
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> Result<(), ArtifactError> {
+        let total = self.size()?.saturating_add(bytes);
+        if total > self.budget {
+            return Err(ArtifactError::Budget {
+                bytes: total,
+                budget: self.budget,
+            });
+        }
+        Ok(())
     }
 
     /// Keeps bytes; those that are kept already are not written again, damaged ones are.
@@ -53,13 +208,7 @@ impl Artifacts {
         if self.get(&id).is_ok() {
             return Ok(id);
         }
-        let total = self.size()? + bytes.len() as u64;
-        if total > self.budget {
-            return Err(ArtifactError::Budget {
-                bytes: total,
-                budget: self.budget,
-            });
-        }
+        self.has_room(bytes.len() as u64)?;
         let path = self.path(&id);
         files::make_dir(path.parent().unwrap_or(&self.dir))?;
         files::replace(&path, bytes)?;
@@ -81,19 +230,20 @@ impl Artifacts {
         }
     }
 
-    /// Removes everything that is not named. Answers with how many were removed.
+    /// Removes everything that is neither named nor [held](Held). Answers with how many were removed.
     ///
     /// # Errors
     /// A folder cannot be read or a file not removed.
     pub fn retain(&self, named: &BTreeSet<RevisionId>) -> Result<usize, ArtifactError> {
         let mut removed = 0;
+        let held = lock(&self.held);
         for (path, _) in self.entries()? {
             let id = path
                 .file_name()
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse::<RevisionId>().ok());
             // A file that bears no hash is what a write left that was interrupted.
-            if id.is_none_or(|id| !named.contains(&id)) {
+            if id.is_none_or(|id| !named.contains(&id) && !held.contains_key(&id)) {
                 files::remove(&path)?;
                 removed += 1;
             }
@@ -121,7 +271,7 @@ impl Artifacts {
         };
         let mut entries = Vec::new();
         for shelf in list(&self.dir)? {
-            if !shelf.path().is_dir() {
+            if !shelf.path().is_dir() || shelf.file_name() == INCOMING {
                 continue;
             }
             for entry in list(&shelf.path())? {
@@ -136,6 +286,43 @@ impl Artifacts {
         let first_two: String = id.as_str().chars().take(2).collect();
         self.dir.join(first_two).join(id.as_str())
     }
+}
+
+fn file(action: &'static str, path: &Path, source: io::Error) -> ArtifactError {
+    let path = path.to_owned();
+    FileError {
+        action,
+        path,
+        source,
+    }
+    .into()
+}
+
+/// The content of one file in another, which is empty. Of one that grows meanwhile no more than that many bytes are
+/// copied.
+fn fill(from: &mut File, at_most: u64, to: &mut File) -> io::Result<()> {
+    from.rewind()?;
+    // Where both are on a file system that can, they share their blocks.
+    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return Ok(());
+    }
+    io::copy(&mut from.take(at_most), to).map(drop)
+}
+
+/// The SHA-256 of all that is in a file.
+pub(crate) fn hash_of(file: &mut File) -> io::Result<RevisionId> {
+    file.rewind()?;
+    let (mut hash, mut block) = (Sha256::new(), vec![0; BLOCK]);
+    loop {
+        let read = file.read(&mut block)?;
+        match block.get(..read) {
+            Some(bytes) if read > 0 => hash.update(bytes),
+            _ => break,
+        }
+    }
+    hex::encode(hash.finalize())
+        .parse()
+        .map_err(|_| io::Error::other("a SHA-256 is no id"))
 }
 
 #[cfg(test)]
@@ -171,6 +358,64 @@ mod tests {
         assert!(matches!(store.get(&id), Err(ArtifactError::Damaged { .. })));
         store.put(b"content").expect("mended");
         assert_eq!(store.get(&id).expect("whole"), b"content");
+    }
+
+    #[test]
+    fn a_file_is_kept_by_its_hash_and_held_until_something_names_it() {
+        let (dir, store) = store(1_000_000);
+        let path = dir.path().join("program");
+        let content = vec![7; BLOCK + 1];
+        fs::write(&path, &content).expect("written");
+        let mut from = File::open(&path).expect("opened");
+        let held = store.put_file(&mut from, &path).expect("kept");
+        assert_eq!(*held, RevisionId::of(&content));
+        let again = store.put_file(&mut from, &path).expect("kept");
+        drop(again);
+        assert_eq!(store.retain(&BTreeSet::new()).expect("swept"), 0);
+        assert_eq!(store.get(&held).expect("there"), content);
+        let id = held.clone();
+        drop(held);
+        assert_eq!(store.retain(&BTreeSet::new()).expect("swept"), 1);
+        assert!(matches!(
+            store.verify(&id),
+            Err(ArtifactError::Missing { .. })
+        ));
+        assert_eq!(fs::read_dir(store.incoming()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_artifact_is_not_written_out_for_a_whole_one() {
+        let (dir, store) = store(1000);
+        let path = dir.path().join("program");
+        fs::write(&path, "content").expect("written");
+        let mut from = File::open(&path).expect("opened");
+        let held = store.put_file(&mut from, &path).expect("kept");
+        let out = |name: &str| {
+            let out = dir.path().join(name);
+            let options = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&out);
+            store
+                .copy_to(&held, &mut options.expect("made"), &out)
+                .map(|()| fs::read(&out).expect("there"))
+        };
+        assert_eq!(out("1").expect("written"), b"content");
+        fs::write(store.path(&held), "c0ntent").expect("damaged");
+        assert!(matches!(out("2"), Err(ArtifactError::Damaged { .. })));
+        // Kept once more, it is whole.
+        let _again = store.put_file(&mut from, &path).expect("kept");
+        assert_eq!(out("3").expect("written"), b"content");
+    }
+
+    #[test]
+    fn what_was_being_copied_is_gone_after_a_restart() {
+        let (_dir, store) = store(1000);
+        fs::write(store.incoming().join(".tmpXYZ"), "half").expect("written");
+        let store = Artifacts::open(&store.dir, 1000).expect("opened");
+        assert_eq!(fs::read_dir(store.incoming()).expect("there").count(), 0);
+        assert_eq!(store.size().expect("known"), 0);
     }
 
     #[test]

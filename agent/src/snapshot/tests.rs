@@ -1,0 +1,267 @@
+//! There and back again, on a real file system.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
+
+use proptest::{collection::btree_map, prelude::*};
+use rustix::fs::{XattrFlags, setxattr};
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::artifacts::Artifacts;
+
+const LIMITS: Limits = Limits {
+    file_bytes: 1_000_000,
+    paths: 1000,
+};
+
+/// A folder of files, and a store beside it.
+struct Ground {
+    dir: TempDir,
+    store: Artifacts,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("folder");
+        let store = Artifacts::open(&dir.path().join("artifacts"), 10_000_000).expect("opened");
+        fs::create_dir(dir.path().join("root")).expect("made");
+        Self { dir, store }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("written");
+        path
+    }
+
+    fn capture(&self) -> Captured {
+        capture(&[self.root()], &self.store, LIMITS).expect("captured")
+    }
+
+    fn put_back(&self, then: &Snapshot) {
+        for change in self.capture().snapshot.changes_to(then) {
+            restore(&change, "test", &self.store).expect("restored");
+        }
+        assert_eq!(self.capture().snapshot, *then);
+    }
+}
+
+#[test]
+fn files_links_and_folders_come_back_as_they_were() {
+    let ground = Ground::new();
+    let program = ground.write("program", "v1");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4750)).expect("set");
+    // Where the file system has none, there is none to keep.
+    let _ = setxattr(&program, "user.note", b"kept", XattrFlags::empty());
+    fs::create_dir(ground.path("releases")).expect("made");
+    symlink("releases/1", ground.path("current")).expect("linked");
+    ground.write("releases/1", "one");
+    let before = ground.capture();
+
+    fs::write(&program, "v2").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    fs::remove_file(ground.path("current")).expect("removed");
+    ground.write("current", "no link any more");
+    fs::remove_dir_all(ground.path("releases")).expect("removed");
+    ground.write("releases", "no folder any more");
+    ground.write("added", "by the bad one");
+    let after = ground.capture();
+
+    ground.put_back(&before.snapshot);
+    assert_eq!(fs::read(&program).expect("there"), b"v1");
+    assert!(!ground.path("added").exists());
+    ground.put_back(&after.snapshot);
+    assert_eq!(fs::read(&program).expect("there"), b"v2");
+}
+
+#[test]
+fn what_stands_there_already_is_not_touched() {
+    use std::os::unix::fs::MetadataExt as _;
+    let ground = Ground::new();
+    let path = ground.write("file", "content");
+    let captured = ground.capture();
+    let inode = fs::metadata(&path).expect("there").ino();
+    for (path, to) in &captured.snapshot.0 {
+        let (path, to) = (path.clone(), to.clone());
+        let done = restore(&Change { path, to }, "test", &ground.store);
+        assert_eq!(done.expect("restored"), Restored::Already);
+    }
+    assert_eq!(fs::metadata(&path).expect("there").ino(), inode);
+}
+
+#[test]
+fn who_has_the_file_open_keeps_what_it_was() {
+    use std::io::Read as _;
+    let ground = Ground::new();
+    let path = ground.write("file", "old");
+    let old = ground.capture();
+    fs::write(&path, "new").expect("written");
+    let mut reads = File::open(&path).expect("opened");
+    ground.put_back(&old.snapshot);
+    let mut seen = String::new();
+    reads.read_to_string(&mut seen).expect("read");
+    assert_eq!(seen, "new", "exchanged, not written over");
+}
+
+#[test]
+fn what_an_attempt_left_that_was_cut_off_is_taken_away_by_the_next() {
+    let ground = Ground::new();
+    let path = ground.write("file", "old");
+    let old = ground.capture();
+    fs::write(&path, "new").expect("written");
+    let cut_off = ground.write(".file.sternway-test", "half of o");
+    let to = old.snapshot.0.get(&path).expect("captured").clone();
+    let change = Change {
+        path: path.clone(),
+        to,
+    };
+    restore(&change, "test", &ground.store).expect("restored");
+    assert_eq!(fs::read(&path).expect("there"), b"old");
+    assert!(!cut_off.exists());
+    // Until then it is no part of what stands there.
+    ground.write(".other.sternway-test", "half");
+    assert_eq!(ground.capture().snapshot, old.snapshot);
+}
+
+#[test]
+fn a_damaged_artifact_changes_nothing() {
+    let ground = Ground::new();
+    let path = ground.write("file", "old");
+    let old = ground.capture();
+    fs::write(&path, "new").expect("written");
+    let new = ground.capture();
+    let content = old.snapshot.artifacts().next().expect("one");
+    let shelf: String = content.as_str().chars().take(2).collect();
+    let kept = ground
+        .dir
+        .path()
+        .join("artifacts")
+        .join(shelf)
+        .join(content.as_str());
+    fs::write(&kept, "0ld").expect("damaged");
+    let to = old.snapshot.0.get(&path).expect("captured").clone();
+    let refused = restore(&Change { path, to }, "test", &ground.store).expect_err("refused");
+    assert_eq!(refused.code(), "artifact-damaged");
+    assert_eq!(ground.capture().snapshot, new.snapshot);
+}
+
+#[test]
+fn a_folder_with_something_of_others_in_it_is_not_removed() {
+    let ground = Ground::new();
+    let before = ground.capture();
+    fs::create_dir(ground.path("added")).expect("made");
+    let after = ground.capture();
+    ground.write("added/of-others", "data");
+    let changes = after.snapshot.changes_to(&before.snapshot);
+    let [change] = changes.as_slice() else {
+        panic!("{changes:?}");
+    };
+    let refused = restore(change, "test", &ground.store).expect_err("refused");
+    assert_eq!(refused.code(), "in-the-way");
+    assert!(ground.path("added/of-others").exists());
+}
+
+#[test]
+fn paths_and_sizes_are_bounded() {
+    let ground = Ground::new();
+    let path = ground.write("file", "content");
+    let code = |paths: &[PathBuf], limits| {
+        let refused = capture(paths, &ground.store, limits).expect_err("refused");
+        refused.code()
+    };
+    for path in ["relative", "/", "/a/../b", "/a\nb"] {
+        assert_eq!(code(&[path.into()], LIMITS), "path-invalid");
+    }
+    let small = Limits {
+        file_bytes: 6,
+        ..LIMITS
+    };
+    assert_eq!(code(std::slice::from_ref(&path), small), "too-large");
+    let few = Limits { paths: 1, ..LIMITS };
+    assert_eq!(code(&[ground.root()], few), "too-large");
+    assert_eq!(code(&["/dev/null".into()], LIMITS), "not-a-file");
+    let nowhere = ground.path("nowhere/at/all");
+    let captured = capture(std::slice::from_ref(&nowhere), &ground.store, LIMITS);
+    let captured = captured.expect("captured").snapshot;
+    assert_eq!(captured.0.get(&nowhere), Some(&Standing::Nothing));
+}
+
+#[test]
+fn the_longest_name_has_room_beside_it() {
+    let ground = Ground::new();
+    let name = "ä".repeat(127);
+    let path = ground.write(&name, "old");
+    let old = ground.capture();
+    fs::write(path, "new").expect("written");
+    ground.put_back(&old.snapshot);
+}
+
+/// What may stand at a path of a small tree.
+#[derive(Debug, Clone)]
+enum Made {
+    File(u8, u32),
+    Link(u8),
+}
+
+/// Builds a tree: names are paths of up to two folders.
+fn build(ground: &Ground, tree: &BTreeMap<(u8, u8), Made>) {
+    fs::remove_dir_all(ground.root()).expect("removed");
+    fs::create_dir(ground.root()).expect("made");
+    for ((folder, name), made) in tree {
+        let folder = match folder {
+            0 => ground.root(),
+            folder => ground.path(&format!("n{folder}")),
+        };
+        // A file may stand where the folder would.
+        if fs::create_dir_all(&folder).is_err() {
+            continue;
+        }
+        let path = folder.join(format!("n{name}"));
+        match made {
+            Made::File(content, mode) => {
+                if fs::write(&path, [*content]).is_ok() {
+                    let mode = fs::Permissions::from_mode(*mode);
+                    fs::set_permissions(&path, mode).expect("set");
+                }
+            }
+            Made::Link(to) => {
+                let _ = symlink(format!("n{to}"), &path);
+            }
+        }
+    }
+}
+
+fn trees() -> impl Strategy<Value = BTreeMap<(u8, u8), Made>> {
+    let modes = prop_oneof![Just(0o600), Just(0o644), Just(0o4755)];
+    let made = prop_oneof![
+        (0..3u8, modes).prop_map(|(content, mode)| Made::File(content, mode)),
+        (0..4u8).prop_map(Made::Link),
+    ];
+    btree_map((0..4u8, 1..4u8), made, 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn from_any_tree_there_is_a_way_to_any_other(from in trees(), to in trees()) {
+        let ground = Ground::new();
+        build(&ground, &to);
+        let then = ground.capture();
+        build(&ground, &from);
+        let now = ground.capture();
+        ground.put_back(&then.snapshot);
+        ground.put_back(&now.snapshot);
+    }
+}
