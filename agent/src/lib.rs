@@ -8,6 +8,7 @@ pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dpkg;
 pub mod engine;
 pub mod executor;
 pub mod fault;

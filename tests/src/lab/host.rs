@@ -281,6 +281,11 @@ impl Host {
         Said::of(what, &output.expect("its output is read"))
     }
 
+    /// The command line by which this machine runs a program on it.
+    pub fn by_way_of(&self) -> [&str; 3] {
+        ["docker", "exec", &self.container]
+    }
+
     /// Writes a file there, world-readable; its folder is made.
     ///
     /// # Panics

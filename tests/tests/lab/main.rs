@@ -5,5 +5,6 @@
 )]
 
 mod docker;
+mod dpkg;
 mod hosts;
 mod systemd;
