@@ -5,7 +5,7 @@
 remove_groups() {
     local id group
     while read -r id; do
-        for group in /sys/fs/cgroup/docker/"$id" /sys/fs/cgroup/*/docker/"$id"; do
+        for group in /sys/fs/cgroup/docker/"$id" /sys/fs/cgroup/*/docker/"$id" /sys/fs/cgroup/*/docker-"$id".scope; do
             [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
         done
     done

@@ -132,7 +132,7 @@ impl Scope {
         }
     }
 
-    /// A lab for a person, which outlives this process: `clean-tests --lab` removes what bears that name on the engine.
+    /// A lab for a person, which outlives this process: `deploy/lab/down` removes what bears its label on the engine.
     ///
     /// # Panics
     /// No engine answers.

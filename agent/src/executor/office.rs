@@ -61,6 +61,16 @@ struct Task {
     mends: bool,
 }
 
+/// What became of an order that was found open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resumed {
+    GoesOn,
+    /// Its last line stands already.
+    Ended,
+    /// It cannot be gone on with, and keeps its target.
+    Stranded,
+}
+
 /// Takes requests in.
 pub(super) struct Office {
     core: Arc<Core>,
@@ -140,14 +150,7 @@ impl Office {
     /// Lets the orders that are on their way get to their next line, at most.
     pub(super) async fn close(&mut self) {
         let _ = timeout(STOP_TIMEOUT, async {
-            while let Some(ended) = self.courses.join_next_with_id().await {
-                if let Ok((id, ())) = ended
-                    && let Some(task) = self.tasks.remove(&id)
-                {
-                    // Nobody looks at its targets any more.
-                    self.core.outbox.over(task.order, []);
-                }
-            }
+            while self.courses.join_next().await.is_some() {}
         })
         .await;
     }
@@ -323,13 +326,13 @@ impl Office {
         );
     }
 
-    fn resume(&mut self, found: Found, panics: u32) {
+    fn resume(&mut self, found: Found, panics: u32) -> Resumed {
         let id = found.order;
         let journal = match found.journal {
             Ok(journal) => journal,
             Err(error) => {
                 self.strand(id, found.target, &chain(&error));
-                return;
+                return Resumed::Stranded;
             }
         };
         let finished = journal
@@ -337,15 +340,15 @@ impl Office {
             .any(|event| matches!(event, event::Event::Finished { .. }));
         if finished {
             self.core.outbox.order(id, event::wire(id, journal.lines()));
-            return;
+            return Resumed::Ended;
         }
-        match ordered(journal.lines()) {
-            Some(order) => {
-                tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
-                self.begin(order, journal, Some(panics));
-            }
-            None => self.strand(id, None, "it holds no order that this version can read"),
-        }
+        let Some(order) = ordered(journal.lines()) else {
+            self.strand(id, None, "it holds no order that this version can read");
+            return Resumed::Stranded;
+        };
+        tracing::warn!(order.id = %id, "order {id} was interrupted; going on with it");
+        self.begin(order, journal, Some(panics));
+        Resumed::GoesOn
     }
 
     /// Here, where orders are begun, so that none is begun beside it.
@@ -381,7 +384,7 @@ impl Office {
         };
         if let Err(error) = ended {
             if !task.mends {
-                self.panicked(task, &error);
+                self.panicked(task, &error).await;
                 return;
             }
             tracing::error!(order.id = %task.order, "what order {} left could not be looked after: {error}", task.order);
@@ -395,9 +398,14 @@ impl Office {
         }
         // Others may be at what it left of its other targets.
         let only = task.mends.then_some(&task.target);
-        let targets = self.core.over(task.order, only);
-        if !task.mends {
-            self.core.outbox.over(task.order, targets.iter().cloned());
+        self.over(task.order, only).await;
+    }
+
+    /// Nothing is done for an order any more, at all its targets or only there.
+    async fn over(&self, order: Uuid, only: Option<&TargetName>) {
+        let targets = self.core.over(order, only);
+        if only.is_none() {
+            self.core.outbox.over(order, targets.iter().cloned());
         }
         for target in targets {
             self.core.outbox.target(&target);
@@ -424,7 +432,7 @@ impl Office {
     }
 
     /// A bug. What it left is what a crash leaves, and is gone on with in the same way: the journal says where.
-    fn panicked(&mut self, task: Task, error: &task::JoinError) {
+    async fn panicked(&mut self, task: Task, error: &task::JoinError) {
         let id = task.order;
         tracing::error!(order.id = %id, "the task of order {id} failed: {error}");
         // What it said of a hold was its own; the next one finds out for itself.
@@ -438,7 +446,9 @@ impl Office {
             return;
         }
         let found = self.core.ledger().find(id);
-        self.resume(found, task.panics + 1);
+        if self.resume(found, task.panics + 1) == Resumed::Ended {
+            self.over(id, None).await;
+        }
     }
 
     fn stored(&self, stored: &v1::EventsStored) {

@@ -54,46 +54,50 @@ enum End {
     /// As soon as it is there.
     #[default]
     Told,
-    /// The order is being carried out.
-    UnderWay,
-    /// It is over: when those targets were looked at, or at that time.
+    /// When the order is over, its targets were looked at, and what they are was told.
     Waits {
-        unseen: BTreeSet<TargetName>,
-        until: Instant,
+        /// None: it is being carried out.
+        over: Option<Over>,
+        /// Told then in any case. None: there is no last event yet.
+        until: Option<Instant>,
     },
 }
 
-impl State {
-    /// The next event of the first order of which it may be told.
-    fn event(&mut self, may: impl Fn(&Telling, bool) -> bool) -> Option<Next> {
-        self.orders.values_mut().find_map(|telling| {
-            let (event, last) = telling.next()?;
-            if !may(telling, last) {
-                return None;
-            }
-            let event = Box::new(event.clone());
-            telling.sent += 1;
-            Some(Next::Event(event))
-        })
-    }
+#[derive(Debug)]
+struct Over {
+    targets: BTreeSet<TargetName>,
+    unseen: BTreeSet<TargetName>,
 }
 
 impl Telling {
-    /// The next event to tell, and whether it is the last one.
-    fn next(&self) -> Option<(&v1::OrderEvent, bool)> {
-        self.events.get(self.sent).map(|event| {
-            let last = matches!(event.event, Some(v1::order_event::Event::Finished(_)));
-            (event, last)
-        })
+    /// The next event, if it may be told. `untold`: targets that wait to be told themselves.
+    fn next(&self, untold: &BTreeSet<TargetName>, now: Instant) -> Option<&v1::OrderEvent> {
+        let next = self.events.get(self.sent)?;
+        let may = !is_last(next)
+            || match &self.end {
+                End::Told => true,
+                End::Waits {
+                    until: Some(until), ..
+                } if *until <= now => true,
+                End::Waits { over: None, .. } => false,
+                End::Waits {
+                    over: Some(over), ..
+                } => over.unseen.is_empty() && over.targets.is_disjoint(untold),
+            };
+        may.then_some(next)
     }
 
-    fn may_end(&self, now: Instant) -> bool {
-        match &self.end {
-            End::Told => true,
-            End::UnderWay => false,
-            End::Waits { unseen, until } => unseen.is_empty() || *until <= now,
+    /// When its end is told although it would wait.
+    fn due(&self) -> Option<Instant> {
+        match self.end {
+            End::Waits { until, .. } if self.sent < self.events.len() => until,
+            _ => None,
         }
     }
+}
+
+fn is_last(event: &v1::OrderEvent) -> bool {
+    matches!(event.event, Some(v1::order_event::Event::Finished(_)))
 }
 
 /// The next thing to tell.
@@ -136,31 +140,37 @@ impl Outbox {
 
     /// All events of an order so far; those that were told are not told again.
     pub fn order(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
-        self.events(order, events, End::Told);
+        let mut state = self.state();
+        let telling = state.orders.entry(order).or_default();
+        telling.events = events;
+        telling.end = End::Told;
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// As [`Self::order`], of one that is being carried out: its last event waits for [`Self::over`].
     pub fn under_way(&self, order: Uuid, events: Vec<v1::OrderEvent>) {
-        self.events(order, events, End::UnderWay);
-    }
-
-    fn events(&self, order: Uuid, events: Vec<v1::OrderEvent>, end: End) {
         let mut state = self.state();
         let telling = state.orders.entry(order).or_default();
+        let ends = events.last().is_some_and(is_last);
         telling.events = events;
-        telling.end = end;
+        telling.end = End::Waits {
+            over: None,
+            until: ends.then(|| Instant::now() + END_WAITS),
+        };
         drop(state);
         self.wake.notify_one();
     }
 
     /// An order is no longer carried out. Its end is told when each of these targets [was looked
     /// at](Self::looked_at), or without that after some seconds.
-    pub fn over(&self, order: Uuid, unseen: impl IntoIterator<Item = TargetName>) {
-        if let Some(telling) = self.state().orders.get_mut(&order) {
-            telling.end = End::Waits {
-                unseen: unseen.into_iter().collect(),
-                until: Instant::now() + END_WAITS,
-            };
+    pub fn over(&self, order: Uuid, targets: impl IntoIterator<Item = TargetName>) {
+        if let Some(telling) = self.state().orders.get_mut(&order)
+            && let End::Waits { over, .. } = &mut telling.end
+        {
+            let targets: BTreeSet<TargetName> = targets.into_iter().collect();
+            let unseen = targets.clone();
+            *over = Some(Over { targets, unseen });
         }
         self.wake.notify_one();
     }
@@ -168,8 +178,11 @@ impl Outbox {
     /// What a target is now was told to [`Self::target`], or cannot be found out.
     pub fn looked_at(&self, target: &TargetName) {
         for telling in self.state().orders.values_mut() {
-            if let End::Waits { unseen, .. } = &mut telling.end {
-                unseen.remove(target);
+            if let End::Waits {
+                over: Some(over), ..
+            } = &mut telling.end
+            {
+                over.unseen.remove(target);
             }
         }
         self.wake.notify_one();
@@ -275,16 +288,8 @@ impl Outbox {
     /// When the next end that waits for a look is told without it.
     fn end_due(&self) -> Option<Instant> {
         let state = self.state();
-        let waiting = state
-            .orders
-            .values()
-            .filter(|telling| telling.next().is_some());
-        waiting
-            .filter_map(|telling| match &telling.end {
-                End::Waits { until, .. } if state.connected => Some(*until),
-                _ => None,
-            })
-            .min()
+        let due = state.orders.values().filter_map(Telling::due);
+        due.min().filter(|_| state.connected)
     }
 
     fn take(&self) -> Option<Next> {
@@ -304,16 +309,17 @@ impl Outbox {
         if !state.replies.is_empty() {
             return Some(Next::Reply(state.replies.remove(0)));
         }
-        if let Some(event) = state.event(|_, last| !last) {
-            return Some(event);
+        let (now, untold) = (Instant::now(), std::mem::take(&mut state.targets));
+        let event = state.orders.values_mut().find_map(|telling| {
+            let event = telling.next(&untold, now)?.clone();
+            telling.sent += 1;
+            Some(Next::Event(Box::new(event)))
+        });
+        state.targets = untold;
+        if event.is_some() || state.inventory_due {
+            return event;
         }
-        if !state.inventory_due
-            && let Some(target) = state.targets.pop_first()
-        {
-            return Some(Next::Target(target));
-        }
-        let now = Instant::now();
-        state.event(|telling, _| telling.may_end(now))
+        state.targets.pop_first().map(Next::Target)
     }
 }
 
@@ -389,13 +395,36 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_look_that_does_not_come_does_not_keep_back_the_end_of_an_order() {
         let (outbox, shop) = at_work();
-        let order = Uuid::from_u128(1);
-        outbox.under_way(order, vec![event(order, 1, true)]);
-        outbox.over(order, [shop]);
+        let (looked, office) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let begun = Instant::now();
-        let told = outbox.next().await;
-        assert_eq!(told, Next::Event(Box::new(event(order, 1, true))));
-        assert_eq!(begun.elapsed(), END_WAITS);
+        outbox.under_way(looked, vec![event(looked, 1, true)]);
+        outbox.over(looked, [shop]);
+        // Nor does whoever would say that it is over.
+        outbox.under_way(office, vec![event(office, 1, true)]);
+        for order in [looked, office] {
+            let told = outbox.next().await;
+            assert_eq!(told, Next::Event(Box::new(event(order, 1, true))));
+            assert_eq!(begun.elapsed(), END_WAITS);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_order_waits_for_its_own_targets_and_for_no_others() {
+        let (outbox, shop) = at_work();
+        let other: TargetName = "docker/other".parse().expect("valid");
+        let order = Uuid::from_u128(1);
+        let last = Next::Event(Box::new(event(order, 1, true)));
+        outbox.target(&other);
+        outbox.under_way(order, vec![event(order, 1, true)]);
+        outbox.over(order, [shop.clone()]);
+        outbox.looked_at(&shop);
+        assert_eq!(all(&outbox), [last.clone(), Next::Target(other.clone())]);
+        outbox.connected();
+        assert_eq!(outbox.take(), Some(Next::Inventory));
+        outbox.target(&other);
+        outbox.target(&shop);
+        let told = [Next::Target(other), Next::Target(shop), last];
+        assert_eq!(all(&outbox), told);
     }
 
     #[test]

@@ -25,12 +25,17 @@ use std::{
 use async_trait::async_trait;
 use sternway_proto::v1;
 use thiserror::Error;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
 use uuid::Uuid;
 
 use self::{
     claims::Unclaimed,
     limits::Limits,
+    observer::Queued,
     session::{End, Session},
     watch::{Watch, Watchers},
 };
@@ -47,6 +52,10 @@ use crate::{
 /// the controller. A restored backup is some restarts behind; a hostile agent must not be able to push
 /// the epoch so far that other agents refuse the jump.
 const EPOCH_FOLLOWS: u64 = 4096;
+
+/// How long the end of an order waits for what its host said before it: longer than the observer takes for all that may
+/// wait there, and a database that stands still is told by the end itself.
+const OBSERVED: Duration = Duration::from_secs(5);
 
 /// Issues a new certificate to a host that has one.
 #[async_trait]
@@ -109,7 +118,7 @@ pub struct Fleet {
     ordered: Mutex<HashSet<Uuid>>,
     unclaimed: Mutex<Unclaimed>,
     limits: Mutex<Limits>,
-    observations: Mutex<Option<mpsc::Sender<Observation>>>,
+    observations: Mutex<Option<mpsc::Sender<Queued>>>,
     observer: Mutex<Option<JoinHandle<()>>>,
     watchers: Arc<Watchers>,
     stopping: tokio_util::sync::CancellationToken,
@@ -260,15 +269,30 @@ impl Fleet {
         metrics::gauge!(SESSIONS).set(self.online() as f64);
     }
 
+    fn observations(&self) -> Option<mpsc::Sender<Queued>> {
+        let queue = self.observations.lock();
+        queue.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn observe(&self, observation: Observation) {
-        let queue = self
-            .observations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(queue) = queue {
+        if let Some(queue) = self.observations() {
             // Closed only once the controller stops: the next inventory says it again.
-            drop(queue.send(observation).await);
+            drop(queue.send(Queued::Seen(Box::new(observation))).await);
+        }
+    }
+
+    /// Waits until what was observed so far is stored, for no longer than [`OBSERVED`].
+    async fn observed(&self) {
+        let stored = async {
+            let (until, stored) = oneshot::channel();
+            if let Some(queue) = self.observations()
+                && queue.send(Queued::Until(until)).await.is_ok()
+            {
+                let _ = stored.await;
+            }
+        };
+        if tokio::time::timeout(OBSERVED, stored).await.is_err() {
+            tracing::warn!("what hosts say takes long to be stored; ends of orders go before it");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
@@ -23,23 +23,44 @@ const ATTEMPTS: u32 = 3;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What waits in the queue.
+#[derive(Debug)]
+pub(super) enum Queued {
+    Seen(Box<Observation>),
+    /// Somebody wants to know when what stands before it is stored.
+    Until(oneshot::Sender<()>),
+}
+
 /// Stores observations until the queue is closed and empty. Whose cannot be stored is told to `lost`, by the host's
 /// id: its agent must say it again.
 pub(super) async fn run(
     store: SharedStore,
-    mut queue: mpsc::Receiver<Observation>,
+    mut queue: mpsc::Receiver<Queued>,
     lost: impl Fn(Uuid) + Send,
 ) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
+    let mut queued = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut queued, BATCH).await > 0 {
+        let (mut batch, mut waiting) = (Vec::with_capacity(BATCH), Vec::new());
+        for one in queued.drain(..) {
+            match one {
+                Queued::Seen(observation) => batch.push(*observation),
+                Queued::Until(stored) => waiting.push(stored),
+            }
+        }
         #[expect(clippy::cast_precision_loss, reason = "at most BATCH")]
         metrics::histogram!(OBSERVATIONS_BATCH).record(batch.len() as f64);
         keep(&store, &batch, &lost).await;
-        batch.clear();
+        for stored in waiting {
+            // Who waited for no longer than that goes on without.
+            let _ = stored.send(());
+        }
     }
 }
 
 async fn keep(store: &SharedStore, batch: &[Observation], lost: &(impl Fn(Uuid) + Send)) {
+    if batch.is_empty() {
+        return;
+    }
     for _ in 0..ATTEMPTS {
         if stored(store, batch).await {
             return;

@@ -372,6 +372,10 @@ impl Serving {
             return Ok(Ok(()));
         }
         let batch = std::mem::take(events);
+        // Who hears of an end and asks next what runs gets no answer from before.
+        if batch.iter().any(is_end) {
+            self.fleet.observed().await;
+        }
         let appended = self
             .fleet
             .store
@@ -565,4 +569,8 @@ impl Serving {
             })
             .await;
     }
+}
+
+fn is_end(event: &v1::OrderEvent) -> bool {
+    matches!(event.event, Some(v1::order_event::Event::Finished(_)))
 }

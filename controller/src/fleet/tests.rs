@@ -553,3 +553,39 @@ async fn an_order_that_waited_while_the_epoch_rose_is_sent_with_the_epoch_of_now
     let noted = entries.iter().filter(|one| one.action == "order.resealed");
     assert_eq!(noted.count(), 1);
 }
+
+#[tokio::test]
+async fn the_end_of_an_order_waits_until_what_its_host_said_before_is_stored() {
+    let mut stage = Stage::new().await;
+    let says = |stage: &Stage| {
+        let target = v1::Target {
+            name: TARGET.into(),
+            ..v1::Target::default()
+        };
+        let seen = Observation {
+            host_id: stage.host.id,
+            host_name: stage.host.name.clone(),
+            at_ms: now_ms(),
+            seen: crate::store::types::Seen::Target(Box::new(target)),
+        };
+        let fleet = Arc::clone(&stage.fleet);
+        async move { fleet.observe(seen).await }
+    };
+    stage.does("BEGIN IMMEDIATE").await;
+    says(&stage).await;
+    let soon = Duration::from_millis(300);
+    let waits = tokio::time::timeout(soon, stage.fleet.observed()).await;
+    assert!(waits.is_err(), "nothing is stored yet");
+    stage.does("ROLLBACK").await;
+    let stored = tokio::time::timeout(WAIT, stage.fleet.observed()).await;
+    stored.expect("it goes on");
+    let host = Some(stage.host.id);
+    let targets = stage.store.target_list(host).await.expect("read");
+    assert_eq!(targets.len(), 1);
+    // And not for ever.
+    stage.does("BEGIN IMMEDIATE").await;
+    says(&stage).await;
+    let given_up = tokio::time::timeout(WAIT, stage.fleet.observed()).await;
+    given_up.expect("it goes on");
+    stage.does("ROLLBACK").await;
+}

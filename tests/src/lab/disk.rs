@@ -4,11 +4,13 @@ use std::{path::Path, process::Command};
 
 use crate::engine::Scope;
 
-/// A loop device and the volume by which the engine mounts it.
+/// Of the volume: the file that its loop device is made of. Devices have numbers that others get after them.
+const LABEL: &str = "sternway.lab.disk";
+
+/// A loop device and the volume by which the engine mounts it: both go with their scope.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) volume: String,
-    device: String,
 }
 
 impl Disk {
@@ -23,26 +25,22 @@ impl Disk {
         run("truncate", &["--size", &format!("{mib}M")], &file);
         run("mkfs.ext4", &["-q", "-F", "-m", "0", "-b", "4096"], &file);
         let device = run("losetup", &["--find", "--show"], &file);
-        let disk = Self {
-            volume: scope.named(&format!("disk-{host}")),
-            device,
-        };
-        run("mount", &[&disk.device], &mount);
+        run("mount", &[&device], &mount);
         // One that is not empty is not filled with what the image has.
         run("rmdir", &[], &mount.join("lost+found"));
         run("umount", &[], &mount);
-        let device = format!("device={}", disk.device);
-        let flags = ["--driver=local", "--opt=type=ext4", "--opt", &device];
-        let local = format!("disk-{host}");
-        scope.volume_with(&local, &flags).await;
-        disk
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // While it is mounted it stays, and goes with the host.
-        let _ = Command::new("losetup").args(["-d", &self.device]).output();
+        let device = format!("device={device}");
+        let label = format!("{LABEL}={}", file.display());
+        let flags = [
+            "--driver=local",
+            "--opt=type=ext4",
+            "--opt",
+            &device,
+            "--label",
+            &label,
+        ];
+        let volume = scope.volume_with(&format!("disk-{host}"), &flags).await;
+        Self { volume }
     }
 }
 

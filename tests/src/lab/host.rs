@@ -134,6 +134,7 @@ impl Host {
             "--volume=/var/lib/docker",
             // What systemd takes for "power off".
             "--stop-signal=SIGRTMIN+3",
+            "--pull=never",
         ]
         .map(str::to_owned)
         .into();
@@ -230,10 +231,20 @@ impl Host {
     ///
     /// # Panics
     /// There are none to look at.
-    pub fn groups(&self) -> Vec<PathBuf> {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("control groups are mounted");
-        let hierarchies = hierarchies.filter_map(|entry| Some(entry.ok()?.path()));
-        let own = hierarchies.map(|hierarchy| hierarchy.join("docker").join(&self.container));
+    pub async fn groups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let groups = self.run(&["cat", "/proc/1/cgroup"]).await.ok();
+        let own = groups.lines().filter_map(|line| {
+            // `9:name=systemd:/docker/ID/init.scope`, `0::/system.slice/docker-ID.scope/init.scope`
+            let (hierarchy, path) = line.split_once(':')?.1.split_once(':')?;
+            let path = path.trim_end_matches("/init.scope").strip_prefix('/')?;
+            let path = Some(path).filter(|path| path.contains(&self.container))?;
+            Some(match hierarchy {
+                "" if root.join("unified").is_dir() => root.join("unified").join(path),
+                "" => root.join(path),
+                named => root.join(named.trim_start_matches("name=")).join(path),
+            })
+        });
         own.filter(|group| group.is_dir()).collect()
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Makes it, where the engine has room: `10.213.N.0/24`.
+    /// Makes it, where the engine has room: `10.214.N.0/24`.
     ///
     /// # Panics
     /// There is none.
@@ -23,7 +23,7 @@ impl Network {
         let mut last = String::new();
         for step in 0..NETWORKS {
             let number = u8::try_from((process::id() + step) % NETWORKS).unwrap_or_default();
-            let subnet = format!("10.213.{number}.0/24");
+            let subnet = format!("10.214.{number}.0/24");
             let flags = ["--subnet", &subnet, "--internal"];
             let flags = if way_out { &flags[..2] } else { &flags };
             match scope.try_network("lab", flags).await {
@@ -41,6 +41,6 @@ impl Network {
 
     /// The address of the host of that number, counted from 0. It keeps it across reboots.
     pub(super) fn address(&self, host: usize) -> String {
-        format!("10.213.{}.{}", self.number, host + 10)
+        format!("10.214.{}.{}", self.number, host + 10)
     }
 }

@@ -132,8 +132,8 @@ pub(super) async fn plan(
     })
 }
 
-/// The target as its host tells it since its last order has ended. An end is told before what runs since then is, and
-/// who plans in between would count from what was replaced.
+/// The target as its host tells it since its last order has ended. An end may be told before what runs since then is (by
+/// an agent whose engine hangs), and who plans in between would count from what was replaced.
 async fn told(service: &Operators, host: &str, target: &str) -> Result<Found, Status> {
     let (on, named) = targets::named(service, host, target).await?;
     let (begun, mut pause) = (Instant::now(), LOOK);
