@@ -58,8 +58,8 @@ pub struct Package {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conffile {
     pub path: PathBuf,
-    /// MD5 of what the package brought, hexadecimal; empty: not installed yet.
-    pub shipped: String,
+    /// MD5 of what the package brought, hexadecimal; none: it is not installed yet.
+    pub shipped: Option<String>,
     /// The installed version brings it no more.
     pub obsolete: bool,
 }

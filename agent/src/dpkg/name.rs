@@ -1,4 +1,4 @@
-//! Names and versions of packages, as Debian Policy has them (5.6.7 and 5.6.12).
+//! Names and versions of packages, as dpkg takes them: more than Debian Policy allows (5.6.7 and 5.6.12).
 
 use std::{fmt, str::FromStr};
 
@@ -36,12 +36,12 @@ impl FromStr for PackageName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let valid = (2..=LONGEST).contains(&text.len())
+        let plain = |byte: u8| byte.is_ascii_alphanumeric();
+        let valid = (1..=LONGEST).contains(&text.len())
             && text.bytes().next().is_some_and(plain)
             && text
                 .bytes()
-                .all(|byte| plain(byte) || b"+-.".contains(&byte));
+                .all(|byte| plain(byte) || b"+-._".contains(&byte));
         if valid {
             Ok(Self(text.to_owned()))
         } else {
@@ -104,16 +104,22 @@ mod tests {
 
     #[test]
     fn names_and_versions_of_debian_are_taken_and_nothing_else() {
-        for name in ["nginx", "libstdc++6", "g++", "0ad", "python3.11-minimal"] {
+        for name in [
+            "nginx",
+            "libstdc++6",
+            "g++",
+            "0ad",
+            "python3.11-minimal",
+            "my_App",
+        ] {
             assert_eq!(name.parse::<PackageName>().expect(name).as_str(), name);
         }
         for name in [
             "",
-            "n",
             "-nginx",
             "--all",
             "nginx:amd64",
-            "Nginx",
+            "nginx_*",
             "n x",
             "nginx*",
             "n\nx",

@@ -72,12 +72,11 @@ fn package(fields: &str) -> Option<Package> {
 /// ` /etc/nginx/nginx.conf d41d8cd98f00b204e9800998ecf8427e [obsolete]`. A path may hold spaces.
 fn conffile(line: &str) -> Option<Conffile> {
     let line = line.trim();
+    // Either may be there, in this order.
+    let line = line.strip_suffix(" remove-on-upgrade").unwrap_or(line);
     let (line, obsolete) = match line.strip_suffix(" obsolete") {
         Some(rest) => (rest, true),
-        None => (
-            line.strip_suffix(" remove-on-upgrade").unwrap_or(line),
-            false,
-        ),
+        None => (line, false),
     };
     let (path, shipped) = line.rsplit_once(' ')?;
     let is_digest = shipped.len() == 32 && shipped.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -86,31 +85,48 @@ fn conffile(line: &str) -> Option<Conffile> {
     }
     Some(Conffile {
         path: path.into(),
-        shipped: shipped.to_owned(),
+        shipped: is_digest.then(|| shipped.to_owned()),
         obsolete,
     })
 }
 
-/// Which packages own which path, by what `dpkg-query --search` says. Diversions are no owners.
-pub(super) fn owners(said: &str) -> BTreeMap<PathBuf, Vec<PackageName>> {
+/// Which packages own what stands at which path, by what `dpkg-query --search` says. What was diverted is its diverter's, or
+/// the administrator's.
+pub(super) fn owners(said: &str) -> Result<BTreeMap<PathBuf, Vec<PackageName>>, DpkgError> {
     let mut all: BTreeMap<PathBuf, Vec<PackageName>> = BTreeMap::new();
+    let mut moved: BTreeMap<PathBuf, Option<PackageName>> = BTreeMap::new();
     for line in said.lines() {
-        let Some((packages, path)) = line.split_once(": ") else {
+        let (who, path) = line.split_once(": ").ok_or_else(|| unreadable(line))?;
+        if let Some(who) = who.strip_prefix("diversion by ") {
+            if let Some(diverter) = who.strip_suffix(" from") {
+                let package = diverter.parse().map_err(|_| unreadable(line))?;
+                moved.insert(path.into(), Some(package));
+            }
             continue;
-        };
-        let names = packages.split(", ").map(|one| {
+        }
+        if let Some(way) = who.strip_prefix("local diversion ") {
+            if way == "from" {
+                moved.insert(path.into(), None);
+            }
+            continue;
+        }
+        let names = who.split(", ").map(|one| {
             let name = one.split_once(':').map_or(one, |(name, _)| name);
             name.parse::<PackageName>()
         });
-        // `diversion by dash from: /bin/sh` and the like name no package.
-        if let Ok(names) = names.collect::<Result<Vec<_>, _>>() {
-            let owners = all.entry(path.into()).or_default();
-            owners.extend(names);
-            owners.sort();
-            owners.dedup();
-        }
+        let names: Result<Vec<_>, _> = names.collect();
+        let owners = all.entry(path.into()).or_default();
+        owners.extend(names.map_err(|_| unreadable(line))?);
+        owners.sort();
+        owners.dedup();
     }
-    all
+    for (path, package) in moved {
+        match package {
+            Some(package) => all.insert(path, vec![package]),
+            None => all.remove(&path),
+        };
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -122,7 +138,7 @@ mod tests {
         let said = "P\tnginx\tamd64\t1.22.1-9\thold\tok\tinstalled\n\n\
                     P\tnginx-common\tall\t1.22.1-9\tinstall\treinstreq\thalf-configured\n \
                     /etc/nginx/nginx.conf 75e8f5f1bcd7cf4d7fa0a1dc1b3ef5e0\n \
-                    /etc/default/n x d41d8cd98f00b204e9800998ecf8427e obsolete\n \
+                    /etc/default/n x d41d8cd98f00b204e9800998ecf8427e obsolete remove-on-upgrade\n \
                     /etc/new newconffile\n\n\
                     P\tgone\t\t\tunknown\tok\tnot-installed\n\n";
         let all = packages(said).expect("read");
@@ -134,14 +150,14 @@ mod tests {
         let conffiles: Vec<_> = common
             .conffiles
             .iter()
-            .map(|one| (one.path.to_str(), one.obsolete))
+            .map(|one| (one.path.to_str(), one.obsolete, one.shipped.is_some()))
             .collect();
         assert_eq!(
             conffiles,
             [
-                (Some("/etc/nginx/nginx.conf"), false),
-                (Some("/etc/default/n x"), true),
-                (Some("/etc/new"), false)
+                (Some("/etc/nginx/nginx.conf"), false, true),
+                (Some("/etc/default/n x"), true, true),
+                (Some("/etc/new"), false, false)
             ]
         );
         assert_eq!((gone.version.as_str(), gone.is_half_done()), ("", false));
@@ -165,19 +181,26 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_packages_and_no_diversions() {
+    fn what_was_diverted_is_its_diverters_or_nobodys() {
         let said = "diversion by dash from: /bin/sh\n\
                     diversion by dash to: /bin/sh.distrib\n\
-                    dash: /bin/sh\n\
+                    bash, dash: /bin/sh\n\
                     libc6:amd64, libc6:i386, base-files: /lib\n\
-                    local diversion from: /usr/bin/x\n";
-        let all = owners(said);
+                    local diversion from: /usr/sbin/nginx\n\
+                    local diversion to: /usr/sbin/nginx.distrib\n\
+                    nginx: /usr/sbin/nginx\n\
+                    my_App: /opt/with: colon\n";
+        let all = owners(said).expect("read");
         let names = |path: &str| {
             let owners = all.get(&PathBuf::from(path)).cloned().unwrap_or_default();
             owners.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(names("/bin/sh"), ["dash"]);
         assert_eq!(names("/lib"), ["base-files", "libc6"]);
-        assert_eq!(all.len(), 2);
+        assert_eq!(names("/opt/with: colon"), ["my_App"]);
+        assert_eq!(all.len(), 3);
+        for said in ["no colon", "--all: /x"] {
+            assert!(owners(said).is_err(), "{said}");
+        }
     }
 }

@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What an answer may hold, bytes. No package lists more files than this has room for.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
+/// Paths of one question: a command line has room for some MiB.
+const AT_ONCE: usize = 500;
+
 /// Where a merged `/usr` has the folders of the root: dpkg knows a file by the one or the other.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
@@ -67,11 +70,22 @@ impl Dpkg {
         }
     }
 
-    /// The packages that own these paths; a path that none owns is not among them.
+    /// The packages that own what stands at these paths; a path that none owns is not among them.
     ///
     /// # Errors
     /// dpkg does not say.
     pub async fn owners(
+        &self,
+        paths: &[PathBuf],
+    ) -> Result<BTreeMap<PathBuf, Vec<PackageName>>, DpkgError> {
+        let mut owners = BTreeMap::new();
+        for some in paths.chunks(AT_ONCE) {
+            owners.extend(self.owners_of_some(some).await?);
+        }
+        Ok(owners)
+    }
+
+    async fn owners_of_some(
         &self,
         paths: &[PathBuf],
     ) -> Result<BTreeMap<PathBuf, Vec<PackageName>>, DpkgError> {
@@ -90,14 +104,12 @@ impl Dpkg {
         if !matches!(answer.code, Some(0 | 1)) {
             return Err(failed("dpkg-query", &answer));
         }
-        let found = parse::owners(&answer.stdout);
+        let found = parse::owners(&answer.stdout)?;
         let mut owners: BTreeMap<PathBuf, Vec<PackageName>> = BTreeMap::new();
         for (name, path) in names {
             if let Some(packages) = found.get(Path::new(&name)) {
-                owners
-                    .entry(path.clone())
-                    .or_default()
-                    .extend(packages.iter().cloned());
+                let packages = packages.iter().cloned();
+                owners.entry(path.clone()).or_default().extend(packages);
             }
         }
         for packages in owners.values_mut() {
@@ -107,14 +119,18 @@ impl Dpkg {
         Ok(owners)
     }
 
-    /// The files and folders that a package brought; empty where it is not installed.
+    /// The files and folders that a package brought; of one that was removed its conffiles.
     ///
     /// # Errors
     /// dpkg does not say.
-    pub async fn files(&self, name: &PackageName) -> Result<BTreeSet<PathBuf>, DpkgError> {
-        let answer = self
-            .ask("dpkg-query", &["--listfiles", "--", name.as_str()])
-            .await?;
+    pub async fn files(&self, package: &Package) -> Result<BTreeSet<PathBuf>, DpkgError> {
+        let name = match package.architecture.as_str() {
+            "" | "all" => package.name.to_string(),
+            // There may be others of that name.
+            architecture => format!("{}:{architecture}", package.name),
+        };
+        let list = ["--listfiles", "--", &name];
+        let answer = self.ask("dpkg-query", &list).await?;
         match answer.code {
             Some(0) => {
                 let paths = answer.stdout.lines().filter(|line| line.starts_with('/'));

@@ -2,14 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, FileType},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
+    fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use super::{Meta, Snapshot, SnapshotError, Standing, checked, restore::is_beside};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat},
+    io::Errno,
+};
+
+use super::{Meta, Snapshot, SnapshotError, Thing, checked, folder, restore::is_beside};
 use crate::store::artifacts::{Artifacts, Held};
+
+/// How often a file is read that is changed meanwhile.
+const ATTEMPTS: u32 = 3;
 
 /// What is kept at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +41,8 @@ pub struct Captured {
 /// Blocking: it reads every byte.
 ///
 /// # Errors
-/// A path is no absolute path of plain names, cannot be read, or is beyond the limits; or the store takes no more.
+/// A path is no absolute path of plain names, cannot be read, is changed again and again, or is beyond the limits; or the
+/// store takes no more.
 pub fn capture(
     paths: &[PathBuf],
     store: &Artifacts,
@@ -47,8 +55,13 @@ pub fn capture(
         held: Vec::new(),
     };
     for path in paths {
-        checked(path)?;
-        capture.at(path, true)?;
+        let name = checked(path)?;
+        let thing = match folder::open(path, path) {
+            Ok(folder) => capture.at(&folder, name, path, true)?,
+            Err(error) if error.is_nothing() => None,
+            Err(error) => return Err(error),
+        };
+        capture.note(path, thing)?;
     }
     Ok(Captured {
         snapshot: Snapshot(capture.found),
@@ -59,30 +72,13 @@ pub fn capture(
 struct Capture<'a> {
     store: &'a Artifacts,
     limits: Limits,
-    found: BTreeMap<PathBuf, Standing>,
+    found: BTreeMap<PathBuf, Option<Thing>>,
     held: Vec<Held>,
 }
 
 impl Capture<'_> {
-    fn at(&mut self, path: &Path, asked_for: bool) -> Result<(), SnapshotError> {
-        let sort = match fs::symlink_metadata(path) {
-            Ok(found) => Some(found.file_type()),
-            Err(error) if is_nothing(&error) => None,
-            Err(error) => return Err(SnapshotError::io("look at", path)(error)),
-        };
-        let standing = match sort {
-            None => Standing::Nothing,
-            Some(sort) if sort.is_symlink() => link(path)?,
-            Some(sort) if sort.is_dir() => self.folder(path)?,
-            Some(sort) if sort.is_file() => self.file(path)?,
-            Some(_) if !asked_for => return Ok(()),
-            Some(_) => return Err(unsupported(path)),
-        };
-        // What went meanwhile from a folder is no part of it.
-        if standing == Standing::Nothing && !asked_for {
-            return Ok(());
-        }
-        self.found.insert(path.to_owned(), standing);
+    fn note(&mut self, path: &Path, thing: Option<Thing>) -> Result<(), SnapshotError> {
+        self.found.insert(path.to_owned(), thing);
         if self.found.len() > self.limits.paths {
             return Err(SnapshotError::TooMany {
                 path: path.to_owned(),
@@ -92,83 +88,127 @@ impl Capture<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path) -> Result<Standing, SnapshotError> {
-        let Some(mut file) = open(path, FileType::is_file)? else {
-            return Ok(Standing::Nothing);
+    /// What stands there; none: nothing, or what is left out.
+    fn at(
+        &mut self,
+        folder: &File,
+        name: &str,
+        path: &Path,
+        asked_for: bool,
+    ) -> Result<Option<Thing>, SnapshotError> {
+        let found = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(SnapshotError::io("look at", path)(error)),
         };
-        let meta = Meta::of(&file).map_err(SnapshotError::io("look at", path))?;
-        let found = file
-            .metadata()
-            .map_err(SnapshotError::io("look at", path))?;
-        let (bytes, limit) = (found.len(), self.limits.file_bytes);
-        if bytes > limit {
-            return Err(SnapshotError::TooLarge {
-                path: path.to_owned(),
-                bytes,
-                limit,
-            });
+        let thing = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Symlink => link(folder, name, path),
+            FileType::Directory => self.folder(folder, name, path),
+            FileType::RegularFile => self.file(folder, name, path),
+            _ if asked_for => Err(unsupported(path)),
+            _ => return Ok(None),
+        };
+        match thing {
+            Ok(thing) => Ok(Some(thing)),
+            // It went meanwhile.
+            Err(error) if error.is_nothing() => Ok(None),
+            Err(error) => Err(error),
         }
-        let held = self.store.put_file(&mut file, path);
-        let held = held.map_err(SnapshotError::artifact(path))?;
-        let content = held.clone();
-        self.held.push(held);
-        Ok(Standing::File { content, meta })
     }
 
-    fn folder(&mut self, path: &Path) -> Result<Standing, SnapshotError> {
-        let Some(folder) = open(path, FileType::is_dir)? else {
-            return Ok(Standing::Nothing);
-        };
-        let meta = Meta::of(&folder).map_err(SnapshotError::io("look at", path))?;
-        let list = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        for entry in list.map_err(SnapshotError::io("list", path))? {
-            let path = entry.path();
-            let (_, name) = checked(&path)?;
-            if !is_beside(name) {
-                self.at(&path, false)?;
+    fn file(&mut self, folder: &File, name: &str, path: &Path) -> Result<Thing, SnapshotError> {
+        for _ in 0..ATTEMPTS {
+            let mut file = open(folder, name, path, OFlags::empty())?;
+            let before = stamp(&file, path)?;
+            let meta = Meta::of(&file).map_err(SnapshotError::io("look at", path))?;
+            let (bytes, limit) = (before.size, self.limits.file_bytes);
+            if bytes > limit {
+                return Err(SnapshotError::TooLarge {
+                    path: path.to_owned(),
+                    bytes,
+                    limit,
+                });
+            }
+            let held = self.store.put_file(&mut file, path);
+            let held = held.map_err(SnapshotError::artifact(path))?;
+            // Half of a file that was written meanwhile would be a whole one to whoever puts it back.
+            if stamp(&file, path)? == before {
+                let content = held.clone();
+                self.held.push(held);
+                return Ok(Thing::File { content, meta });
             }
         }
-        Ok(Standing::Folder { meta })
+        Err(SnapshotError::Changing {
+            path: path.to_owned(),
+        })
+    }
+
+    fn folder(&mut self, above: &File, name: &str, path: &Path) -> Result<Thing, SnapshotError> {
+        let folder = open(above, name, path, OFlags::DIRECTORY)?;
+        let meta = Meta::of(&folder).map_err(SnapshotError::io("look at", path))?;
+        let list = Dir::read_from(&folder).map_err(SnapshotError::io("list", path))?;
+        for entry in list {
+            let entry = entry.map_err(SnapshotError::io("list", path))?;
+            let Ok(name) = entry.file_name().to_str() else {
+                return Err(SnapshotError::Path {
+                    path: path.to_owned(),
+                });
+            };
+            if name == "." || name == ".." || is_beside(name) {
+                continue;
+            }
+            let path = path.join(name);
+            checked(&path)?;
+            if let Some(thing) = self.at(&folder, name, &path, false)? {
+                self.note(&path, Some(thing))?;
+            }
+        }
+        Ok(Thing::Folder { meta })
     }
 }
 
-/// Opens it if it is still of that sort. It never waits, and never follows a link that was put there meanwhile.
-fn open(path: &Path, sort: impl Fn(&FileType) -> bool) -> Result<Option<File>, SnapshotError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let opened = File::options().read(true).custom_flags(flags).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if is_nothing(&error) => return Ok(None),
-        Err(error) => return Err(SnapshotError::io("open", path)(error)),
-    };
+/// What tells that a file was changed.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+fn stamp(file: &File, path: &Path) -> Result<Stamp, SnapshotError> {
     let found = file
         .metadata()
         .map_err(SnapshotError::io("look at", path))?;
-    if sort(&found.file_type()) {
-        Ok(Some(file))
+    Ok(Stamp {
+        size: found.len(),
+        modified: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
+}
+
+/// Opens it if it is still a file, or a folder. It never waits, and never follows a link that was put there meanwhile.
+fn open(folder: &File, name: &str, path: &Path, how: OFlags) -> Result<File, SnapshotError> {
+    let flags = how | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(folder, name, flags, Mode::empty());
+    let file: File = file.map_err(SnapshotError::io("open", path))?.into();
+    let found = file
+        .metadata()
+        .map_err(SnapshotError::io("look at", path))?;
+    if found.is_file() || found.is_dir() && how.contains(OFlags::DIRECTORY) {
+        Ok(file)
     } else {
         Err(unsupported(path))
     }
 }
 
-fn link(path: &Path) -> Result<Standing, SnapshotError> {
-    match fs::read_link(path) {
-        Ok(to) => match to.to_str() {
-            Some(to) => Ok(Standing::Link { to: to.to_owned() }),
-            None => Err(SnapshotError::Path { path: to }),
-        },
-        Err(error) if is_nothing(&error) => Ok(Standing::Nothing),
-        Err(error) => Err(SnapshotError::io("read link", path)(error)),
+fn link(folder: &File, name: &str, path: &Path) -> Result<Thing, SnapshotError> {
+    let to = readlinkat(folder, name, Vec::new()).map_err(SnapshotError::io("read link", path))?;
+    match to.to_str() {
+        Ok(to) => Ok(Thing::Link { to: to.to_owned() }),
+        Err(_) => Err(SnapshotError::Path {
+            path: path.to_owned(),
+        }),
     }
-}
-
-/// Nothing stands there: not even the folder, or a file stands where that would be.
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 fn unsupported(path: &Path) -> SnapshotError {

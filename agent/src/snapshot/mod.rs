@@ -4,17 +4,24 @@
 //! A path is put back in one piece: the new content is written beside it, synced, and exchanged with what stands there, so
 //! that whoever looks, at whatever instant, also after a power cut, finds the one or the other. Putting back what stands
 //! there already changes nothing, so both directions of a restore may be begun again after a death.
+//!
+//! Paths lead through folders that may belong to others. A link among them is followed only where nobody but root (or who
+//! runs this) can have put it there.
+//!
+//! Not put back: labels of the machine's policy (SELinux, IMA), the owner of a link, and that two names were one file.
 
 mod capture;
+mod folder;
 mod meta;
 mod restore;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sternway_proto::name::RevisionId;
 use thiserror::Error;
@@ -28,9 +35,8 @@ use crate::store::artifacts::ArtifactError;
 
 /// What stands at a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Standing {
-    Nothing,
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Thing {
     File {
         /// The artifact that holds its content.
         content: RevisionId,
@@ -42,58 +48,105 @@ pub enum Standing {
         meta: Meta,
     },
     /// A symbolic link. Its owner and mode mean nothing.
-    Link {
-        to: String,
-    },
+    Link { to: String },
 }
 
-/// Paths and what stands there. Of a folder that was captured everything in it is there, too.
+impl Thing {
+    fn is_folder(&self) -> bool {
+        matches!(self, Self::Folder { .. })
+    }
+}
+
+/// Paths and what stands there; none: nothing. Of a folder that was captured everything in it is there, too.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Snapshot(pub BTreeMap<PathBuf, Standing>);
+pub struct Snapshot(pub BTreeMap<PathBuf, Option<Thing>>);
 
-/// What is put at one path.
+/// What is done at one path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub path: PathBuf,
-    pub to: Standing,
+    /// The path that was captured, of which this is a part: from there on no link is followed.
+    pub root: PathBuf,
+    pub action: Action,
+}
+
+/// How a path is changed. Each may be done again, also when what follows it was done already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    Put(Thing),
+    /// What stands there, unless it is a folder.
+    RemoveFile,
+    /// The folder that stands there, which is empty by then.
+    RemoveFolder,
+}
+
+/// What a snapshot says of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says<'a> {
+    /// It did not look there.
+    NotSeen,
+    Nothing,
+    Stands(&'a Thing),
 }
 
 impl Snapshot {
     /// The artifacts that it needs.
     pub fn artifacts(&self) -> impl Iterator<Item = &RevisionId> {
-        self.0.values().filter_map(|standing| match standing {
-            Standing::File { content, .. } => Some(content),
+        self.0.values().filter_map(|thing| match thing {
+            Some(Thing::File { content, .. }) => Some(content),
             _ => None,
         })
     }
 
+    fn says(&self, path: &Path) -> Says<'_> {
+        if let Some(thing) = self.0.get(path) {
+            return thing.as_ref().map_or(Says::Nothing, Says::Stands);
+        }
+        // Below what was captured it would have been seen.
+        let mut above = path.ancestors().skip(1);
+        if above.any(|folder| self.0.contains_key(folder)) {
+            Says::Nothing
+        } else {
+            Says::NotSeen
+        }
+    }
+
     /// What leads from this snapshot to another one, in an order that can be carried out: what is in a folder goes before
-    /// the folder, and a folder comes before what is in it. A path that only one of them knows holds nothing in the other.
+    /// the folder, and a folder comes before what is in it. A path that one of them did not look at is left as it is,
+    /// unless the other knows what to put there.
     #[must_use]
     pub fn changes_to(&self, then: &Self) -> Vec<Change> {
         let paths: BTreeSet<&PathBuf> = self.0.keys().chain(then.0.keys()).collect();
-        let at = |snapshot: &Self, path: &PathBuf| {
-            snapshot.0.get(path).cloned().unwrap_or(Standing::Nothing)
-        };
         let (mut gone, mut put) = (Vec::new(), Vec::new());
         for path in paths {
-            let (from, to) = (at(self, path), at(then, path));
-            if from == to {
+            let (from, to) = (self.says(path), then.says(path));
+            if from == to || to == Says::NotSeen {
                 continue;
             }
-            let change = |to| Change {
+            let known = |above: &&Path| self.0.contains_key(*above) || then.0.contains_key(*above);
+            let root = path.ancestors().filter(known).last().unwrap_or(path);
+            let change = |action| Change {
                 path: path.clone(),
-                to,
+                root: root.to_owned(),
+                action,
             };
-            // What is of another sort is in the way.
-            let folder = |standing: &Standing| matches!(standing, Standing::Folder { .. });
-            if to == Standing::Nothing || folder(&from) != folder(&to) && from != Standing::Nothing
+            let to = match to {
+                Says::Stands(to) => Some(to),
+                Says::Nothing | Says::NotSeen => None,
+            };
+            if let Says::Stands(from) = from
+                && to.is_none_or(|to| to.is_folder() != from.is_folder())
             {
-                gone.push(change(Standing::Nothing));
+                gone.push(change(if from.is_folder() {
+                    Action::RemoveFolder
+                } else {
+                    Action::RemoveFile
+                }));
             }
-            if to != Standing::Nothing {
-                put.push(change(to));
+            if let Some(to) = to {
+                put.push(change(Action::Put(to.clone())));
             }
         }
         // Paths are sorted: a folder stands before what is in it.
@@ -116,19 +169,27 @@ pub enum SnapshotError {
     Unsupported { path: PathBuf },
     #[error("{} is not an absolute path of plain names in UTF-8", path.display())]
     Path { path: PathBuf },
+    /// Somebody else may lead root to wherever they like with it.
+    #[error("the link {} on the way is, or lies, in the hands of others than root", path.display())]
+    LinkOfOthers { path: PathBuf },
+    #[error("{} was changed while it was read", path.display())]
+    Changing { path: PathBuf },
     #[error("{}: {bytes} bytes are more than the {limit} that are kept", path.display())]
     TooLarge {
         path: PathBuf,
         bytes: u64,
         limit: u64,
     },
-    #[error("below {} there are more than {limit} files", path.display())]
+    #[error("at {} there are more than {limit} files", path.display())]
     TooMany { path: PathBuf, limit: usize },
-    #[error("a folder that is not empty is in the way at {}", path.display())]
+    #[error("a folder, or what is in it, is in the way at {}", path.display())]
     InTheWay { path: PathBuf },
     /// Root may not change it: `chattr -i` makes that possible.
     #[error("{} is immutable", path.display())]
     Immutable { path: PathBuf },
+    /// Something is mounted at the very path.
+    #[error("{} is in use by the kernel, as a mount is", path.display())]
+    MountPoint { path: PathBuf },
     #[error("cannot keep or find the content of {}", path.display())]
     Artifact {
         path: PathBuf,
@@ -138,18 +199,29 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {
             action,
             path,
-            source,
+            source: source.into(),
         }
     }
 
     fn artifact(path: &Path) -> impl FnOnce(ArtifactError) -> Self {
         let path = path.to_owned();
         move |source| Self::Artifact { path, source }
+    }
+
+    /// Nothing stands there: not even the folder, or a file stands where that would be.
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_nothing(source))
+    }
+
+    /// The same may go well in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Changing { .. })
     }
 
     /// For programs: stable.
@@ -164,9 +236,12 @@ impl SnapshotError {
             },
             Self::Unsupported { .. } => "not-a-file",
             Self::Path { .. } => "path-invalid",
+            Self::LinkOfOthers { .. } => "link-untrusted",
+            Self::Changing { .. } => "changing",
             Self::TooLarge { .. } | Self::TooMany { .. } => "too-large",
             Self::InTheWay { .. } => "in-the-way",
             Self::Immutable { .. } => "immutable",
+            Self::MountPoint { .. } => "mount-point",
             Self::Artifact { source, .. } => match source {
                 ArtifactError::Missing { .. } => "artifact-missing",
                 ArtifactError::Damaged { .. } => "artifact-damaged",
@@ -178,19 +253,28 @@ impl SnapshotError {
     }
 }
 
-/// An absolute path of plain names: nothing that leads elsewhere than it says, and nothing that a record cannot hold.
-fn checked(path: &Path) -> Result<(&Path, &str), SnapshotError> {
-    use std::path::Component;
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NOTDIR)
+    )
+}
+
+/// The name at the end of an absolute path of plain names: nothing that leads elsewhere than it says, that is written in
+/// another way than it is read, or that a record cannot hold.
+fn checked(path: &Path) -> Result<&str, SnapshotError> {
+    let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    let as_read: PathBuf = path.components().collect();
     let text = path.to_str().filter(|text| !text.contains(['\0', '\n']));
-    match (
-        path.parent(),
-        path.file_name().and_then(|name| name.to_str()),
-        text,
-    ) {
-        (Some(parent), Some(name), Some(_)) if plain && path.is_absolute() => Ok((parent, name)),
+    let name = path.file_name().and_then(|name| name.to_str());
+    match (name, text) {
+        (Some(name), Some(text))
+            if path.is_absolute()
+                && path.components().all(plain)
+                && as_read.to_str() == Some(text) =>
+        {
+            Ok(name)
+        }
         _ => Err(SnapshotError::Path {
             path: path.to_owned(),
         }),

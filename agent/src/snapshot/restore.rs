@@ -1,17 +1,18 @@
 //! Puts back what stood at a path.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{fs::File, path::Path};
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, mkdirat, openat,
+        AtFlags, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, mkdirat, openat,
         readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
     },
     io::Errno,
 };
+use sternway_proto::name::RevisionId;
 
-use super::{Change, Meta, SnapshotError, Standing, checked};
-use crate::store::artifacts::Artifacts;
+use super::{Action, Change, Meta, SnapshotError, Thing, checked, folder};
+use crate::store::artifacts::{Artifacts, hash_of};
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,22 +25,24 @@ pub enum Restored {
 /// The longest name of a file, bytes.
 const NAME_MAX: usize = 255;
 
-/// Puts that at its path. `tag` is part of the name of what is written beside it, and the same each time that the same
-/// is tried: what an attempt that was cut off has left is taken away by the next one. When this returns it is on disk.
+/// Does what is to be done at a path. `tag` is part of the name of what is written beside it, and the same each time that
+/// the same is tried: what an attempt that was cut off has left is taken away by the next one. When this returns it is on
+/// disk, also where it stood there already.
 ///
 /// Blocking: it writes every byte.
 ///
 /// # Errors
-/// It cannot be put there: then what stood there stands there still.
+/// It could not be done, or it is not known to be on disk. What stands there is what stood there before, or what was to be
+/// put there: nothing between.
 pub fn restore(change: &Change, tag: &str, store: &Artifacts) -> Result<Restored, SnapshotError> {
-    let (parent, name) = checked(&change.path)?;
-    let folder = match open_folder(parent) {
+    let name = checked(&change.path)?;
+    let folder = match folder::open(&change.path, &change.root) {
         Ok(folder) => folder,
         // What is to be away is, with its folder.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && change.to == Standing::Nothing => {
+        Err(error) if error.is_nothing() && !matches!(change.action, Action::Put(_)) => {
             return Ok(Restored::Already);
         }
-        Err(error) => return Err(SnapshotError::io("open folder", parent)(error)),
+        Err(error) => return Err(error),
     };
     let place = Place {
         path: &change.path,
@@ -47,27 +50,26 @@ pub fn restore(change: &Change, tag: &str, store: &Artifacts) -> Result<Restored
         name,
         beside: beside(name, tag),
     };
+    if place.is_done(&change.action)? {
+        place.settle()?;
+        return Ok(Restored::Already);
+    }
     place.clear()?;
-    let restored = match &change.to {
-        Standing::Nothing => place.remove(),
-        Standing::Link { to } => place.link(to),
-        Standing::Folder { meta } => place.make_folder(meta),
-        Standing::File { content, meta } => {
-            if place.holds(content, meta)? {
-                Ok(Restored::Already)
-            } else {
-                place.file(meta, |file| {
-                    let copied = store.copy_to(content, file, &change.path);
-                    copied.map_err(SnapshotError::artifact(&change.path))
-                })
-            }
-        }
+    let done = match &change.action {
+        Action::RemoveFile => place.remove(AtFlags::empty()),
+        Action::RemoveFolder => place.remove(AtFlags::REMOVEDIR),
+        Action::Put(Thing::Folder { meta }) => place.make_folder(meta),
+        Action::Put(Thing::Link { to }) => place.link(to),
+        Action::Put(Thing::File { content, meta }) => place.file(meta, |file| {
+            let copied = store.copy_to(content, file, &change.path);
+            copied.map_err(SnapshotError::artifact(&change.path))
+        }),
     };
-    if restored.is_err() {
+    if done.is_err() {
         // What failed says why; what it left says nothing more.
         let _ = place.clear();
     }
-    restored
+    done.map(|()| Restored::Changed)
 }
 
 /// What tells names of files that are written beside others from all others.
@@ -82,15 +84,9 @@ pub(super) fn is_beside(name: &str) -> bool {
 fn beside(name: &str, tag: &str) -> String {
     let end = format!("{BESIDE}{tag}");
     let room = NAME_MAX.saturating_sub(end.len() + 1);
-    let cut = (0..=room.min(name.len()))
-        .rev()
-        .find(|&at| name.is_char_boundary(at));
-    format!(".{}{end}", name.get(..cut.unwrap_or(0)).unwrap_or_default())
-}
-
-fn open_folder(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::empty())?.into())
+    let mut cuts = (0..=room.min(name.len())).rev();
+    let cut = cuts.find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+    format!(".{}{end}", name.get(..cut).unwrap_or_default())
 }
 
 /// A path, by its folder: what it leads to does not change on the way.
@@ -110,11 +106,8 @@ impl Place<'_> {
                 // To root nothing else is not permitted.
                 Errno::PERM if self.is_immutable() => SnapshotError::Immutable { path },
                 Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR => SnapshotError::InTheWay { path },
-                error => SnapshotError::Io {
-                    action,
-                    path,
-                    source: error.into(),
-                },
+                Errno::BUSY => SnapshotError::MountPoint { path },
+                error => SnapshotError::io(action, self.path)(error),
             }
         }
     }
@@ -122,43 +115,76 @@ impl Place<'_> {
     /// It, or the folder that it is in.
     fn is_immutable(&self) -> bool {
         let immutable = |file: &File| {
-            ioctl_getflags(file)
-                .is_ok_and(|flags| flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND))
+            let flags = ioctl_getflags(file).unwrap_or(IFlags::empty());
+            flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND)
         };
         immutable(&self.folder) || self.open(OFlags::RDONLY).is_ok_and(|file| immutable(&file))
     }
 
     fn open(&self, how: OFlags) -> rustix::io::Result<File> {
         let flags = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file: OwnedFd = openat(&self.folder, self.name, flags, Mode::empty())?;
-        Ok(file.into())
+        Ok(openat(&self.folder, self.name, flags, Mode::empty())?.into())
     }
 
     /// What stands there; none: nothing.
-    fn sort(&self, name: &str) -> Result<Option<FileType>, SnapshotError> {
-        match statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+    fn sort(&self) -> Result<Option<FileType>, SnapshotError> {
+        match statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(self.failed("look at")(error)),
         }
     }
 
-    /// Whether a file with that content and meta stands there.
-    fn holds(
-        &self,
-        content: &sternway_proto::name::RevisionId,
-        meta: &Meta,
-    ) -> Result<bool, SnapshotError> {
-        if self.sort(self.name)? != Some(FileType::RegularFile) {
-            return Ok(false);
+    /// Whether nothing is left to do.
+    fn is_done(&self, action: &Action) -> Result<bool, SnapshotError> {
+        let sort = self.sort()?;
+        match (action, sort) {
+            (Action::RemoveFolder, sort) => Ok(sort != Some(FileType::Directory)),
+            (Action::RemoveFile, sort) => Ok(sort.is_none_or(|sort| sort == FileType::Directory)),
+            (Action::Put(Thing::Link { to }), Some(FileType::Symlink)) => {
+                let now = readlinkat(&self.folder, self.name, Vec::new());
+                Ok(now.map_err(self.failed("read link"))?.to_bytes() == to.as_bytes())
+            }
+            (Action::Put(Thing::Folder { meta }), Some(FileType::Directory)) => {
+                let folder = self.open(OFlags::RDONLY | OFlags::DIRECTORY);
+                self.has(&folder.map_err(self.failed("open"))?, meta)
+            }
+            (Action::Put(Thing::File { content, meta }), Some(FileType::RegularFile)) => {
+                self.holds(content, meta)
+            }
+            (Action::Put(_), _) => Ok(false),
         }
+    }
+
+    fn has(&self, file: &File, meta: &Meta) -> Result<bool, SnapshotError> {
+        let now = Meta::of(file).map_err(SnapshotError::io("look at", self.path))?;
+        Ok(now == *meta)
+    }
+
+    fn holds(&self, content: &RevisionId, meta: &Meta) -> Result<bool, SnapshotError> {
         let mut file = self.open(OFlags::RDONLY).map_err(self.failed("open"))?;
-        let read = |error| SnapshotError::io("read", self.path)(error);
-        if Meta::of(&file).map_err(read)? != *meta {
+        if !self.has(&file, meta)? {
             return Ok(false);
         }
-        let found = crate::store::artifacts::hash_of(&mut file);
-        Ok(found.map_err(|error| SnapshotError::io("read", self.path)(error))? == *content)
+        let now = hash_of(&mut file).map_err(SnapshotError::io("read", self.path))?;
+        Ok(now == *content)
+    }
+
+    /// What stands there already may not be on disk yet: who put it there may have died before. On what cannot be written
+    /// nothing waits to be.
+    fn settle(&self) -> Result<(), SnapshotError> {
+        let lax = |done: Result<(), SnapshotError>| match done {
+            Err(error) if error.code() == "read-only" => Ok(()),
+            done => done,
+        };
+        if let Some(FileType::RegularFile | FileType::Directory) = self.sort()? {
+            let file = self.open(OFlags::RDONLY).map_err(self.failed("open"))?;
+            lax(file
+                .sync_all()
+                .map_err(SnapshotError::io("sync", self.path)))?;
+        }
+        lax(self.sync())?;
+        lax(self.clear())
     }
 
     /// Takes away what an attempt left that was cut off, or what was exchanged.
@@ -174,54 +200,35 @@ impl Place<'_> {
         synced.map_err(SnapshotError::io("sync the folder of", self.path))
     }
 
-    fn remove(&self) -> Result<Restored, SnapshotError> {
-        let flags = match self.sort(self.name)? {
-            None => return Ok(Restored::Already),
-            Some(FileType::Directory) => AtFlags::REMOVEDIR,
-            Some(_) => AtFlags::empty(),
-        };
+    fn remove(&self, flags: AtFlags) -> Result<(), SnapshotError> {
         match unlinkat(&self.folder, self.name, flags) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(self.failed("remove")(error)),
+            Ok(()) | Err(Errno::NOENT) => self.sync(),
+            Err(error) => Err(self.failed("remove")(error)),
         }
-        self.sync()?;
-        Ok(Restored::Changed)
     }
 
-    fn make_folder(&self, meta: &Meta) -> Result<Restored, SnapshotError> {
-        let made = match self.sort(self.name)? {
-            Some(FileType::Directory) => false,
+    fn make_folder(&self, meta: &Meta) -> Result<(), SnapshotError> {
+        match self.sort()? {
+            Some(FileType::Directory) => {}
             Some(_) => {
                 return Err(SnapshotError::InTheWay {
                     path: self.path.to_owned(),
                 });
             }
+            // For its owner alone until it has its own mode.
             None => {
-                // For its owner alone until it has its own mode.
-                let made = mkdirat(&self.folder, self.name, Mode::RWXU);
-                made.map_err(self.failed("make folder"))?;
-                true
+                mkdirat(&self.folder, self.name, Mode::RWXU).map_err(self.failed("make folder"))?;
             }
-        };
-        let folder = self.open(OFlags::RDONLY | OFlags::DIRECTORY);
-        let folder = folder.map_err(self.failed("open folder"))?;
-        let io = |error| SnapshotError::io("set owner and mode of", self.path)(error);
-        if !made && Meta::of(&folder).map_err(io)? == *meta {
-            return Ok(Restored::Already);
         }
-        let io = |error| SnapshotError::io("set owner and mode of", self.path)(error);
+        let folder = self.open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let folder = folder.map_err(self.failed("open"))?;
         meta.give(&folder)
             .and_then(|()| folder.sync_all())
-            .map_err(io)?;
-        self.sync()?;
-        Ok(Restored::Changed)
+            .map_err(SnapshotError::io("set owner and mode of", self.path))?;
+        self.sync()
     }
 
-    fn link(&self, to: &str) -> Result<Restored, SnapshotError> {
-        let now = readlinkat(&self.folder, self.name, Vec::new());
-        if now.is_ok_and(|now| now.to_bytes() == to.as_bytes()) {
-            return Ok(Restored::Already);
-        }
+    fn link(&self, to: &str) -> Result<(), SnapshotError> {
         let made = symlinkat(to, &self.folder, self.beside.as_str());
         made.map_err(self.failed("make link beside"))?;
         self.exchange()
@@ -231,16 +238,12 @@ impl Place<'_> {
         &self,
         meta: &Meta,
         write: impl FnOnce(&mut File) -> Result<(), SnapshotError>,
-    ) -> Result<Restored, SnapshotError> {
+    ) -> Result<(), SnapshotError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody reads it before it has its own mode.
-        let made = openat(
-            &self.folder,
-            self.beside.as_str(),
-            flags,
-            Mode::RUSR | Mode::WUSR,
-        );
+        let owner_only = Mode::RUSR | Mode::WUSR;
+        let made = openat(&self.folder, self.beside.as_str(), flags, owner_only);
         let mut file: File = made.map_err(self.failed("make a file beside"))?.into();
         write(&mut file)?;
         meta.give(&file)
@@ -250,15 +253,14 @@ impl Place<'_> {
     }
 
     /// What was written beside it takes its place, in one step.
-    fn exchange(&self) -> Result<Restored, SnapshotError> {
-        if self.sort(self.name)? == Some(FileType::Directory) {
+    fn exchange(&self) -> Result<(), SnapshotError> {
+        if self.sort()? == Some(FileType::Directory) {
             return Err(SnapshotError::InTheWay {
                 path: self.path.to_owned(),
             });
         }
         let (folder, beside) = (&self.folder, self.beside.as_str());
-        let exchanged = renameat_with(folder, beside, folder, self.name, RenameFlags::EXCHANGE);
-        match exchanged {
+        match renameat_with(folder, beside, folder, self.name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             // Nothing stands there, or the file system cannot exchange; it can replace in one step.
             Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
@@ -268,7 +270,6 @@ impl Place<'_> {
             Err(error) => return Err(self.failed("exchange")(error)),
         }
         self.sync()?;
-        self.clear()?;
-        Ok(Restored::Changed)
+        self.clear()
     }
 }

@@ -57,6 +57,20 @@ impl Ground {
     }
 }
 
+fn put(path: &Path, thing: Option<&Thing>) -> Change {
+    Change {
+        path: path.to_owned(),
+        root: path.to_owned(),
+        action: Action::Put(thing.expect("captured").clone()),
+    }
+}
+
+impl Captured {
+    fn at(&self, path: &Path) -> Option<&Thing> {
+        self.snapshot.0.get(path).and_then(Option::as_ref)
+    }
+}
+
 #[test]
 fn files_links_and_folders_come_back_as_they_were() {
     let ground = Ground::new();
@@ -92,9 +106,8 @@ fn what_stands_there_already_is_not_touched() {
     let path = ground.write("file", "content");
     let captured = ground.capture();
     let inode = fs::metadata(&path).expect("there").ino();
-    for (path, to) in &captured.snapshot.0 {
-        let (path, to) = (path.clone(), to.clone());
-        let done = restore(&Change { path, to }, "test", &ground.store);
+    for (path, thing) in &captured.snapshot.0 {
+        let done = restore(&put(path, thing.as_ref()), "test", &ground.store);
         assert_eq!(done.expect("restored"), Restored::Already);
     }
     assert_eq!(fs::metadata(&path).expect("there").ino(), inode);
@@ -121,11 +134,7 @@ fn what_an_attempt_left_that_was_cut_off_is_taken_away_by_the_next() {
     let old = ground.capture();
     fs::write(&path, "new").expect("written");
     let cut_off = ground.write(".file.sternway-test", "half of o");
-    let to = old.snapshot.0.get(&path).expect("captured").clone();
-    let change = Change {
-        path: path.clone(),
-        to,
-    };
+    let change = put(&path, old.at(&path));
     restore(&change, "test", &ground.store).expect("restored");
     assert_eq!(fs::read(&path).expect("there"), b"old");
     assert!(!cut_off.exists());
@@ -150,8 +159,8 @@ fn a_damaged_artifact_changes_nothing() {
         .join(shelf)
         .join(content.as_str());
     fs::write(&kept, "0ld").expect("damaged");
-    let to = old.snapshot.0.get(&path).expect("captured").clone();
-    let refused = restore(&Change { path, to }, "test", &ground.store).expect_err("refused");
+    let change = put(&path, old.at(&path));
+    let refused = restore(&change, "test", &ground.store).expect_err("refused");
     assert_eq!(refused.code(), "artifact-damaged");
     assert_eq!(ground.capture().snapshot, new.snapshot);
 }
@@ -180,7 +189,9 @@ fn paths_and_sizes_are_bounded() {
         let refused = capture(paths, &ground.store, limits).expect_err("refused");
         refused.code()
     };
-    for path in ["relative", "/", "/a/../b", "/a\nb"] {
+    for path in [
+        "relative", "/", "/a/../b", "/a\nb", "/a/", "/a/.", "/a//b", "/./a",
+    ] {
         assert_eq!(code(&[path.into()], LIMITS), "path-invalid");
     }
     let small = Limits {
@@ -194,7 +205,7 @@ fn paths_and_sizes_are_bounded() {
     let nowhere = ground.path("nowhere/at/all");
     let captured = capture(std::slice::from_ref(&nowhere), &ground.store, LIMITS);
     let captured = captured.expect("captured").snapshot;
-    assert_eq!(captured.0.get(&nowhere), Some(&Standing::Nothing));
+    assert_eq!(captured.0.get(&nowhere), Some(&None));
 }
 
 #[test]
@@ -251,6 +262,13 @@ fn trees() -> impl Strategy<Value = BTreeMap<(u8, u8), Made>> {
     btree_map((0..4u8, 1..4u8), made, 0..8)
 }
 
+/// Does some of a list of changes, as far as it gets.
+fn carry_out(ground: &Ground, changes: &[Change]) {
+    for change in changes {
+        restore(change, "test", &ground.store).expect("restored");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -264,4 +282,74 @@ proptest! {
         ground.put_back(&then.snapshot);
         ground.put_back(&now.snapshot);
     }
+
+    #[test]
+    fn wherever_it_was_cut_off_it_is_gone_on_with_or_taken_back(
+        from in trees(), to in trees(), cut in 0..20usize, forward in any::<bool>(),
+    ) {
+        let ground = Ground::new();
+        build(&ground, &to);
+        let then = ground.capture();
+        build(&ground, &from);
+        let now = ground.capture();
+        let there = now.snapshot.changes_to(&then.snapshot);
+        let back = then.snapshot.changes_to(&now.snapshot);
+        carry_out(&ground, there.get(..cut).unwrap_or(&there));
+        let (changes, end) = if forward { (&there, &then) } else { (&back, &now) };
+        carry_out(&ground, changes);
+        assert_eq!(ground.capture().snapshot, end.snapshot);
+    }
+}
+
+#[test]
+fn what_a_revision_did_not_look_at_is_left_as_it_is() {
+    let ground = Ground::new();
+    let (known, secret) = (ground.write("known", "1"), ground.write("secret", "kept"));
+    let one = capture(std::slice::from_ref(&known), &ground.store, LIMITS).expect("captured");
+    fs::write(&known, "2").expect("written");
+    let both = [known.clone(), secret.clone()];
+    let two = capture(&both, &ground.store, LIMITS).expect("captured");
+    carry_out(&ground, &two.snapshot.changes_to(&one.snapshot));
+    assert_eq!(fs::read(&known).expect("there"), b"1");
+    assert_eq!(fs::read(&secret).expect("there"), b"kept");
+    // What it looked for, and what was not there, goes.
+    let missing = ground.path("missing");
+    let absent = capture(std::slice::from_ref(&missing), &ground.store, LIMITS);
+    let absent = absent.expect("captured").snapshot;
+    fs::write(&missing, "added").expect("written");
+    let added = capture(std::slice::from_ref(&missing), &ground.store, LIMITS);
+    let added = added.expect("captured").snapshot;
+    carry_out(&ground, &added.changes_to(&absent));
+    assert!(!missing.exists());
+}
+
+#[test]
+fn a_link_that_others_may_have_put_on_the_way_is_not_followed() {
+    let ground = Ground::new();
+    fs::create_dir(ground.path("real")).expect("made");
+    ground.write("real/file", "content");
+    symlink("real", ground.path("ours")).expect("linked");
+    let through = |name: &str| capture(&[ground.path(name)], &ground.store, LIMITS);
+    let captured = through("ours/file").expect("captured");
+    assert!(captured.at(&ground.path("ours/file")).is_some());
+    // A folder that others may write to, as that of an application's own user.
+    let shared = ground.path("shared");
+    fs::create_dir(&shared).expect("made");
+    symlink("../real", shared.join("theirs")).expect("linked");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).expect("set");
+    let refused = through("shared/theirs/file").expect_err("refused");
+    assert_eq!(refused.code(), "link-untrusted");
+    let change = put(
+        &shared.join("theirs/file"),
+        captured.at(&ground.path("ours/file")),
+    );
+    let refused = restore(&change, "test", &ground.store).expect_err("refused");
+    assert_eq!(refused.code(), "link-untrusted");
+    let away = Change {
+        action: Action::RemoveFile,
+        ..change
+    };
+    let refused = restore(&away, "test", &ground.store).expect_err("refused");
+    assert_eq!(refused.code(), "link-untrusted");
+    assert!(ground.path("real/file").exists());
 }

@@ -98,16 +98,33 @@ impl Artifacts {
         Ok(store)
     }
 
+    /// The store of another process, to read from: nothing in it is touched, and nothing can be put there.
+    #[must_use]
+    pub fn to_read(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            budget: 0,
+            held: Arc::default(),
+        }
+    }
+
     fn incoming(&self) -> PathBuf {
         self.dir.join(INCOMING)
     }
 
-    /// Keeps what a file holds, from its beginning; without copying where the file system can share it. The hash is that of
-    /// the copy: what is written to the file meanwhile does no harm.
+    /// Keeps what a file holds, from its beginning; without copying where it is kept already, or where the file system can
+    /// share its blocks. The hash is that of the copy: whether the file was written to meanwhile is for the caller to see.
     ///
     /// # Errors
     /// It cannot be read or written, or there is no room in the budget.
     pub fn put_file(&self, from: &mut File, named: &Path) -> Result<Held, ArtifactError> {
+        let seen = hash_of(from).map_err(|source| file("read", named, source))?;
+        let held = self.hold(seen);
+        if self.verify(&held).is_ok() {
+            // Whoever put it there may have died before it was on disk.
+            self.sync_shelf_of(&held)?;
+            return Ok(held);
+        }
         let size = from
             .metadata()
             .map_err(|source| file("look at", named, source))?
@@ -119,20 +136,21 @@ impl Artifacts {
         fill(from, size, copy.as_file_mut()).map_err(|source| file("copy", named, source))?;
         let id = hash_of(copy.as_file_mut()).map_err(|source| file("read", copy.path(), source))?;
         let held = self.hold(id);
-        if self.verify(&held).is_ok() {
-            return Ok(held);
-        }
         let path = self.path(&held);
-        let place = path.parent().unwrap_or(&self.dir).to_owned();
-        files::make_dir(&place)?;
+        files::make_dir(path.parent().unwrap_or(&self.dir))?;
         copy.as_file()
             .sync_all()
             .map_err(|source| file("sync", copy.path(), source))?;
         copy.persist(&path)
             .map_err(|error| file("rename", &path, error.error))?;
-        files::sync_dir(&place)?;
-        files::sync_dir(&self.dir)?;
+        self.sync_shelf_of(&held)?;
         Ok(held)
+    }
+
+    fn sync_shelf_of(&self, id: &RevisionId) -> Result<(), ArtifactError> {
+        files::sync_dir(self.path(id).parent().unwrap_or(&self.dir))?;
+        files::sync_dir(&self.dir)?;
+        Ok(())
     }
 
     /// Writes an artifact into an empty file: it is whole there, or an error says that it is not.
@@ -407,6 +425,39 @@ mod tests {
         // Kept once more, it is whole.
         let _again = store.put_file(&mut from, &path).expect("kept");
         assert_eq!(out("3").expect("written"), b"content");
+    }
+
+    #[test]
+    fn what_is_kept_already_needs_no_room() {
+        let (dir, store) = store(10);
+        let path = dir.path().join("program");
+        fs::write(&path, "0123456789").expect("written");
+        let mut from = File::open(&path).expect("opened");
+        let _held = store.put_file(&mut from, &path).expect("kept");
+        let _again = store
+            .put_file(&mut from, &path)
+            .expect("there is nothing to add");
+        fs::write(&path, "another").expect("written");
+        let full = store.put_file(&mut from, &path);
+        assert!(
+            matches!(full, Err(ArtifactError::Budget { .. })),
+            "{full:?}"
+        );
+    }
+
+    #[test]
+    fn another_process_reads_and_changes_nothing() {
+        let (dir, store) = store(1000);
+        let id = store.put(b"content").expect("kept");
+        let half = store.incoming().join(".tmpXYZ");
+        fs::write(&half, "half").expect("written");
+        let reads = Artifacts::to_read(&store.dir);
+        assert_eq!(reads.get(&id).expect("there"), b"content");
+        assert!(half.exists());
+        let path = dir.path().join("program");
+        fs::write(&path, "program").expect("written");
+        let mut from = File::open(&path).expect("opened");
+        assert!(reads.put_file(&mut from, &path).is_err());
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Bus {
             .await
     }
 
-    /// A failed unit is as one that never ran, and its start limit begins anew: it counts starts by hand, too.
+    /// A failed unit is as one that never ran, and its start limit begins anew: it counts starts by hand, too. One that is
+    /// not loaded has nothing to reset.
     ///
     /// # Errors
     /// The service manager does not say that it did.
@@ -147,7 +148,10 @@ impl Bus {
         let session = self.session().await?;
         let what = format!("reset {unit}");
         let reset = session.manager.reset_failed_unit(unit.as_str());
-        self.answered(&what, Some(unit), CALL, reset).await
+        match self.answered(&what, Some(unit), CALL, reset).await {
+            Err(BusError::NoSuchUnit { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// Begins a work, unless it was begun before: then that one is it.
@@ -164,7 +168,11 @@ impl Bus {
                 .manager
                 .start_transient_unit(work.unit.as_str(), "fail", &properties, &[]);
         match self.answered(&what, Some(&work.unit), CALL, begun).await {
-            Err(error) if error.is_refusal(UNIT_EXISTS) => Ok(()),
+            Err(error) if error.is_refusal(UNIT_EXISTS) => match self.work(&work.unit).await? {
+                // Left by one that was let go of, and on its way out.
+                WorkState::Unknown => Err(error),
+                _ => Ok(()),
+            },
             other => other.map(drop),
         }
     }
@@ -254,6 +262,8 @@ impl Bus {
             }
             // Seen gone twice: its end would have been told in between.
             if gone {
+                // Nor will that of any other.
+                self.hang_up().await;
                 return Err(unanswered("the job is gone, and its end was not told"));
             }
             let there = self.answered(what, None, CALL, session.manager.get_job(number));
@@ -279,25 +289,33 @@ impl Bus {
             }),
         };
         if answer.as_ref().is_err_and(BusError::is_transient) {
-            *self.session.lock().await = None;
+            self.hang_up().await;
         }
         answer
     }
 
+    /// The next call dials anew.
+    async fn hang_up(&self) {
+        *self.session.lock().await = None;
+    }
+
     /// The connection, made where there is none. Others wait meanwhile, for no longer than one call.
     async fn session(&self) -> Result<Arc<Session>, BusError> {
-        let mut session = self.session.lock().await;
-        if let Some(session) = &*session {
-            return Ok(session.clone());
-        }
+        let dial = async {
+            let mut session = self.session.lock().await;
+            // One that was lost while nobody asked anything is no reason for a call to fail.
+            if let Some(session) = session.as_ref().filter(|session| !session.is_closed()) {
+                return Ok(session.clone());
+            }
+            let made = Arc::new(Session::open(self.address.as_deref()).await?);
+            *session = Some(made.clone());
+            Ok(made)
+        };
         let unreachable = |reason: String| BusError::Unreachable { reason };
-        let made = timeout(CALL, Session::open(self.address.as_deref()))
+        timeout(CALL, dial)
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", CALL.as_secs())))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        let made = Arc::new(made);
-        *session = Some(made.clone());
-        Ok(made)
+            .map_err(|error: zbus::Error| unreachable(error.to_string()))
     }
 }
 
@@ -328,6 +346,10 @@ impl Session {
             jobs,
             listener: listener.abort_handle(),
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.listener.is_finished()
     }
 
     /// All properties of a unit, of every interface that it has.

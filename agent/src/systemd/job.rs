@@ -14,7 +14,8 @@ const REMEMBERED: usize = 256;
 /// How a job ended (`JobRemoved` in `org.freedesktop.systemd1(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobEnd {
-    /// What was asked for is so.
+    /// The job is over and nothing went wrong with it. Not that the unit runs: a start whose condition is not met ends so,
+    /// too, and one of `Type=simple` before its program is begun. Look at the unit.
     Done,
     /// The unit did not get there: it failed, or did not say in its time that it is ready.
     Failed,
@@ -52,6 +53,7 @@ pub(super) struct Jobs(Mutex<State>);
 struct State {
     waiting: HashMap<u32, Vec<oneshot::Sender<JobEnd>>>,
     ended: VecDeque<(u32, JobEnd)>,
+    closed: bool,
 }
 
 impl Jobs {
@@ -79,7 +81,7 @@ impl Jobs {
         let known = state.ended.iter().find(|(number, _)| *number == job);
         if let Some((_, end)) = known {
             let _ = sender.send(end.clone());
-        } else {
+        } else if !state.closed {
             let waiting = state.waiting.entry(job).or_default();
             waiting.retain(|one| !one.is_closed());
             waiting.push(sender);
@@ -87,9 +89,11 @@ impl Jobs {
         receiver
     }
 
-    /// Nothing more is told: who waits learns that.
+    /// Nothing more is told: who waits learns that, and who would.
     pub(super) fn close(&self) {
-        self.state().waiting.clear();
+        let mut state = self.state();
+        state.closed = true;
+        state.waiting.clear();
     }
 }
 
@@ -109,6 +113,7 @@ mod tests {
         let other = jobs.wait_for(2);
         jobs.close();
         assert!(other.await.is_err(), "nobody will tell any more");
+        assert!(jobs.wait_for(3).await.is_err(), "nor who asks since");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
-/// A command line of a unit: the program, its arguments with the name first, and whether its failure is ignored.
-pub(super) type Command<'a> = (&'a str, &'a [String], bool);
+/// A command line of a unit: the program, its arguments with the name first, and how it is run (`ExecStartEx`, since
+/// systemd 243).
+pub(super) type Command<'a> = (&'a str, &'a [String], &'a [&'a str]);
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",

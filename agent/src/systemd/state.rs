@@ -1,6 +1,6 @@
 //! What a unit is at one moment.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
@@ -71,8 +71,11 @@ pub struct UnitState {
     pub fragment: Option<PathBuf>,
     /// The files that change it, in the order in which they do.
     pub drop_ins: Vec<PathBuf>,
-    /// A file of it was changed since: it is not loaded as it stands on the disk.
+    /// A file of it bears a later time than when it was loaded. An older one that took its place, as a downgrade brings,
+    /// does not show here: who changed files reloads in any case.
     pub needs_reload: bool,
+    /// The conditions of its last start were met. One whose start ended well and that does not run says so here.
+    pub conditions_met: bool,
     /// Changes with each start that was asked for, and each restart. Empty: it never ran.
     pub invocation: String,
     /// Restarts by itself since it was started last.
@@ -97,11 +100,19 @@ pub struct UnitState {
 }
 
 /// A command line of a unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Exec {
     pub program: PathBuf,
-    /// With the name of the program first.
+    /// With the name of the program first. They may hold secrets.
     pub arguments: Vec<String>,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec")
+            .field("program", &self.program)
+            .finish_non_exhaustive()
+    }
 }
 
 impl UnitState {
@@ -128,6 +139,7 @@ impl UnitState {
                 .map(PathBuf::from)
                 .collect(),
             needs_reload: value(all, "NeedDaemonReload").unwrap_or_default(),
+            conditions_met: value(all, "ConditionResult").unwrap_or_default(),
             invocation: hex::encode(bytes(all, "InvocationID")),
             restarts: value(all, "NRestarts").unwrap_or_default(),
             result: text(all, "Result"),

@@ -1,7 +1,7 @@
 //! Work in a transient unit of its own: outside of the agent's control group and sandbox, so that an agent that dies
 //! neither ends nor repeats it. The unit's name says whose work it is; it stays, with its result, until it is let go of.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use zbus::wire::Variant;
 
@@ -14,8 +14,11 @@ use super::{
 /// From the order to end to the signal that cannot be ignored.
 const STOP: Duration = Duration::from_secs(10);
 
+/// How a command line is run: `$WORD` in it is a word as any other.
+const AS_IT_IS: [&str; 1] = ["no-env-expand"];
+
 /// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Work {
     /// The unit, a service. A second one of that name is not begun: what there is counts.
     pub unit: UnitName,
@@ -23,9 +26,10 @@ pub struct Work {
     pub description: String,
     /// The program, by its whole path.
     pub program: PathBuf,
-    /// Its arguments, without the name.
+    /// Its arguments, without the name, by their word: nothing in them is expanded. No secret: every user of the host can
+    /// ask the service manager for them.
     pub arguments: Vec<String>,
-    /// `NAME=value`.
+    /// `NAME=value`. No secret, likewise.
     pub environment: Vec<String>,
     /// The user it runs as; none: root.
     pub user: Option<String>,
@@ -36,10 +40,20 @@ pub struct Work {
     pub tasks: Option<u64>,
 }
 
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work")
+            .field("unit", &self.unit)
+            .field("program", &self.program)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How far a work has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkState {
-    /// No unit of that name: it was never begun, or let go of, or the host was restarted since.
+    /// No unit of that name: it was never begun, or let go of, or the host was restarted since, or somebody has reset what
+    /// failed. It is no proof that nothing was done: what must be known writes down its own end.
     Unknown,
     Running,
     /// It ended, with exit status 0.
@@ -56,6 +70,8 @@ impl WorkState {
     /// What a unit says of the work that it is.
     pub(super) fn of(unit: &UnitState) -> Self {
         match (&unit.load, &unit.active) {
+            // It waits for its turn.
+            (_, Active::Inactive) if unit.job != 0 => Self::Running,
             (Load::NotFound, _) | (_, Active::Inactive) => Self::Unknown,
             (_, Active::Active) => Self::Succeeded,
             (_, Active::Failed) => Self::Failed {
@@ -81,13 +97,13 @@ impl Work {
     pub(super) fn properties<'a>(&'a self, argv: &'a [String]) -> Vec<(&'static str, Variant<'a>)> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let program = argv.first().map_or("", String::as_str);
-        let command: Command<'_> = (program, argv, false);
+        let command: Command<'_> = (program, argv, &AS_IT_IS);
         let mut all = vec![
             ("Description", self.description.as_str().into()),
             // It is "active" when it has ended well, and stays so: an end is not missed.
             ("Type", "oneshot".into()),
             ("RemainAfterExit", true.into()),
-            ("ExecStart", vec![command].into()),
+            ("ExecStartEx", vec![command].into()),
             ("TimeoutStartUSec", micros(self.deadline).into()),
             ("TimeoutStopUSec", micros(STOP).into()),
             ("Environment", self.environment.clone().into()),
@@ -137,5 +153,10 @@ mod tests {
         ] {
             assert_eq!(WorkState::of(&unit(load, active)), state);
         }
+        let queued = UnitState {
+            job: 7,
+            ..unit(Load::Loaded, Active::Inactive)
+        };
+        assert_eq!(WorkState::of(&queued), WorkState::Running);
     }
 }

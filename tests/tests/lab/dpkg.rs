@@ -80,18 +80,35 @@ async fn reads_all(host: &Host) {
     assert_eq!(names(owners.get(&odd)), ["billing"]);
     assert_eq!(names(owners.get(&PathBuf::from("/usr/bin/dpkg"))), ["dpkg"]);
     assert!(!owners.contains_key(&PathBuf::from("/etc/hostname")));
-    let files = dpkg.files(&name("billing")).await.expect("told");
+    let files = dpkg.files(package).await.expect("told");
     assert!(files.contains(&odd), "{files:?}");
     assert!(
         files.contains(&PathBuf::from("/etc/billing.conf")),
         "{files:?}"
     );
+
+    // What the administrator put in its place is no package's.
+    let divert = [
+        "dpkg-divert",
+        "--local",
+        "--rename",
+        "--add",
+        "/bin/billing",
+    ];
+    host.run(&divert).await.ok();
+    let owners = dpkg.owners(&paths).await.expect("told");
     assert!(
-        dpkg.files(&name("no-such-package"))
-            .await
-            .expect("told")
-            .is_empty()
+        !owners.contains_key(&PathBuf::from("/bin/billing")),
+        "{owners:?}"
     );
+    let undo = [
+        "dpkg-divert",
+        "--local",
+        "--rename",
+        "--remove",
+        "/bin/billing",
+    ];
+    host.run(&undo).await.ok();
 
     host.run(&["apt-mark", "hold", "billing"]).await.ok();
     let held = dpkg.packages(&billing).await.expect("told");

@@ -6,5 +6,6 @@
 
 mod docker;
 mod dpkg;
+mod files;
 mod hosts;
 mod systemd;

@@ -107,6 +107,21 @@ async fn a_unit_is_what_its_files_say_and_what_runs_of_it() {
         assert_eq!(bus.job(Verb::Stop, &billing, JOB).await, Ok(JobEnd::Done));
         let stopped = bus.state(&billing).await.expect("told");
         assert_eq!(stopped.active, Active::Inactive);
+        // Not loaded any more, maybe: there is nothing to reset.
+        bus.reset_failed(&billing).await.expect("reset");
+
+        // An older file in its place, as a downgrade brings, is not told.
+        bus.reload().await.expect("reloaded");
+        let older =
+            format!("printf '[Service]\\nNice=7\\n' >{drop_in}; touch -d 2001-01-01 {drop_in}");
+        host.run(&["sh", "-c", &older]).await.ok();
+        assert!(!bus.state(&billing).await.expect("told").needs_reload);
+
+        let idle = "[Unit]\nConditionPathExists=/nowhere\n[Service]\nExecStart=/bin/sleep 9\n";
+        let idle = install(host, bus, "idle.service", idle).await;
+        assert_eq!(bus.job(Verb::Start, &idle, JOB).await, Ok(JobEnd::Done));
+        let state = bus.state(&idle).await.expect("told");
+        assert!(!state.runs() && !state.conditions_met, "{state:#?}");
     })
     .await;
 }
@@ -247,12 +262,10 @@ async fn never_twice_a_work_outlives_who_began_it_and_is_not_begun_again() {
 #[tokio::test]
 async fn a_work_ends_well_or_at_its_limits() {
     on_both(async |host, bus| {
-        let arguments = [
-            "-c",
-            "test \"$(id -un) $WORD\" = \"nobody a b\" && test \"$1\" = \"$0\"",
-            "a b",
-            "a b",
-        ];
+        // Words are words, whatever a shell or systemd would make of them.
+        let script = "test \"$(id -un) $WORD\" = \"nobody a b\" && test \"$0\" = '${HOME}' \
+                      && test \"$1\" = '$WORD' && test \"$2\" = '$$' && test \"$3\" = '%n' && test $# = 3";
+        let arguments = ["-c", script, "${HOME}", "$WORD", "$$", "%n"];
         let well = Work {
             user: Some("nobody".into()),
             environment: vec!["WORD=a b".into()],

@@ -1,0 +1,98 @@
+//! The way to a folder, link by link.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat},
+    io::Errno,
+    process::geteuid,
+};
+
+use super::SnapshotError;
+
+/// Links on one way, as the kernel counts them.
+const LINKS: usize = 40;
+
+/// Others than the owner may change what is in it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Opens the folder of a path that is `root` or below it. The way to `root` may lead over links; from there on a link is
+/// none: what a snapshot has below a folder is not what stands behind a link in its place.
+///
+/// # Errors
+/// It is not there, or a link leads to it that others than root may have put there.
+pub(super) fn open(path: &Path, root: &Path) -> Result<File, SnapshotError> {
+    let path = path.parent().unwrap_or(Path::new("/"));
+    let failed = |error: Errno| SnapshotError::io("open folder", path)(error);
+    let over_links = root.parent().map_or(0, |above| names(above).count());
+    let numbered = names(path).enumerate();
+    let mut left: Vec<(OsString, bool)> = numbered
+        .map(|(number, name)| (name, number < over_links))
+        .collect();
+    left.reverse();
+    let root = openat(CWD, "/", way(), Mode::empty()).map_err(failed)?;
+    let (mut here, mut at): (File, _) = (root.into(), PathBuf::from("/"));
+    let mut links = 0;
+    while let Some((name, may_be_link)) = left.pop() {
+        let flags = way() | OFlags::NOFOLLOW;
+        let next: File = openat(&here, name.as_os_str(), flags, Mode::empty())
+            .map_err(failed)?
+            .into();
+        let found = fstat(&next).map_err(failed)?;
+        if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+            if !may_be_link {
+                return Err(failed(Errno::NOTDIR));
+            }
+            links += 1;
+            if links > LINKS {
+                return Err(failed(Errno::LOOP));
+            }
+            let folder = fstat(&here).map_err(failed)?;
+            if !is_ours(&found) || !is_ours(&folder) || folder.st_mode & WRITABLE_BY_OTHERS != 0 {
+                return Err(SnapshotError::LinkOfOthers {
+                    path: at.join(name),
+                });
+            }
+            let to = readlinkat(&next, "", Vec::new()).map_err(failed)?;
+            let to = PathBuf::from(OsString::from_vec(to.into_bytes()));
+            if to.is_absolute() {
+                let root = openat(CWD, "/", way(), Mode::empty()).map_err(failed)?;
+                (here, at) = (root.into(), PathBuf::from("/"));
+            }
+            let mut names: Vec<_> = names(&to).map(|name| (name, true)).collect();
+            names.reverse();
+            left.extend(names);
+        } else {
+            at.push(&name);
+            here = next;
+        }
+    }
+    // What was a way so far can be listed and synced now.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(&here, ".", flags, Mode::empty())
+        .map_err(failed)?
+        .into())
+}
+
+/// Only to go on from.
+fn way() -> OFlags {
+    OFlags::PATH | OFlags::CLOEXEC
+}
+
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::from_bytes(b"..").to_owned()),
+        _ => None,
+    })
+}
+
+/// Root's, or of who runs this.
+fn is_ours(found: &Stat) -> bool {
+    found.st_uid == 0 || found.st_uid == geteuid().as_raw()
+}
