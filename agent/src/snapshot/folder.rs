@@ -39,38 +39,47 @@ pub(super) fn open(path: &Path, root: &Path) -> Result<File, SnapshotError> {
     let (mut here, mut at): (File, _) = (root.into(), PathBuf::from("/"));
     let mut links = 0;
     while let Some((name, may_be_link)) = left.pop() {
-        let flags = way() | OFlags::NOFOLLOW;
-        let next: File = openat(&here, name.as_os_str(), flags, Mode::empty())
-            .map_err(failed)?
-            .into();
-        let found = fstat(&next).map_err(failed)?;
-        if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
-            if !may_be_link {
-                return Err(failed(Errno::NOTDIR));
+        let step = way() | OFlags::NOFOLLOW;
+        // As a folder first: what is mounted when somebody asks for it is mounted by that.
+        match openat(
+            &here,
+            name.as_os_str(),
+            step | OFlags::DIRECTORY,
+            Mode::empty(),
+        ) {
+            Ok(folder) => {
+                here = folder.into();
+                at.push(&name);
+                continue;
             }
-            links += 1;
-            if links > LINKS {
-                return Err(failed(Errno::LOOP));
-            }
-            let folder = fstat(&here).map_err(failed)?;
-            if !is_ours(&found) || !is_ours(&folder) || folder.st_mode & WRITABLE_BY_OTHERS != 0 {
-                return Err(SnapshotError::LinkOfOthers {
-                    path: at.join(name),
-                });
-            }
-            let to = readlinkat(&next, "", Vec::new()).map_err(failed)?;
-            let to = PathBuf::from(OsString::from_vec(to.into_bytes()));
-            if to.is_absolute() {
-                let root = openat(CWD, "/", way(), Mode::empty()).map_err(failed)?;
-                (here, at) = (root.into(), PathBuf::from("/"));
-            }
-            let mut names: Vec<_> = names(&to).map(|name| (name, true)).collect();
-            names.reverse();
-            left.extend(names);
-        } else {
-            at.push(&name);
-            here = next;
+            Err(Errno::NOTDIR | Errno::LOOP) if may_be_link => {}
+            Err(Errno::LOOP) => return Err(failed(Errno::NOTDIR)),
+            Err(error) => return Err(failed(error)),
         }
+        let link = openat(&here, name.as_os_str(), step, Mode::empty()).map_err(failed)?;
+        let found = fstat(&link).map_err(failed)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+            return Err(failed(Errno::NOTDIR));
+        }
+        links += 1;
+        if links > LINKS {
+            return Err(failed(Errno::LOOP));
+        }
+        let folder = fstat(&here).map_err(failed)?;
+        if !is_ours(&found) || !is_ours(&folder) || folder.st_mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(SnapshotError::LinkOfOthers {
+                path: at.join(name),
+            });
+        }
+        let to = readlinkat(&link, "", Vec::new()).map_err(failed)?;
+        let to = PathBuf::from(OsString::from_vec(to.into_bytes()));
+        if to.is_absolute() {
+            let root = openat(CWD, "/", way(), Mode::empty()).map_err(failed)?;
+            (here, at) = (root.into(), PathBuf::from("/"));
+        }
+        let mut names: Vec<_> = names(&to).map(|name| (name, true)).collect();
+        names.reverse();
+        left.extend(names);
     }
     // What was a way so far can be listed and synced now.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

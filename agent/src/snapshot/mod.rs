@@ -66,7 +66,7 @@ pub struct Snapshot(pub BTreeMap<PathBuf, Option<Thing>>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub path: PathBuf,
-    /// The path that was captured, of which this is a part: from there on no link is followed.
+    /// The folder that was captured, of which this is a part, or the path itself: from there on no link is followed.
     pub root: PathBuf,
     pub action: Action,
 }
@@ -113,6 +113,10 @@ impl Snapshot {
         }
     }
 
+    fn is_folder(&self, path: &Path) -> bool {
+        matches!(self.0.get(path), Some(Some(thing)) if thing.is_folder())
+    }
+
     /// What leads from this snapshot to another one, in an order that can be carried out: what is in a folder goes before
     /// the folder, and a folder comes before what is in it. A path that one of them did not look at is left as it is,
     /// unless the other knows what to put there.
@@ -125,8 +129,11 @@ impl Snapshot {
             if from == to || to == Says::NotSeen {
                 continue;
             }
-            let known = |above: &&Path| self.0.contains_key(*above) || then.0.contains_key(*above);
-            let root = path.ancestors().filter(known).last().unwrap_or(path);
+            // As far up as one of them has folders: a path that was captured by way of a link below another one is put back
+            // by that way.
+            let folder = |above: &&Path| self.is_folder(above) || then.is_folder(above);
+            let above = path.ancestors().skip(1).take_while(folder);
+            let root = above.last().unwrap_or(path);
             let change = |action| Change {
                 path: path.clone(),
                 root: root.to_owned(),

@@ -25,9 +25,9 @@ pub enum Restored {
 /// The longest name of a file, bytes.
 const NAME_MAX: usize = 255;
 
-/// Does what is to be done at a path. `tag` is part of the name of what is written beside it, and the same each time that
-/// the same is tried: what an attempt that was cut off has left is taken away by the next one. When this returns it is on
-/// disk, also where it stood there already.
+/// Does what is to be done at a path. `tag` is part of the name of what is written beside it, and the same for all of one
+/// restore, there and back: what an attempt that was cut off has left is taken away by the next one with that tag, and by
+/// no other. When this returns it is on disk, also where it stood there already.
 ///
 /// Blocking: it writes every byte.
 ///
@@ -50,7 +50,7 @@ pub fn restore(change: &Change, tag: &str, store: &Artifacts) -> Result<Restored
         name,
         beside: beside(name, tag),
     };
-    if place.is_done(&change.action)? {
+    if place.is_done(&change.action, store)? {
         place.settle()?;
         return Ok(Restored::Already);
     }
@@ -136,7 +136,7 @@ impl Place<'_> {
     }
 
     /// Whether nothing is left to do.
-    fn is_done(&self, action: &Action) -> Result<bool, SnapshotError> {
+    fn is_done(&self, action: &Action, store: &Artifacts) -> Result<bool, SnapshotError> {
         let sort = self.sort()?;
         match (action, sort) {
             (Action::RemoveFolder, sort) => Ok(sort != Some(FileType::Directory)),
@@ -150,7 +150,7 @@ impl Place<'_> {
                 self.has(&folder.map_err(self.failed("open"))?, meta)
             }
             (Action::Put(Thing::File { content, meta }), Some(FileType::RegularFile)) => {
-                self.holds(content, meta)
+                self.holds(content, meta, store)
             }
             (Action::Put(_), _) => Ok(false),
         }
@@ -161,20 +161,39 @@ impl Place<'_> {
         Ok(now == *meta)
     }
 
-    fn holds(&self, content: &RevisionId, meta: &Meta) -> Result<bool, SnapshotError> {
+    fn holds(
+        &self,
+        content: &RevisionId,
+        meta: &Meta,
+        store: &Artifacts,
+    ) -> Result<bool, SnapshotError> {
         let mut file = self.open(OFlags::RDONLY).map_err(self.failed("open"))?;
-        if !self.has(&file, meta)? {
+        let found = file.metadata();
+        let length = found
+            .map_err(SnapshotError::io("look at", self.path))?
+            .len();
+        // Of one that is longer, whatever it holds, nothing is read: it may be made to have no end.
+        let wanted = store.length(content).unwrap_or(length);
+        if length != wanted || !self.has(&file, meta)? {
             return Ok(false);
         }
-        let now = hash_of(&mut file).map_err(SnapshotError::io("read", self.path))?;
+        let now = hash_of(&mut file, length).map_err(SnapshotError::io("read", self.path))?;
         Ok(now == *content)
     }
 
     /// What stands there already may not be on disk yet: who put it there may have died before. On what cannot be written
     /// nothing waits to be.
     fn settle(&self) -> Result<(), SnapshotError> {
+        let nothing_waits = |error: &SnapshotError| match error {
+            SnapshotError::Io { source, .. } => matches!(
+                Errno::from_io_error(source),
+                // A file system that cannot be written knows of no sync, either.
+                Some(Errno::ROFS | Errno::INVAL)
+            ),
+            _ => false,
+        };
         let lax = |done: Result<(), SnapshotError>| match done {
-            Err(error) if error.code() == "read-only" => Ok(()),
+            Err(error) if nothing_waits(&error) => Ok(()),
             done => done,
         };
         if let Some(FileType::RegularFile | FileType::Directory) = self.sort()? {

@@ -27,7 +27,10 @@ impl Ground {
     fn new() -> Self {
         let dir = TempDir::new().expect("folder");
         let store = Artifacts::open(&dir.path().join("artifacts"), 10_000_000).expect("opened");
-        fs::create_dir(dir.path().join("root")).expect("made");
+        let root = dir.path().join("root");
+        fs::create_dir(&root).expect("made");
+        // Whatever the umask: a folder that others may write to is another story.
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("set");
         Self { dir, store }
     }
 
@@ -352,4 +355,46 @@ fn a_link_that_others_may_have_put_on_the_way_is_not_followed() {
     let refused = restore(&away, "test", &ground.store).expect_err("refused");
     assert_eq!(refused.code(), "link-untrusted");
     assert!(ground.path("real/file").exists());
+}
+
+#[test]
+fn a_path_that_leads_over_a_link_below_another_is_put_back_by_that_way() {
+    let ground = Ground::new();
+    for release in ["releases", "releases/1", "releases/2", "data"] {
+        fs::create_dir(ground.path(release)).expect("made");
+    }
+    let app = ground.path("app");
+    fs::create_dir(&app).expect("made");
+    fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).expect("set");
+    ground.write("releases/1/program", "v1");
+    ground.write("releases/2/program", "v2");
+    symlink("../releases/1", app.join("current")).expect("linked");
+    symlink("../data", app.join("data")).expect("linked");
+    let paths = [
+        app.clone(),
+        app.join("current/program"),
+        app.join("data/extra"),
+    ];
+    let before = capture(&paths, &ground.store, LIMITS).expect("captured");
+    fs::remove_file(app.join("current")).expect("removed");
+    symlink("../releases/2", app.join("current")).expect("linked");
+    ground.write("data/extra", "by the bad one");
+    let after = capture(&paths, &ground.store, LIMITS).expect("captured");
+    carry_out(&ground, &after.snapshot.changes_to(&before.snapshot));
+    let now = capture(&paths, &ground.store, LIMITS).expect("captured");
+    assert_eq!(now.snapshot, before.snapshot);
+    assert!(!ground.path("data/extra").exists());
+}
+
+#[test]
+fn where_nothing_can_be_synced_what_is_so_is_so() {
+    let ground = Ground::new();
+    let path = PathBuf::from("/proc/sternway-is-not-here");
+    let away = Change {
+        root: path.clone(),
+        path,
+        action: Action::RemoveFile,
+    };
+    let done = restore(&away, "test", &ground.store).expect("as it is");
+    assert_eq!(done, Restored::Already);
 }

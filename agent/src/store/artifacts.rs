@@ -118,23 +118,25 @@ impl Artifacts {
     /// # Errors
     /// It cannot be read or written, or there is no room in the budget.
     pub fn put_file(&self, from: &mut File, named: &Path) -> Result<Held, ArtifactError> {
-        let seen = hash_of(from).map_err(|source| file("read", named, source))?;
+        let found = from.metadata();
+        // Of one that grows meanwhile, or is made to, no more is read.
+        let size = found
+            .map_err(|source| file("look at", named, source))?
+            .len();
+        let seen = hash_of(from, size).map_err(|source| file("read", named, source))?;
         let held = self.hold(seen);
         if self.verify(&held).is_ok() {
             // Whoever put it there may have died before it was on disk.
             self.sync_shelf_of(&held)?;
             return Ok(held);
         }
-        let size = from
-            .metadata()
-            .map_err(|source| file("look at", named, source))?
-            .len();
         self.has_room(size)?;
         let incoming = self.incoming();
         let mut copy = NamedTempFile::new_in(&incoming)
             .map_err(|source| file("make a file in", &incoming, source))?;
         fill(from, size, copy.as_file_mut()).map_err(|source| file("copy", named, source))?;
-        let id = hash_of(copy.as_file_mut()).map_err(|source| file("read", copy.path(), source))?;
+        let id = hash_of(copy.as_file_mut(), size);
+        let id = id.map_err(|source| file("read", copy.path(), source))?;
         let held = self.hold(id);
         let path = self.path(&held);
         files::make_dir(path.parent().unwrap_or(&self.dir))?;
@@ -166,7 +168,7 @@ impl Artifacts {
         let mut from = self.open_artifact(id)?;
         fill(&mut from, u64::MAX, to).map_err(|source| file("write", named, source))?;
         // What was written, not what was read.
-        let written = hash_of(to).map_err(|source| file("read", named, source))?;
+        let written = hash_of(to, u64::MAX).map_err(|source| file("read", named, source))?;
         if written == *id {
             Ok(())
         } else {
@@ -180,11 +182,18 @@ impl Artifacts {
     /// It is missing or damaged, or cannot be read.
     pub fn verify(&self, id: &RevisionId) -> Result<(), ArtifactError> {
         let mut artifact = self.open_artifact(id)?;
-        match hash_of(&mut artifact) {
+        match hash_of(&mut artifact, u64::MAX) {
             Ok(found) if found == *id => Ok(()),
             Ok(_) => Err(ArtifactError::Damaged { id: id.clone() }),
             Err(source) => Err(file("read", &self.path(id), source)),
         }
+    }
+
+    /// How long an artifact is, bytes; none: it is not there.
+    #[must_use]
+    pub fn length(&self, id: &RevisionId) -> Option<u64> {
+        let found = fs::metadata(self.path(id)).ok()?;
+        Some(found.len())
     }
 
     fn open_artifact(&self, id: &RevisionId) -> Result<File, ArtifactError> {
@@ -322,14 +331,18 @@ fn fill(from: &mut File, at_most: u64, to: &mut File) -> io::Result<()> {
     from.rewind()?;
     // Where both are on a file system that can, they share their blocks.
     if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
-        return Ok(());
+        return match to.metadata()?.len() {
+            length if length > at_most => to.set_len(at_most),
+            _ => Ok(()),
+        };
     }
     io::copy(&mut from.take(at_most), to).map(drop)
 }
 
-/// The SHA-256 of all that is in a file.
-pub(crate) fn hash_of(file: &mut File) -> io::Result<RevisionId> {
+/// The SHA-256 of what is in a file, of so many bytes at most.
+pub(crate) fn hash_of(file: &mut File, at_most: u64) -> io::Result<RevisionId> {
     file.rewind()?;
+    let mut file = file.take(at_most);
     let (mut hash, mut block) = (Sha256::new(), vec![0; BLOCK]);
     loop {
         let read = file.read(&mut block)?;
@@ -425,6 +438,18 @@ mod tests {
         // Kept once more, it is whole.
         let _again = store.put_file(&mut from, &path).expect("kept");
         assert_eq!(out("3").expect("written"), b"content");
+    }
+
+    #[test]
+    fn of_a_file_without_end_no_more_is_read_than_it_had() {
+        let (dir, _store) = store(1000);
+        let path = dir.path().join("grows");
+        fs::write(&path, "content").expect("written");
+        let options = File::options().read(true).write(true).open(&path);
+        let mut grows = options.expect("opened");
+        let seen = hash_of(&mut grows, 7).expect("read");
+        grows.set_len(1 << 40).expect("grown");
+        assert_eq!(hash_of(&mut grows, 7).expect("read"), seen);
     }
 
     #[test]

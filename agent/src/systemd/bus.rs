@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use tokio::{
     sync::Mutex,
     task::AbortHandle,
-    time::{Instant, interval, timeout, timeout_at},
+    time::{Instant, interval, sleep, sleep_until, timeout, timeout_at},
 };
 use zbus::{Connection, connection, wire::OwnedObjectPath};
 
@@ -26,6 +26,10 @@ const RELOAD: Duration = Duration::from_secs(90);
 
 /// How often is looked whether a job is still there whose end was not told.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often, and after what time each, is looked whether a unit that was let go of is gone.
+const LOOKS: u32 = 20;
+const LEAVES: Duration = Duration::from_millis(100);
 
 /// What is asked of a unit. Each replaces a job of it that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,19 +165,26 @@ impl Bus {
     pub async fn begin(&self, work: &Work) -> Result<(), BusError> {
         let session = self.session().await?;
         let what = format!("begin {}", work.unit);
-        let argv = work.argv();
-        let properties = work.properties(&argv);
-        let begun =
-            session
+        let (argv, name) = (work.argv(), work.unit.as_str());
+        let mut looks = 0;
+        loop {
+            let properties = work.properties(&argv);
+            let begun = session
                 .manager
-                .start_transient_unit(work.unit.as_str(), "fail", &properties, &[]);
-        match self.answered(&what, Some(&work.unit), CALL, begun).await {
-            Err(error) if error.is_refusal(UNIT_EXISTS) => match self.work(&work.unit).await? {
-                // Left by one that was let go of, and on its way out.
-                WorkState::Unknown => Err(error),
-                _ => Ok(()),
-            },
-            other => other.map(drop),
+                .start_transient_unit(name, "fail", &properties, &[]);
+            let refused = match self.answered(&what, Some(&work.unit), CALL, begun).await {
+                Err(error) if error.is_refusal(UNIT_EXISTS) => error,
+                other => return other.map(drop),
+            };
+            if self.work(&work.unit).await? != WorkState::Unknown {
+                return Ok(());
+            }
+            // One that was let go of, and on its way out.
+            looks += 1;
+            if looks > LOOKS {
+                return Err(refused);
+            }
+            sleep(LEAVES).await;
         }
     }
 
@@ -255,7 +266,7 @@ impl Bus {
                 end = &mut told => {
                     return end.map_err(|_| unanswered("the connection was lost before the job ended"));
                 }
-                () = tokio::time::sleep_until(end) => {
+                () = sleep_until(end) => {
                     return Err(unanswered("the job did not end in its time"));
                 }
                 _ = look.tick() => {}
