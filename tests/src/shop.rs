@@ -38,6 +38,15 @@ impl Image {
         }
     }
 
+    /// A version without a HEALTHCHECK, with which the engine takes its time. No fault: an empty one.
+    pub fn plain(version: &'static str, fault: &'static str) -> Self {
+        Self {
+            version,
+            fault,
+            ..Self::default()
+        }
+    }
+
     /// A version with a fault.
     pub fn bad(version: &'static str, fault: &'static str) -> Self {
         Self {

@@ -184,14 +184,9 @@ impl Place<'_> {
     /// What stands there already may not be on disk yet: who put it there may have died before. On what cannot be written
     /// nothing waits to be.
     fn settle(&self) -> Result<(), SnapshotError> {
-        let nothing_waits = |error: &SnapshotError| match error {
-            SnapshotError::Io { source, .. } => matches!(
-                Errno::from_io_error(source),
-                // A file system that cannot be written knows of no sync, either.
-                Some(Errno::ROFS | Errno::INVAL)
-            ),
-            _ => false,
-        };
+        // A file system that cannot be written knows of no sync, either.
+        let nothing_waits =
+            |error: &SnapshotError| matches!(error.errno(), Some(Errno::ROFS | Errno::INVAL));
         let lax = |done: Result<(), SnapshotError>| match done {
             Err(error) if nothing_waits(&error) => Ok(()),
             done => done,

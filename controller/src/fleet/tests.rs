@@ -94,6 +94,16 @@ impl Stage {
         done.expect("done");
     }
 
+    /// What its host says of that target.
+    fn saw(&self, target: v1::Target) -> Observation {
+        Observation {
+            host_id: self.host.id,
+            host_name: self.host.name.clone(),
+            at_ms: now_ms(),
+            seen: crate::store::types::Seen::Target(Box::new(target)),
+        }
+    }
+
     /// A session of the host, and what it is sent.
     fn session(&self) -> (Arc<Session>, Outgoing) {
         let (session, receiver) = self.session_since(now_ms());
@@ -474,12 +484,7 @@ async fn what_a_caller_began_who_did_not_wait_for_it_is_done_with_all_that_follo
         }],
         ..v1::Target::default()
     };
-    let seen = Observation {
-        host_id: stage.host.id,
-        host_name: stage.host.name.clone(),
-        at_ms: now_ms(),
-        seen: crate::store::types::Seen::Target(Box::new(target)),
-    };
+    let seen = stage.saw(target);
     let stored = stage.store.observations_store(&[seen]).await;
     stored.expect("stored");
     // While the store waits for its turn, whoever called goes away.
@@ -558,16 +563,10 @@ async fn an_order_that_waited_while_the_epoch_rose_is_sent_with_the_epoch_of_now
 async fn the_end_of_an_order_waits_until_what_its_host_said_before_is_stored() {
     let mut stage = Stage::new().await;
     let says = |stage: &Stage| {
-        let target = v1::Target {
+        let seen = stage.saw(v1::Target {
             name: TARGET.into(),
             ..v1::Target::default()
-        };
-        let seen = Observation {
-            host_id: stage.host.id,
-            host_name: stage.host.name.clone(),
-            at_ms: now_ms(),
-            seen: crate::store::types::Seen::Target(Box::new(target)),
-        };
+        });
         let fleet = Arc::clone(&stage.fleet);
         async move { fleet.observe(seen).await }
     };

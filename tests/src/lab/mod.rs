@@ -43,6 +43,13 @@ impl Fleet {
         Self::default()
     }
 
+    /// A host of each generation, with systemd and packages.
+    #[must_use]
+    pub fn of_each_generation() -> Self {
+        let hosts = Generation::ALL.into_iter();
+        hosts.fold(Self::new(), |fleet, one| fleet.vm(&one.to_string(), one))
+    }
+
     /// And a host with systemd and packages.
     #[must_use]
     pub fn vm(mut self, name: &str, generation: Generation) -> Self {

@@ -15,11 +15,7 @@ const QUICK: [&str; 4] = ["-l", "sternway.soak=0s", "-l", "sternway.check.timeou
 
 /// Without a HEALTHCHECK: the declared checks alone decide.
 async fn plain() -> String {
-    let image = Image {
-        version: "v1",
-        ..Image::default()
-    };
-    image.shared().await
+    Image::plain("v1", "").shared().await
 }
 
 /// What a rollback of that container to its first revision said, and that it ended so.

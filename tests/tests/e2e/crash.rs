@@ -32,14 +32,6 @@ const CHECKS: [&str; 6] = [
     "sternway.soak=0s",
 ];
 
-fn plain(version: &'static str, fault: &'static str) -> Image {
-    Image {
-        version,
-        fault,
-        ..Image::default()
-    }
-}
-
 /// How a rollback is asked for.
 struct Way<'a> {
     to: &'a str,
@@ -125,8 +117,8 @@ impl Ground {
             port: Port::lease(),
             bridge: format!("br-{}", id.chars().take(12).collect::<String>()),
             network,
-            old: plain("v1", "").shared().await,
-            new: plain("v2", if moody { "mood" } else { "health" })
+            old: Image::plain("v1", "").shared().await,
+            new: Image::plain("v2", if moody { "mood" } else { "health" })
                 .shared()
                 .await,
             flags,
@@ -180,7 +172,7 @@ impl Ground {
             let port = format!("SHOP_PORT={SIDE_PORT}");
             let own = ["--network", &network, "-e", &port];
             let flags = [&own[..], self.flags].concat();
-            let image = plain("side", "").shared().await;
+            let image = Image::plain("side", "").shared().await;
             scope.run("side", &flags, &image).await;
         }
     }

@@ -19,13 +19,6 @@ const FLAGS: [&str; 2] = ["-l", "sternway.soak=0s"];
 const LOOKS: &str = "check_interval = \"1s\"\nreadiness_interval = \"1s\"\n";
 const REFUSED: i32 = 4;
 
-fn plain(version: &'static str) -> Image {
-    Image {
-        version,
-        ..Image::default()
-    }
-}
-
 async fn rollback(stage: &Stage) -> sternway_tests::ctl::Said {
     let rollback = ["rollback", "--host", HOST, "--to", "1", "--yes"];
     stage.ctl.run(&rollback).await
@@ -75,13 +68,13 @@ async fn an_image_that_is_gone_is_missed_before_the_incident_and_pulled_where_it
     let socket = scope.socket();
     let stage = Stage::of(scope, &socket, LOOKS).await;
     let scope = &stage.scope;
-    plain("v1").make(&image, &scope.labels()).await;
+    Image::plain("v1", "").make(&image, &scope.labels()).await;
     scope.cli(&["push", "-q", &image]).await;
     scope.run("shop", &FLAGS, &image).await;
     stage.known_good("shop", 1).await;
     let lost = image_of(scope, "shop").await;
     // The tag moves on, as tags do.
-    plain("v2").make(&image, &scope.labels()).await;
+    Image::plain("v2", "").make(&image, &scope.labels()).await;
     scope.cli(&["push", "-q", &image]).await;
     scope.redeploy("shop", &FLAGS, &image).await;
     stage.known_good("shop", 2).await;
@@ -106,7 +99,7 @@ async fn pruning_takes_no_image_for_good() {
     let scope = Scope::with_own_engine().await;
     let socket = scope.socket();
     let mut stage = Stage::of(scope, &socket, LOOKS).await;
-    for (number, image) in [(1, plain("v1")), (2, plain("v2"))] {
+    for (number, image) in [(1, Image::plain("v1", "")), (2, Image::plain("v2", ""))] {
         let image = image.own(&stage.scope).await;
         if number == 1 {
             stage.scope.run("shop", &FLAGS, &image).await;
@@ -156,7 +149,7 @@ async fn an_agent_killed_while_it_archives_or_loads_an_image_goes_on_with_it() {
     let gate = Gate::new(&scope.socket(), scope.folder());
     let mut stage = Stage::of(scope, gate.socket(), LOOKS).await;
     let exported = gate.hold("GET", "/get");
-    let image = plain("v1").own(&stage.scope).await;
+    let image = Image::plain("v1", "").own(&stage.scope).await;
     stage.scope.run("shop", &FLAGS, &image).await;
     let id = image_of(&stage.scope, "shop").await;
     stage.known_good("shop", 1).await;
@@ -172,7 +165,7 @@ async fn an_agent_killed_while_it_archives_or_loads_an_image_goes_on_with_it() {
         assert_eq!(name.len(), 64, "{name:?} is half of a file");
     }
 
-    let image = plain("v2").own(&stage.scope).await;
+    let image = Image::plain("v2", "").own(&stage.scope).await;
     stage.scope.redeploy("shop", &FLAGS, &image).await;
     stage.known_good("shop", 2).await;
     lose(&stage.scope, &id).await;

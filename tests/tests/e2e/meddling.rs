@@ -16,13 +16,6 @@ const ROLLOUT: Duration = Duration::from_mins(2);
 const FLAGS: [&str; 4] = ["-l", "sternway.soak=0s", "--restart", "always"];
 const REFUSED: i32 = 4;
 
-fn plain(version: &'static str) -> Image {
-    Image {
-        version,
-        ..Image::default()
-    }
-}
-
 struct Ground {
     stage: Stage,
     gate: Gate,
@@ -45,7 +38,10 @@ impl Ground {
 
     /// v1 of it is known-good, v2 runs.
     async fn deployed(&self, local: &str) {
-        let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+        let (v1, v2) = (
+            Image::plain("v1", "").shared().await,
+            Image::plain("v2", "").shared().await,
+        );
         self.stage.scope.run(local, &FLAGS, &v1).await;
         self.stage.known_good(local, 1).await;
         self.stage.scope.redeploy(local, &FLAGS, &v2).await;
@@ -116,7 +112,7 @@ async fn a_container_deployed_over_the_one_that_is_to_be_stopped_is_left_alone()
     held.reached().await;
     let scope = &ground.stage.scope;
     scope.cli(&["rm", "-f", &scope.named("shop")]).await;
-    let v3 = plain("v3").shared().await;
+    let v3 = Image::plain("v3", "").shared().await;
     let theirs = scope.run("shop", &FLAGS, &v3).await;
     held.release();
     let shown = ground.over(&rollout).await;
@@ -134,7 +130,7 @@ async fn a_container_that_took_the_free_name_is_left_alone() {
     let held = ground.gate.hold_after(1, "POST", "/rename");
     let rollout = ground.rollback("shop").await;
     held.reached().await;
-    let v3 = plain("v3").shared().await;
+    let v3 = Image::plain("v3", "").shared().await;
     let theirs = ground.stage.scope.run("shop", &FLAGS, &v3).await;
     held.release();
     let shown = ground.over(&rollout).await;
@@ -180,7 +176,10 @@ async fn an_old_container_that_somebody_stopped_is_exchanged_all_the_same() {
 async fn what_shares_any_namespace_of_a_container_shares_that_of_the_new_one() {
     let ground = Ground::new().await;
     let scope = &ground.stage.scope;
-    let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
+    let (v1, v2) = (
+        Image::plain("v1", "").shared().await,
+        Image::plain("v2", "").shared().await,
+    );
     let flags = [&FLAGS[..], &["--ipc", "shareable"]].concat();
     scope.run("shop", &flags, &v1).await;
     ground.stage.known_good("shop", 1).await;

@@ -67,11 +67,7 @@ impl Ground {
             "-l",
             "sternway.soak=0s",
         ];
-        let image = |version, fault| Image {
-            version,
-            fault,
-            ..Image::default()
-        };
+        let image = Image::plain;
         let scope = &ground.stage.scope;
         let broken = image("v1", fault).shared().await;
         scope.run("shop", &checks, &broken).await;

@@ -197,10 +197,7 @@ async fn a_rollback_to_a_broken_revision_undoes_itself_and_says_so() {
 #[tokio::test]
 async fn one_half_of_a_revision_goes_back_and_the_other_stays() {
     let stage = Stage::new().await;
-    let plain = |version| Image {
-        version,
-        ..Image::default()
-    };
+    let plain = |version| Image::plain(version, "");
     let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
     let flags = |setting| ["-l", "sternway.soak=0s", "-e", setting];
     let halves = ["image", "config"];
@@ -304,10 +301,7 @@ async fn a_warm_rollback_by_ctl_loses_no_request_of_any_client() {
         "-l",
         "sternway.check.http=:8080/health",
     ];
-    let plain = |version| Image {
-        version,
-        ..Image::default()
-    };
+    let plain = |version| Image::plain(version, "");
     let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
     stage.scope.run("shop", &flags, &v1).await;
     stage.known_good("shop", 1).await;
@@ -340,10 +334,7 @@ async fn a_warm_rollback_by_ctl_loses_no_request_of_any_client() {
 #[tokio::test]
 async fn what_a_container_became_after_its_start_is_what_comes_back() {
     let stage = Stage::new().await;
-    let plain = |version| Image {
-        version,
-        ..Image::default()
-    };
+    let plain = |version| Image::plain(version, "");
     let (v1, v2) = (plain("v1").shared().await, plain("v2").shared().await);
     let quick = ["-l", "sternway.soak=0s"];
     stage.scope.run("shop", &quick, &v2).await;

@@ -32,15 +32,6 @@ const RUN: [&str; 14] = [
     "sternway.soak=0s",
 ];
 
-/// Without a HEALTHCHECK: the engine takes its time with those.
-fn plain(version: &'static str, fault: &'static str) -> Image {
-    Image {
-        version,
-        fault,
-        ..Image::default()
-    }
-}
-
 /// Deploys a version of shop by the runbook.
 async fn deploy(host: &Host, image: &str) {
     let there = host.run(&["docker", "inspect", "shop"]).await.code == 0;
@@ -71,8 +62,8 @@ async fn runs(lab: &Lab, host: &str, number: u64, known_good: bool) {
 /// v1 is known-good there, and a bad v2 was deployed over it.
 async fn bad_deployment(lab: &Lab, name: &str) {
     let (v1, v2) = (
-        plain("v1", "").shared().await,
-        plain("v2", "health").shared().await,
+        Image::plain("v1", "").shared().await,
+        Image::plain("v2", "health").shared().await,
     );
     let host = lab.host(name);
     host.load(&v1).await;
@@ -171,7 +162,7 @@ async fn never_both_a_host_that_loses_power_in_a_warm_restore_boots_into_one_rev
         if !cut {
             break;
         }
-        deploy(web, &plain("v2", "health").shared().await).await;
+        deploy(web, &Image::plain("v2", "health").shared().await).await;
         runs(&lab, "web", 2, false).await;
     }
     assert!(cuts > 2, "the power was cut {cuts} times");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use sternway_agent::dpkg::{Dpkg, PackageName, Status, Want};
-use sternway_tests::lab::{Bare, Fleet, Generation, Host};
+use sternway_tests::lab::{Bare, Fleet, Host};
 
 /// A package with a conffile, a program below a folder that a merged `/usr` has twice, and a file whose name means
 /// something to a shell and to dpkg's patterns.
@@ -142,10 +142,7 @@ async fn reads_all(host: &Host) {
 
 #[tokio::test]
 async fn packages_are_read_as_dpkg_has_them() {
-    let fleet = Generation::ALL
-        .into_iter()
-        .fold(Fleet::new(), |fleet, one| fleet.vm(&one.to_string(), one));
-    let Bare { hosts, scope } = fleet.bare().await;
+    let Bare { hosts, scope } = Fleet::of_each_generation().bare().await;
     join_all(hosts.iter().map(reads_all)).await;
     drop(hosts);
     drop(scope);

@@ -7,7 +7,7 @@ use sternway_agent::systemd::{
     Active, Bus, BusError, JobEnd, Load, UnitName, Verb, Work, WorkState,
 };
 use sternway_tests::{
-    lab::{Bare, Fleet, Generation, Host},
+    lab::{Bare, Fleet, Host},
     stage::SETTLES,
     wait::until,
 };
@@ -17,10 +17,7 @@ const JOB: Duration = Duration::from_mins(1);
 
 /// Does that on a host of each generation.
 async fn on_both(test: impl AsyncFn(&Host, &Bus)) {
-    let fleet = Generation::ALL
-        .into_iter()
-        .fold(Fleet::new(), |fleet, one| fleet.vm(&one.to_string(), one));
-    let Bare { hosts, scope } = fleet.bare().await;
+    let Bare { hosts, scope } = Fleet::of_each_generation().bare().await;
     join_all(hosts.iter().map(async |host| {
         let bus = Bus::at(host.bus().await);
         test(host, &bus).await;
@@ -40,6 +37,16 @@ async fn install(host: &Host, bus: &Bus, name: &str, text: &str) -> UnitName {
     host.write(&path, text).await;
     bus.reload().await.expect("reloaded");
     unit(name)
+}
+
+/// Waits until the start of a unit is under way.
+async fn is_starting(bus: &Bus, unit: &UnitName) {
+    until("its start", SETTLES, async || {
+        let state = bus.state(unit).await.expect("told");
+        let starts = state.active == Active::Activating;
+        starts.then_some(()).ok_or("not yet")
+    })
+    .await;
 }
 
 fn work(name: &str, program: &str, arguments: &[&str]) -> Work {
@@ -213,13 +220,7 @@ async fn a_job_that_is_replaced_or_takes_too_long_is_told_as_that() {
         assert!(begun.elapsed() < JOB);
         let waits = bus.job(Verb::Start, &slow, JOB);
         let stops = async {
-            until("its start", SETTLES, async || {
-                let state = bus.state(&slow).await.expect("told");
-                (state.active == Active::Activating)
-                    .then_some(())
-                    .ok_or("not yet")
-            })
-            .await;
+            is_starting(bus, &slow).await;
             bus.job(Verb::Stop, &slow, JOB).await
         };
         let (started, stopped) = tokio::join!(waits, stops);
@@ -322,13 +323,7 @@ async fn a_bus_that_is_lost_in_a_job_is_told_and_dialled_anew() {
         let slow = install(host, bus, "slow.service", slow).await;
         let waits = bus.job(Verb::Start, &slow, JOB);
         let cuts = async {
-            until("its start", SETTLES, async || {
-                let state = bus.state(&slow).await.expect("told");
-                (state.active == Active::Activating)
-                    .then_some(())
-                    .ok_or("not yet")
-            })
-            .await;
+            is_starting(bus, &slow).await;
             host.run(&["systemctl", "kill", "--signal=KILL", "dbus.service"])
                 .await
                 .ok();
