@@ -19,7 +19,7 @@ use super::{ledger::Ledger, lost::Lost, outbox::Outbox, settings::Settings, stra
 pub(super) use crate::clock::now_ms;
 use crate::{
     store::{gone::Gone, revisions::Revisions},
-    targets::{Observed, Registry},
+    targets::{Hands, Observed, Registry},
 };
 
 /// The shared state. Locks are held for the length of a look or a durable write, never across a call to
@@ -297,12 +297,29 @@ impl Core {
         now_ms().saturating_add(self.clock_offset_ms.load(Ordering::Relaxed))
     }
 
+    /// The revision of what was seen. None: nothing bears the name.
+    pub(super) fn revision_of(&self, observed: &Observed) -> Option<RevisionId> {
+        let content = observed.content.as_ref()?;
+        let revisions = self.revisions();
+        let settled = revisions
+            .history(&observed.target)
+            .and_then(|history| history.settled(observed));
+        Some(settled.map_or_else(|| content.id(), |entry| entry.id.clone()))
+    }
+
+    /// Command lines for a person who looks at that target on the host.
+    pub(super) fn hands(&self, target: &TargetName) -> Hands {
+        let kind = self.registry.of(target);
+        kind.map_or_else(Hands::default, |kind| kind.hands(target))
+    }
+
     /// Takes note of what was seen, without deciding anything.
     pub(super) fn saw(&self, observed: &Observed) {
+        let current = self.revision_of(observed);
         let mut live = self.live();
         let entry = live.entry(observed.target.clone()).or_default();
         entry.state = observed.state;
-        entry.current = observed.content.as_ref().map(crate::targets::Content::id);
+        entry.current = current;
         entry.unsupported.clone_from(&observed.unsupported);
     }
 

@@ -58,8 +58,8 @@ fn meaning(history: Option<&History>, observed: &Observed) -> Meaning {
     };
     let id = content.id();
     let same = history.is_some_and(|history| {
-        history.instance == observed.instance
-            && history.current().is_some_and(|entry| entry.id == id)
+        let current = history.current().is_some_and(|entry| entry.id == id);
+        history.settled(observed).is_some() || current && history.instance == observed.instance
     });
     if same {
         Meaning::Same
@@ -515,6 +515,7 @@ mod tests {
             content: Some(Content {
                 record: record.as_bytes().to_vec(),
                 attachments: BTreeMap::new(),
+                artifacts: Vec::new(),
                 fields: Vec::new(),
                 hints: serde_json::Value::Null,
                 image: String::new(),
@@ -544,6 +545,7 @@ mod tests {
                 image_digest: String::new(),
                 fields: Vec::new(),
                 attachments: BTreeMap::new(),
+                artifacts: BTreeSet::new(),
                 hints: serde_json::Value::Null,
             },
             1,
@@ -556,6 +558,17 @@ mod tests {
         let next = observed("v2", "container-3");
         let v2 = RevisionId::of(b"v2");
         assert_eq!(meaning(Some(&history), &next), Meaning::Deployed(v2));
+        let edited = Observed {
+            settled: true,
+            ..observed("v2", "container-1")
+        };
+        assert_eq!(meaning(Some(&history), &edited), Meaning::Same);
+        let restarted = Observed {
+            instance: "container-4".to_owned(),
+            ..edited
+        };
+        let v2 = RevisionId::of(b"v2");
+        assert_eq!(meaning(Some(&history), &restarted), Meaning::Deployed(v2));
         assert_eq!(
             meaning(Some(&history), &Observed::gone(&next.target)),
             Meaning::Gone

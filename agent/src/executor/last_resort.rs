@@ -62,14 +62,19 @@ impl Course {
             v1::Problem::new(
                 NO_DISK_SPACE,
                 format!("{still}: {}", error.message),
-                "free space on the disk of the Docker engine (`docker system df`): the order goes on by itself once \
-                 there is room",
+                format!(
+                    "free space on the host's disk (`{}`): the order goes on by itself once there is room",
+                    self.kind.hands(target).disk
+                ),
             )
         } else {
             v1::Problem::new(
                 "engine-away",
                 format!("{still}, and what serves is not known: {}", error.message),
-                "look at the engine on the host: the order goes on by itself once it answers",
+                format!(
+                    "look at what is behind it on the host (`{}`): the order goes on by itself once it answers",
+                    self.kind.hands(target).engine
+                ),
             )
         };
         if self.core.stuck(target).as_ref() != Some(&problem) {

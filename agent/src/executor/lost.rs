@@ -12,7 +12,7 @@ use super::core::{Active, Core, now_ms};
 use crate::{
     engine::step::{Done, EvidenceSink, StepContext, StepError},
     store::history::History,
-    targets::{Kind, Known, Made},
+    targets::{Hands, Kind, Known, Made},
 };
 
 /// How long the last resort may take.
@@ -86,7 +86,7 @@ impl Core {
 /// What stands at the target for the operator to see.
 fn problem(core: &Core, order: Uuid, target: &TargetName, now: &str) -> v1::Problem {
     let host = &core.settings.host_name;
-    let local = target.local();
+    let hands = core.hands(target);
     v1::Problem::new(
         "cannot-resume",
         format!(
@@ -95,8 +95,9 @@ fn problem(core: &Core, order: Uuid, target: &TargetName, now: &str) -> v1::Prob
             core.ledger().path(order).display()
         ),
         format!(
-            "see what runs (`docker ps -a --filter name={local}` on the host); where that is not what is wanted, \
-             deploy it again, or `ctl rollback --host {host} --target {target}`"
+            "see what runs (`{}` on the host); where that is not what is wanted, deploy it again, or `ctl rollback \
+             --host {host} --target {target}`",
+            hands.see
         ),
     )
 }
@@ -150,7 +151,7 @@ impl Mend {
         };
         let result = timeout(MEND_TIMEOUT, self.kind.mend(&context, &self.known))
             .await
-            .unwrap_or_else(|_| Err(late()));
+            .unwrap_or_else(|_| Err(late(&self.core.hands(target))));
         let lost = self.told(&result);
         match &result {
             Ok(done) => {
@@ -190,11 +191,14 @@ impl Mend {
     }
 }
 
-fn late() -> StepError {
+fn late(hands: &Hands) -> StepError {
     StepError {
         code: "timeout".to_owned(),
         message: "it took too long".to_owned(),
-        next_step: "see whether the engine of the host answers: `docker info`".to_owned(),
+        next_step: format!(
+            "see whether what is behind it on the host answers: `{}`",
+            hands.engine
+        ),
         transient: true,
     }
 }

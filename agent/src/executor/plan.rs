@@ -57,16 +57,27 @@ pub(super) async fn plan(core: &Core, wanted: &Wanted<'_>) -> Result<Planned, v1
         let to = revisions
             .recorded(target, wanted.revision)
             .map_err(|error| store_problem(&error))?;
-        let from = observed.content.as_ref().map(|content| {
-            let id = content.id();
-            let number = revisions.entry(target, &id).map_or(0, |entry| entry.number);
-            Recorded {
-                id,
-                number,
-                record: content.record.clone(),
-                hints: content.hints.clone(),
+        let settled = revisions
+            .history(target)
+            .and_then(|history| history.settled(&observed));
+        let from = match (&observed.content, settled) {
+            (None, _) => None,
+            (Some(_), Some(entry)) => Some(
+                revisions
+                    .recorded(target, &entry.id)
+                    .map_err(|error| store_problem(&error))?,
+            ),
+            (Some(content), None) => {
+                let id = content.id();
+                let number = revisions.entry(target, &id).map_or(0, |entry| entry.number);
+                Some(Recorded {
+                    id,
+                    number,
+                    record: content.record.clone(),
+                    hints: content.hints.clone(),
+                })
             }
-        });
+        };
         (to, from)
     };
     let input = PlanInput {

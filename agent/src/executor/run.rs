@@ -25,7 +25,7 @@ use crate::{
         step::{Done, EvidenceSink, Step, StepContext, StepError},
     },
     store::history::Origin,
-    targets::{Kind, KindError, Observed},
+    targets::{Hands, Kind, KindError, Observed},
 };
 
 /// Between attempts: doubled each time, so that three attempts ride out an engine's restart.
@@ -318,9 +318,10 @@ impl Course {
             })
             .await?;
         let found = self.look().await;
-        let stopped = found.is_some_and(|found| !is_running(found.state));
+        let stopped = found.is_some_and(|found| !is_running(found.state) && !found.ended_well);
         let running = (!stopped).then_some(current);
-        let (outcome, problem) = match unwell(self.target(), stopped, verdict.as_ref()) {
+        let hands = self.kind.hands(self.target());
+        let (outcome, problem) = match unwell(self.target(), &hands, stopped, verdict.as_ref()) {
             None => (Finish::Unchanged, None),
             Some(problem) => (Finish::Refused, Some(problem)),
         };
@@ -376,7 +377,8 @@ impl Course {
                 }
             })
             .await?;
-        Ok(result.unwrap_or_else(|| Err(took_too_long(step))))
+        let hands = self.kind.hands(self.target());
+        Ok(result.unwrap_or_else(|| Err(took_too_long(step, &hands))))
     }
 
     /// After an undo: is what ran before back? Its checks are evidence and decide nothing: it may be as
@@ -385,7 +387,7 @@ impl Course {
         let target = self.target().clone();
         let expected = self.order.expected().cloned();
         let found = self.looked().await;
-        match found.map(|found| found.content.map(|content| content.id())) {
+        match found.map(|found| self.core.revision_of(&found)) {
             Some(found) if found == expected => {}
             Some(Some(found)) => {
                 return Ok((
@@ -404,7 +406,7 @@ impl Course {
         let Some(found) = self.looked().await else {
             return Ok(("what runs now could not be looked at".to_owned(), false));
         };
-        if self.ran_before() && !is_running(found.state) {
+        if self.ran_before() && !is_running(found.state) && !found.ended_well {
             return Ok((
                 "what ran before is back in its place and does not run".to_owned(),
                 false,
@@ -478,8 +480,8 @@ impl Course {
                     code: "timeout".to_owned(),
                     message: "the last resort took too long".to_owned(),
                     next_step: format!(
-                        "see what runs of {} on the host, and whether its engine answers: `docker ps -a`",
-                        target.local()
+                        "see what runs of it on the host, and whether what is behind it answers: `{}`",
+                        self.kind.hands(&target).see
                     ),
                     transient: true,
                 })
@@ -523,14 +525,14 @@ impl Course {
     /// The revision that runs: not one that only stands there.
     async fn running(&self) -> Option<RevisionId> {
         let found = self.look().await?;
-        let content = found.content.filter(|_| is_running(found.state));
-        content.map(|content| content.id())
+        let runs = is_running(found.state) || found.ended_well;
+        self.core.revision_of(&found).filter(|_| runs)
     }
 
     /// The revision that bears the target's name now.
     pub(super) async fn observed(&self) -> Result<Option<RevisionId>, ()> {
         let observed = self.look().await.ok_or(())?;
-        Ok(observed.content.map(|content| content.id()))
+        Ok(self.core.revision_of(&observed))
     }
 
     /// The target as it is. None: nobody can say.
@@ -611,17 +613,18 @@ async fn back_off(attempt: u32) {
 /// not end in time.
 fn unwell(
     target: &TargetName,
+    hands: &Hands,
     stopped: bool,
     verdict: Option<&Result<v1::Verdict, KindError>>,
 ) -> Option<v1::Problem> {
-    let local = target.local();
     let (code, message, next) = match verdict {
         Some(Ok(v1::Verdict::Passed)) if !stopped => return None,
         _ if stopped => (
             "already-there",
             format!("{target} is of the wanted revision already, and does not run"),
             format!(
-                "see why it ended (`docker logs {local}` on the host), and start it: `docker start {local}`"
+                "see why it ended (`{}` on the host), and start it: `{}`",
+                hands.log, hands.start
             ),
         ),
         Some(Ok(v1::Verdict::Failed)) => (
@@ -642,7 +645,10 @@ fn unwell(
             format!(
                 "{target} runs the wanted revision already, and its checks could not be run: {error}"
             ),
-            "look at the engine on the host, then roll back again: `docker info`".to_owned(),
+            format!(
+                "look at the host (`{}`), then roll back again",
+                hands.engine
+            ),
         ),
         None => (
             "already-running",
@@ -656,7 +662,7 @@ fn unwell(
     Some(v1::Problem::new(code, message, next))
 }
 
-fn took_too_long(step: &Step) -> StepError {
+fn took_too_long(step: &Step, hands: &Hands) -> StepError {
     StepError {
         code: "timeout".to_owned(),
         message: format!(
@@ -664,9 +670,10 @@ fn took_too_long(step: &Step) -> StepError {
             step.description,
             step.timeout.as_secs()
         ),
-        next_step: "see what the engine of the host is busy with (`docker ps -a`, the log of its service), then roll back \
-                    again"
-            .to_owned(),
+        next_step: format!(
+            "see what keeps it on the host (`{}`), then roll back again",
+            hands.see
+        ),
         transient: false,
     }
 }
@@ -694,12 +701,19 @@ mod tests {
     #[test]
     fn what_is_there_already_and_not_well_is_told_as_what_it_is() {
         use v1::Verdict::{Failed, Inconclusive, Passed};
-        let target = "docker/shop".parse().expect("valid");
+        let target = "scripted/shop".parse().expect("valid");
+        let hands = Hands {
+            see: "see".to_owned(),
+            log: "log".to_owned(),
+            start: "start".to_owned(),
+            engine: "engine".to_owned(),
+            disk: "disk".to_owned(),
+        };
         let away = || KindError::Unreachable {
             what: "failed to look".to_owned(),
             reason: "nobody answers".to_owned(),
         };
-        assert_eq!(unwell(&target, false, Some(&Ok(Passed))), None);
+        assert_eq!(unwell(&target, &hands, false, Some(&Ok(Passed))), None);
         for (stopped, verdict, code, part) in [
             (true, Some(Ok(Failed)), "already-there", "does not run"),
             (true, Some(Ok(Passed)), "already-there", "does not run"),
@@ -718,7 +732,8 @@ mod tests {
             ),
             (false, None, "already-running", "in time"),
         ] {
-            let problem = unwell(&target, stopped, verdict.as_ref()).expect("it is not well");
+            let problem =
+                unwell(&target, &hands, stopped, verdict.as_ref()).expect("it is not well");
             assert_eq!(problem.code, code);
             assert!(problem.message.contains(part), "{problem:?}");
             assert!(!problem.next_step.is_empty(), "{problem:?}");

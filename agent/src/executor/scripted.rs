@@ -26,8 +26,8 @@ use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     fault,
     targets::{
-        Changed, Content, Discovered, Draft, Kind, KindError, Known, Made, Observed, PlanInput,
-        Recorded, Registry,
+        Changed, Content, Discovered, Draft, Hands, Kind, KindError, Known, Made, Observed,
+        PlanInput, Recorded, Registry,
     },
 };
 
@@ -121,6 +121,7 @@ fn content(record: &str) -> Content {
     Content {
         record: record.as_bytes().to_vec(),
         attachments: std::collections::BTreeMap::new(),
+        artifacts: Vec::new(),
         fields: Vec::new(),
         hints: Value::Null,
         image: String::new(),
@@ -137,6 +138,17 @@ pub(super) fn id(record: &str) -> RevisionId {
 impl Kind for Scripted {
     fn label(&self) -> &'static str {
         "scripted"
+    }
+
+    fn hands(&self, target: &TargetName) -> Hands {
+        let word = |verb: &str| format!("script {verb} {}", target.local());
+        Hands {
+            see: word("see"),
+            log: word("log"),
+            start: word("start"),
+            engine: word("engine"),
+            disk: word("disk"),
+        }
     }
 
     async fn describe(&self, _facts: &mut v1::HostFacts) {}
@@ -178,6 +190,7 @@ impl Kind for Scripted {
             unsupported: None,
             ended_well: false,
             made: world.made.clone(),
+            settled: false,
         })
     }
 

@@ -17,6 +17,9 @@ impl Stranded {
     /// What is told of it, and said in the log at once.
     pub(super) fn new(core: &Core, order: Uuid, target: Option<TargetName>, reason: &str) -> Self {
         let path = core.ledger().path(order);
+        let see = target.as_ref().map_or(String::new(), |target| {
+            format!("; see what runs (`{}`)", core.hands(target).see)
+        });
         let what = target
             .as_ref()
             .map_or("this host".to_owned(), ToString::to_string);
@@ -27,7 +30,7 @@ impl Stranded {
                 "order {order} is open and cannot be gone on with: {reason}; what it did to {what} is not known"
             ),
             format!(
-                "move {} out of its folder on the host and start the agent again: it then starts what can run where nothing does, and says so; see what runs (`docker ps -a --filter label=sternway.order={order}`)",
+                "move {} out of its folder on the host and start the agent again: it then starts what can run where nothing does, and says so{see}",
                 path.display()
             ),
         );

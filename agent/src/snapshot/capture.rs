@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -17,6 +18,13 @@ use crate::store::artifacts::{Artifacts, Held};
 
 /// How often a file is read that is changed meanwhile.
 const ATTEMPTS: u32 = 3;
+
+/// What was written this short a time ago may be written again without a sign of it: clocks of file systems tick.
+const TICK: Duration = Duration::from_secs(2);
+
+/// What was captured before, so that files that nobody touched since are not read again.
+#[derive(Debug, Clone, Default)]
+pub struct Seen(BTreeMap<PathBuf, (Stamp, Thing)>);
 
 /// What is kept at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +46,7 @@ pub struct Captured {
 /// links. What is no file, folder or link in a folder (sockets, pipes) belongs to what runs and is left out; a path that
 /// was asked for and is that is refused.
 ///
-/// Blocking: it reads every byte.
+/// Blocking: it reads every byte of what `seen` does not know. That is what was seen this time, then.
 ///
 /// # Errors
 /// A path is no absolute path of plain names, cannot be read, is changed again and again, or is beyond the limits; or the
@@ -47,10 +55,13 @@ pub fn capture(
     paths: &[PathBuf],
     store: &Artifacts,
     limits: Limits,
+    seen: &mut Seen,
 ) -> Result<Captured, SnapshotError> {
     let mut capture = Capture {
         store,
         limits,
+        before: std::mem::take(seen),
+        seen: Seen::default(),
         found: BTreeMap::new(),
         held: Vec::new(),
     };
@@ -63,6 +74,7 @@ pub fn capture(
         };
         capture.note(path, thing)?;
     }
+    *seen = capture.seen;
     Ok(Captured {
         snapshot: Snapshot(capture.found),
         held: capture.held,
@@ -72,6 +84,8 @@ pub fn capture(
 struct Capture<'a> {
     store: &'a Artifacts,
     limits: Limits,
+    before: Seen,
+    seen: Seen,
     found: BTreeMap<PathBuf, Option<Thing>>,
     held: Vec<Held>,
 }
@@ -120,6 +134,9 @@ impl Capture<'_> {
         for _ in 0..ATTEMPTS {
             let mut file = open(folder, name, path, OFlags::empty())?;
             let before = stamp(&file, path)?;
+            if let Some(thing) = self.unchanged(path, &before) {
+                return Ok(thing);
+            }
             let meta = Meta::of(&file).map_err(SnapshotError::io("look at", path))?;
             let (bytes, limit) = (before.size, self.limits.file_bytes);
             if bytes > limit {
@@ -133,14 +150,31 @@ impl Capture<'_> {
             let held = held.map_err(SnapshotError::artifact(path))?;
             // Half of a file that was written meanwhile would be a whole one to whoever puts it back.
             if stamp(&file, path)? == before {
-                let content = held.clone();
+                let content = (*held).clone();
                 self.held.push(held);
-                return Ok(Thing::File { content, meta });
+                let thing = Thing::File { content, meta };
+                if before.is_older_than(TICK) {
+                    let seen = (before, thing.clone());
+                    self.seen.0.insert(path.to_owned(), seen);
+                }
+                return Ok(thing);
             }
         }
         Err(SnapshotError::Changing {
             path: path.to_owned(),
         })
+    }
+
+    /// What was captured of that file before, where nobody touched it since and its content is still kept.
+    fn unchanged(&mut self, path: &Path, now: &Stamp) -> Option<Thing> {
+        let (stamp, thing) = self.before.0.get(path).filter(|(stamp, _)| stamp == now)?;
+        let Thing::File { content, .. } = thing else {
+            return None;
+        };
+        self.held.push(self.store.held(content)?);
+        let seen = (stamp.clone(), thing.clone());
+        self.seen.0.insert(path.to_owned(), seen);
+        Some(thing.clone())
     }
 
     fn folder(&mut self, above: &File, name: &str, path: &Path) -> Result<Thing, SnapshotError> {
@@ -167,12 +201,25 @@ impl Capture<'_> {
     }
 }
 
-/// What tells that a file was changed.
-#[derive(Debug, PartialEq, Eq)]
+/// What tells that a file was changed: whatever is done to it, the time of its change is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
+    device: u64,
+    inode: u64,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+impl Stamp {
+    fn is_older_than(&self, age: Duration) -> bool {
+        let changed = u64::try_from(self.changed.0).map(Duration::from_secs);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        match (changed, now) {
+            (Ok(changed), Ok(now)) => changed + age < now,
+            _ => false,
+        }
+    }
 }
 
 fn stamp(file: &File, path: &Path) -> Result<Stamp, SnapshotError> {
@@ -180,6 +227,8 @@ fn stamp(file: &File, path: &Path) -> Result<Stamp, SnapshotError> {
         .metadata()
         .map_err(SnapshotError::io("look at", path))?;
     Ok(Stamp {
+        device: found.dev(),
+        inode: found.ino(),
         size: found.len(),
         modified: (found.mtime(), found.mtime_nsec()),
         changed: (found.ctime(), found.ctime_nsec()),

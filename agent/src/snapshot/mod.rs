@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sternway_proto::name::RevisionId;
 
 pub use self::{
-    capture::{Captured, Limits, capture},
+    capture::{Captured, Limits, Seen, capture},
     error::SnapshotError,
     meta::Meta,
     restore::{Restored, restore},

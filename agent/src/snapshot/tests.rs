@@ -49,7 +49,7 @@ impl Ground {
     }
 
     fn capture(&self) -> Captured {
-        capture(&[self.root()], &self.store, LIMITS).expect("captured")
+        capture(&[self.root()], &self.store, LIMITS, &mut Seen::default()).expect("captured")
     }
 
     fn put_back(&self, then: &Snapshot) {
@@ -189,7 +189,8 @@ fn paths_and_sizes_are_bounded() {
     let ground = Ground::new();
     let path = ground.write("file", "content");
     let code = |paths: &[PathBuf], limits| {
-        let refused = capture(paths, &ground.store, limits).expect_err("refused");
+        let refused =
+            capture(paths, &ground.store, limits, &mut Seen::default()).expect_err("refused");
         refused.code()
     };
     for path in [
@@ -206,7 +207,12 @@ fn paths_and_sizes_are_bounded() {
     assert_eq!(code(&[ground.root()], few), "too-large");
     assert_eq!(code(&["/dev/null".into()], LIMITS), "not-a-file");
     let nowhere = ground.path("nowhere/at/all");
-    let captured = capture(std::slice::from_ref(&nowhere), &ground.store, LIMITS);
+    let captured = capture(
+        std::slice::from_ref(&nowhere),
+        &ground.store,
+        LIMITS,
+        &mut Seen::default(),
+    );
     let captured = captured.expect("captured").snapshot;
     assert_eq!(captured.0.get(&nowhere), Some(&None));
 }
@@ -308,19 +314,35 @@ proptest! {
 fn what_a_revision_did_not_look_at_is_left_as_it_is() {
     let ground = Ground::new();
     let (known, secret) = (ground.write("known", "1"), ground.write("secret", "kept"));
-    let one = capture(std::slice::from_ref(&known), &ground.store, LIMITS).expect("captured");
+    let one = capture(
+        std::slice::from_ref(&known),
+        &ground.store,
+        LIMITS,
+        &mut Seen::default(),
+    )
+    .expect("captured");
     fs::write(&known, "2").expect("written");
     let both = [known.clone(), secret.clone()];
-    let two = capture(&both, &ground.store, LIMITS).expect("captured");
+    let two = capture(&both, &ground.store, LIMITS, &mut Seen::default()).expect("captured");
     carry_out(&ground, &two.snapshot.changes_to(&one.snapshot));
     assert_eq!(fs::read(&known).expect("there"), b"1");
     assert_eq!(fs::read(&secret).expect("there"), b"kept");
     // What it looked for, and what was not there, goes.
     let missing = ground.path("missing");
-    let absent = capture(std::slice::from_ref(&missing), &ground.store, LIMITS);
+    let absent = capture(
+        std::slice::from_ref(&missing),
+        &ground.store,
+        LIMITS,
+        &mut Seen::default(),
+    );
     let absent = absent.expect("captured").snapshot;
     fs::write(&missing, "added").expect("written");
-    let added = capture(std::slice::from_ref(&missing), &ground.store, LIMITS);
+    let added = capture(
+        std::slice::from_ref(&missing),
+        &ground.store,
+        LIMITS,
+        &mut Seen::default(),
+    );
     let added = added.expect("captured").snapshot;
     carry_out(&ground, &added.changes_to(&absent));
     assert!(!missing.exists());
@@ -332,7 +354,14 @@ fn a_link_that_others_may_have_put_on_the_way_is_not_followed() {
     fs::create_dir(ground.path("real")).expect("made");
     ground.write("real/file", "content");
     symlink("real", ground.path("ours")).expect("linked");
-    let through = |name: &str| capture(&[ground.path(name)], &ground.store, LIMITS);
+    let through = |name: &str| {
+        capture(
+            &[ground.path(name)],
+            &ground.store,
+            LIMITS,
+            &mut Seen::default(),
+        )
+    };
     let captured = through("ours/file").expect("captured");
     assert!(captured.at(&ground.path("ours/file")).is_some());
     // A folder that others may write to, as that of an application's own user.
@@ -375,13 +404,13 @@ fn a_path_that_leads_over_a_link_below_another_is_put_back_by_that_way() {
         app.join("current/program"),
         app.join("data/extra"),
     ];
-    let before = capture(&paths, &ground.store, LIMITS).expect("captured");
+    let before = capture(&paths, &ground.store, LIMITS, &mut Seen::default()).expect("captured");
     fs::remove_file(app.join("current")).expect("removed");
     symlink("../releases/2", app.join("current")).expect("linked");
     ground.write("data/extra", "by the bad one");
-    let after = capture(&paths, &ground.store, LIMITS).expect("captured");
+    let after = capture(&paths, &ground.store, LIMITS, &mut Seen::default()).expect("captured");
     carry_out(&ground, &after.snapshot.changes_to(&before.snapshot));
-    let now = capture(&paths, &ground.store, LIMITS).expect("captured");
+    let now = capture(&paths, &ground.store, LIMITS, &mut Seen::default()).expect("captured");
     assert_eq!(now.snapshot, before.snapshot);
     assert!(!ground.path("data/extra").exists());
 }
@@ -397,4 +426,34 @@ fn where_nothing_can_be_synced_what_is_so_is_so() {
     };
     let done = restore(&away, "test", &ground.store).expect("as it is");
     assert_eq!(done, Restored::Already);
+}
+
+#[test]
+fn a_file_that_nobody_touched_is_not_read_again() {
+    let ground = Ground::new();
+    // Older than the clock of any file system ticks.
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let mut seen = Seen::default();
+    let mut look = |path: &PathBuf| {
+        let captured = capture(std::slice::from_ref(path), &ground.store, LIMITS, &mut seen);
+        captured.expect("captured")
+    };
+    let first = look(&old);
+    let content = first.snapshot.artifacts().next().expect("a file").clone();
+    // Read, it would be found damaged, and mended.
+    let kept = ground.store.path_of(&content);
+    fs::write(&kept, "damaged").expect("written");
+    let second = look(&old);
+    assert_eq!(second.snapshot, first.snapshot);
+    assert_eq!(second.held, first.held);
+    assert!(ground.store.verify(&content).is_err());
+    // What is kept no more is read again.
+    fs::remove_file(&kept).expect("removed");
+    assert_eq!(look(&old).snapshot, first.snapshot);
+    ground.store.verify(&content).expect("whole again");
+
+    let fresh = ground.write("fresh", "1");
+    let one = look(&fresh);
+    ground.write("fresh", "2");
+    assert_ne!(look(&fresh).snapshot, one.snapshot);
 }

@@ -41,15 +41,29 @@ pub struct Artifacts {
     dir: PathBuf,
     budget: u64,
     /// What was kept and is named by nothing yet, and how often.
-    held: Arc<Mutex<BTreeMap<RevisionId, u32>>>,
+    held: Holds,
 }
 
 /// An artifact that is kept while this lives, although nothing names it yet.
 #[derive(Debug)]
 pub struct Held {
     id: RevisionId,
-    held: Arc<Mutex<BTreeMap<RevisionId, u32>>>,
+    held: Holds,
 }
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        hold(&self.held, self.id.clone())
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Held {}
 
 impl Deref for Held {
     type Target = RevisionId;
@@ -68,6 +82,16 @@ impl Drop for Held {
                 held.remove(&self.id);
             }
         }
+    }
+}
+
+type Holds = Arc<Mutex<BTreeMap<RevisionId, u32>>>;
+
+fn hold(holds: &Holds, id: RevisionId) -> Held {
+    *lock(holds).entry(id.clone()).or_default() += 1;
+    Held {
+        id,
+        held: holds.clone(),
     }
 }
 
@@ -207,12 +231,15 @@ impl Artifacts {
         }
     }
 
+    /// Holds an artifact that is there, without reading it; none: it is not.
+    #[must_use]
+    pub fn held(&self, id: &RevisionId) -> Option<Held> {
+        let held = self.hold(id.clone());
+        self.length(id).map(|_| held)
+    }
+
     fn hold(&self, id: RevisionId) -> Held {
-        *lock(&self.held).entry(id.clone()).or_default() += 1;
-        Held {
-            id,
-            held: self.held.clone(),
-        }
+        hold(&self.held, id)
     }
 
     fn has_room(&self, bytes: u64) -> Result<(), ArtifactError> {
@@ -307,6 +334,12 @@ impl Artifacts {
             }
         }
         Ok(entries)
+    }
+
+    /// Where it is, for a test that damages it.
+    #[cfg(test)]
+    pub fn path_of(&self, id: &RevisionId) -> PathBuf {
+        self.path(id)
     }
 
     fn path(&self, id: &RevisionId) -> PathBuf {
@@ -404,7 +437,7 @@ mod tests {
         drop(again);
         assert_eq!(store.retain(&BTreeSet::new()).expect("swept"), 0);
         assert_eq!(store.get(&held).expect("there"), content);
-        let id = held.clone();
+        let id = (*held).clone();
         drop(held);
         assert_eq!(store.retain(&BTreeSet::new()).expect("swept"), 1);
         assert!(matches!(

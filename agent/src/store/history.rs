@@ -10,6 +10,8 @@ use sternway_proto::{
     v1,
 };
 
+use crate::targets::Observed;
+
 /// How a revision came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,6 +41,9 @@ pub struct Entry {
     pub fields: Vec<v1::Field>,
     /// Artifacts kept beside the record, by name. The record itself is the artifact with the revision's id.
     pub attachments: BTreeMap<String, RevisionId>,
+    /// Further artifacts that a restore of it needs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub artifacts: BTreeSet<RevisionId>,
     pub hints: serde_json::Value,
 }
 
@@ -53,6 +58,7 @@ pub struct NewEntry {
     pub image_digest: String,
     pub fields: Vec<v1::Field>,
     pub attachments: BTreeMap<String, RevisionId>,
+    pub artifacts: BTreeSet<RevisionId>,
     pub hints: serde_json::Value,
 }
 
@@ -104,6 +110,13 @@ impl History {
         self.lineage.last().and_then(|id| self.entry(id))
     }
 
+    /// The revision of an instance that is known, where that says what runs ([`Observed::settled`]).
+    #[must_use]
+    pub fn settled(&self, observed: &Observed) -> Option<&Entry> {
+        let known = observed.settled && self.instance == observed.instance;
+        self.current().filter(|_| known)
+    }
+
     /// A revision in the store.
     #[must_use]
     pub fn entry(&self, id: &RevisionId) -> Option<&Entry> {
@@ -134,6 +147,7 @@ impl History {
             image_digest: new.image_digest,
             fields: new.fields,
             attachments: new.attachments,
+            artifacts: new.artifacts,
             hints: new.hints,
         });
         number
@@ -223,9 +237,10 @@ impl History {
 
     /// Every artifact that the revisions need.
     pub fn artifacts(&self) -> impl Iterator<Item = &RevisionId> {
-        self.entries
-            .iter()
-            .flat_map(|entry| entry.attachments.values().chain([&entry.id]))
+        self.entries.iter().flat_map(|entry| {
+            let beside = entry.attachments.values().chain(&entry.artifacts);
+            beside.chain([&entry.id])
+        })
     }
 }
 
@@ -249,6 +264,7 @@ mod tests {
             image_digest: String::new(),
             fields: Vec::new(),
             attachments: BTreeMap::new(),
+            artifacts: BTreeSet::new(),
             hints: serde_json::Value::Null,
         }
     }

@@ -59,6 +59,9 @@ impl RevisionError {
     }
 }
 
+/// The folder of the artifacts in that of the store.
+pub const ARTIFACTS: &str = "artifacts";
+
 /// The store.
 #[derive(Debug)]
 pub struct Revisions {
@@ -79,11 +82,19 @@ impl Revisions {
     /// A folder or file that everything depends on cannot be read or made. A single target's damaged
     /// file is no error here: that target alone is blocked.
     pub fn open(dir: &Path, budget: u64) -> Result<Self, RevisionError> {
+        Self::with(dir, Artifacts::open(&dir.join(ARTIFACTS), budget)?)
+    }
+
+    /// Opens (or begins) the store in a folder, with its artifacts in that store.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with(dir: &Path, artifacts: Artifacts) -> Result<Self, RevisionError> {
         let targets = dir.join("targets");
         files::make_dir(&targets)?;
         let mut store = Self {
             dir: dir.to_owned(),
-            artifacts: Artifacts::open(&dir.join("artifacts"), budget)?,
+            artifacts,
             key: host_key(&dir.join("host-key"))?,
             histories: BTreeMap::new(),
             blocked: BTreeMap::new(),
@@ -189,6 +200,11 @@ impl Revisions {
                 image_digest: content.image_digest.clone(),
                 fields: self.public_fields(&content.fields),
                 attachments,
+                artifacts: content
+                    .artifacts
+                    .iter()
+                    .map(|held| (**held).clone())
+                    .collect(),
                 hints: content.hints.clone(),
             },
             now_ms,
@@ -500,6 +516,7 @@ mod tests {
                     private: false,
                 },
             ],
+            artifacts: Vec::new(),
             hints: serde_json::Value::Null,
             image: name.into(),
             image_id: String::new(),

@@ -16,7 +16,10 @@ use sternway_proto::{
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::engine::step::{Done, EvidenceSink, Step, StepContext, StepError};
+use crate::{
+    engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
+    store::artifacts::Held,
+};
 
 /// What a kind saw of a target.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +37,9 @@ pub struct Observed {
     pub ended_well: bool,
     /// The order that made this instance, where one did.
     pub made: Option<Made>,
+    /// What runs is what its instance began with: of one that is known its recorded revision counts, and not `content`,
+    /// which is what stands there now.
+    pub settled: bool,
 }
 
 impl Observed {
@@ -48,6 +54,7 @@ impl Observed {
             unsupported: None,
             ended_well: false,
             made: None,
+            settled: false,
         }
     }
 }
@@ -90,6 +97,8 @@ pub struct Content {
     /// Raw material kept beside it for a person and for fidelity checks (for docker: the engine's
     /// own inspect answers), by name. Not part of the id.
     pub attachments: BTreeMap<String, Vec<u8>>,
+    /// Artifacts in the host's store that a restore of it needs: held there until it is recorded.
+    pub artifacts: Vec<Held>,
     /// Everything comparable. Private values are still in plain here; the executor replaces them by
     /// keyed hashes before anything leaves the host.
     pub fields: Vec<FieldValue>,
@@ -188,6 +197,20 @@ pub enum Changed {
     Target(TargetName),
 }
 
+/// Command lines for a person on the host, of one target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hands {
+    /// Shows what runs of it.
+    pub see: String,
+    /// Shows why it ended.
+    pub log: String,
+    pub start: String,
+    /// Shows whether what is behind the kind answers.
+    pub engine: String,
+    /// Shows what its disk is used for.
+    pub disk: String,
+}
+
 /// The code of a last resort that could start nothing.
 pub const NOTHING_RUNS: &str = "nothing-runs";
 
@@ -196,6 +219,9 @@ pub const NOTHING_RUNS: &str = "nothing-runs";
 pub trait Kind: Send + Sync {
     /// What stands before the slash in the names of its targets.
     fn label(&self) -> &'static str;
+
+    /// Command lines that help a person on the host with that target.
+    fn hands(&self, target: &TargetName) -> Hands;
 
     /// What the host's facts should say of the engine behind the kind.
     async fn describe(&self, facts: &mut v1::HostFacts);

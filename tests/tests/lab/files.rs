@@ -10,7 +10,7 @@ use std::{
 use rustix::fs::{IFlags, XattrFlags, ioctl_getflags, ioctl_setflags, removexattr, setxattr};
 use sternway_agent::{
     snapshot::{
-        Action, Captured, Change, Limits, Restored, Snapshot, SnapshotError, capture, restore,
+        Action, Captured, Change, Limits, Restored, Seen, Snapshot, SnapshotError, capture, restore,
     },
     store::artifacts::Artifacts,
 };
@@ -61,7 +61,13 @@ impl Ground {
     }
 
     fn capture(&self, path: &Path) -> Captured {
-        capture(&[path.to_owned()], &self.store, LIMITS).expect("captured")
+        capture(
+            &[path.to_owned()],
+            &self.store,
+            LIMITS,
+            &mut Seen::default(),
+        )
+        .expect("captured")
     }
 
     fn put_back(&self, path: &Path, then: &Snapshot) -> Result<Restored, SnapshotError> {

@@ -112,6 +112,7 @@ impl DockerKind {
             unsupported: None,
             ended_well: ran_once(&inspect),
             content: None,
+            settled: false,
             made: made(
                 target,
                 text(&inspect, "Id"),
@@ -309,6 +310,7 @@ fn content(target: &TargetName, inspected: &Inspected) -> Result<Content, KindEr
     Ok(Content {
         record: bytes,
         attachments: BTreeMap::from([("inspect.json".to_owned(), raw)]),
+        artifacts: Vec::new(),
         fields: fields::of(record),
         hints,
         image: clean_text(&record.image.reference),

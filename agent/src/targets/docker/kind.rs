@@ -26,7 +26,8 @@ use super::{
 use crate::{
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     targets::{
-        Changed, Content, Discovered, Draft, Kind, KindError, Known, Observed, PlanInput, Recorded,
+        Changed, Content, Discovered, Draft, Hands, Kind, KindError, Known, Observed, PlanInput,
+        Recorded,
     },
 };
 
@@ -39,6 +40,17 @@ const LAST_RESORT: Duration = Duration::from_mins(2);
 impl Kind for DockerKind {
     fn label(&self) -> &'static str {
         Self::LABEL
+    }
+
+    fn hands(&self, target: &TargetName) -> Hands {
+        let local = target.local();
+        Hands {
+            see: format!("docker ps -a --filter name={local}"),
+            log: format!("docker logs {local}"),
+            start: format!("docker start {local}"),
+            engine: "docker info".to_owned(),
+            disk: "docker system df".to_owned(),
+        }
     }
 
     async fn describe(&self, facts: &mut v1::HostFacts) {
@@ -263,6 +275,7 @@ fn content(
             .to_bytes()
             .map_err(|error| failed(error.to_string()))?,
         attachments: BTreeMap::new(),
+        artifacts: Vec::new(),
         fields: fields::of(record),
         hints: serde_json::to_value(hints).map_err(|error| failed(error.to_string()))?,
         image: sternway_proto::name::clean_text(&record.image.reference),
