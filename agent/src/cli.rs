@@ -68,6 +68,12 @@ pub enum Command {
     /// Show who this host is and how long its certificate is valid; needs no controller
     #[command(after_help = "Example:\n  sternway-agent status")]
     Status,
+    /// Do what an order of the agent asks of a unit of its own
+    #[command(hide = true, after_help = "Example:\n  sternway-agent work FOLDER")]
+    Work {
+        /// Where what is to be done is written down
+        folder: PathBuf,
+    },
     /// Show the settings that are in force
     #[command(subcommand)]
     Config(ConfigCommand),

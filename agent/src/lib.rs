@@ -19,3 +19,4 @@ pub mod snapshot;
 pub mod store;
 pub mod systemd;
 pub mod targets;
+pub mod work;

@@ -11,6 +11,7 @@ use sternway_agent::{
     engine::journal::file_name,
     executor::ledger::Ledger,
     identity::{Identity, IdentityError},
+    work::carry_out,
 };
 use sternway_proto::{
     enrol::{self, JoinError},
@@ -23,6 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Everything that it needs is in its folder: the settings of a moment later are none of it.
+    if let Command::Work { folder } = &cli.command {
+        let ended = carry_out(folder).map_err(anyhow::Error::from);
+        return service::end(ended.map_err(|error| (format!("{error:#}"), LogFormat::Human)));
+    }
     // Only what runs as a service has a log; everything else speaks to a person.
     let logs = matches!(cli.command, Command::Run);
     let ended = settings(&cli).and_then(|settings| {
@@ -60,6 +66,7 @@ fn act(command: Command, settings: Settings) -> anyhow::Result<()> {
         Command::Join(arguments) => join(&settings, &arguments),
         Command::Run => run(settings),
         Command::Status => status(&settings),
+        Command::Work { folder } => Ok(carry_out(&folder)?),
         Command::Config(ConfigCommand::Show) => say(settings.to_toml().trim_end()),
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     executor::{self, Executor},
     identity::Identity,
     link::Link,
-    store::files,
-    targets::{Kind, Registry, docker::DockerKind},
+    store::{artifacts::Artifacts, files, revisions::ARTIFACTS},
+    targets::{Kind, Registry, docker::DockerKind, systemd::SystemdKind},
 };
 
 /// From being asked to stop to stopping, at most.
@@ -34,7 +34,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     if let Err(error) = docker.archive_in(&settings.data_dir.join("images")) {
         tracing::error!("no images are archived until the agent is started again: {error}");
     }
-    let docker: Arc<dyn Kind> = Arc::new(docker);
+    let artifacts_dir = settings.data_dir.join(ARTIFACTS);
+    let budget = settings.disk_budget_mib.saturating_mul(1024 * 1024);
+    let artifacts = Artifacts::open(&artifacts_dir, budget)
+        .context("the artifacts of this host cannot be used")?;
+    let works = settings.data_dir.join("works");
+    let systemd = SystemdKind::new(&settings.unit, artifacts.clone(), &artifacts_dir, &works)
+        .context("the units of this host cannot be looked after")?;
+    let kinds: [Arc<dyn Kind>; 2] = [Arc::new(docker), Arc::new(systemd)];
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);
     let (to_link, reports) = mpsc::channel(boundary::REPORTS);
     let mut executor = Executor::start(
@@ -43,13 +50,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
             host_id: identity.host_id,
             host_name: identity.host_name.clone(),
             keep: settings.keep,
-            disk_budget: settings.disk_budget_mib.saturating_mul(1024 * 1024),
             order_timeout: settings.order_timeout,
             check_interval: settings.check_interval,
             readiness_interval: settings.readiness_interval,
             forget_after: settings.forget_after,
         },
-        Registry::new([docker]),
+        artifacts,
+        Registry::new(kinds),
         requests,
         to_link,
         shutdown.clone(),

@@ -14,7 +14,7 @@ use sternway_proto::{
     settings::{self, Schema, Sources, duration},
 };
 
-use crate::targets::docker::DockerSettings;
+use crate::targets::{docker::DockerSettings, systemd::UnitSettings};
 
 /// What the environment's keys begin with: `STERNWAY_AGENT__LOG`, `STERNWAY_AGENT__DOCKER__SOCKET`.
 pub const PREFIX: &str = "STERNWAY_AGENT__";
@@ -44,6 +44,9 @@ pub struct Settings {
     #[serde(with = "duration")]
     pub forget_after: Duration,
     pub docker: DockerSettings,
+    /// Units that are looked after.
+    #[serde(default)]
+    pub unit: Vec<UnitSettings>,
 }
 
 impl Default for Settings {
@@ -59,6 +62,7 @@ impl Default for Settings {
             readiness_interval: Duration::from_mins(5),
             forget_after: Duration::from_hours(168),
             docker: DockerSettings::default(),
+            unit: Vec::new(),
         }
     }
 }

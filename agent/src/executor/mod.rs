@@ -51,7 +51,10 @@ use self::{
 };
 use crate::{
     boundary::{Report, Request},
-    store::revisions::{RevisionError, Revisions},
+    store::{
+        artifacts::Artifacts,
+        revisions::{RevisionError, Revisions},
+    },
     targets::Registry,
 };
 
@@ -77,12 +80,13 @@ impl Executor {
     /// The state folder cannot be used.
     pub fn start(
         settings: Settings,
+        artifacts: Artifacts,
         registry: Registry,
         requests: mpsc::Receiver<Request>,
         reports: mpsc::Sender<Report>,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let revisions = Revisions::open(&settings.state_dir, settings.disk_budget)?;
+        let revisions = Revisions::with(&settings.state_dir, artifacts)?;
         let (ledger, found) = Ledger::open(
             &settings.state_dir.join("orders"),
             settings.host_id,

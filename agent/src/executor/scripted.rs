@@ -25,6 +25,7 @@ use crate::{
     boundary::{Report, Request},
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     fault,
+    store::{artifacts::Artifacts, revisions::ARTIFACTS},
     targets::{
         Changed, Content, Discovered, Draft, Hands, Kind, KindError, Known, Made, Observed,
         PlanInput, Recorded, Registry,
@@ -398,7 +399,6 @@ impl Agent {
             host_id: HOST,
             host_name: "web-1".parse().expect("valid"),
             keep: 10,
-            disk_budget: 1_000_000,
             order_timeout: Duration::from_mins(1),
             check_interval,
             readiness_interval: Duration::from_mins(10),
@@ -407,6 +407,7 @@ impl Agent {
         let kinds: [Arc<dyn Kind>; 1] = [Arc::new(kind.clone())];
         let executor = Executor::start(
             settings,
+            Artifacts::open(&dir.join(ARTIFACTS), 1_000_000).expect("opened"),
             Registry::new(kinds),
             receiver,
             sender,

@@ -16,8 +16,6 @@ pub struct Settings {
     pub host_name: HostName,
     /// Revisions kept per target.
     pub keep: usize,
-    /// Bytes that the artifacts may take.
-    pub disk_budget: u64,
     /// A restore that takes longer is undone; the time that its checks may take comes on top.
     pub order_timeout: Duration,
     /// How often each target's checks run although nothing changed.

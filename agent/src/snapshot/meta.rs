@@ -1,6 +1,6 @@
 //! Owner, mode and extended attributes of a file or a folder.
 
-use std::{collections::BTreeMap, fs::File, os::unix::fs::MetadataExt as _};
+use std::{collections::BTreeMap, fmt, fs::File, os::unix::fs::MetadataExt as _};
 
 use rustix::{
     fs::{
@@ -36,6 +36,15 @@ pub struct Meta {
     /// Extended attributes, in hexadecimal digits: capabilities, access control lists, what users note.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o} {}:{}", self.mode, self.uid, self.gid)?;
+        // What they hold may be private.
+        let mut names = self.attributes.keys();
+        names.try_for_each(|name| write!(f, " {name}"))
+    }
 }
 
 impl Meta {

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _},
     ops::Deref,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -42,7 +43,12 @@ pub struct Artifacts {
     budget: u64,
     /// What was kept and is named by nothing yet, and how often.
     held: Holds,
+    /// What was read and found whole, and how its file stood then.
+    whole: Arc<Mutex<BTreeMap<RevisionId, Stamp>>>,
 }
+
+/// What tells that somebody touched an artifact: size, inode, and the time of its change.
+type Stamp = (u64, u64, i64, i64);
 
 /// An artifact that is kept while this lives, although nothing names it yet.
 #[derive(Debug)]
@@ -110,6 +116,7 @@ impl Artifacts {
             dir: dir.to_owned(),
             budget,
             held: Arc::default(),
+            whole: Arc::default(),
         };
         // What the last process was copying. One process uses the folder.
         let incoming = store.incoming();
@@ -129,6 +136,7 @@ impl Artifacts {
             dir: dir.to_owned(),
             budget: 0,
             held: Arc::default(),
+            whole: Arc::default(),
         }
     }
 
@@ -211,6 +219,27 @@ impl Artifacts {
             Ok(_) => Err(ArtifactError::Damaged { id: id.clone() }),
             Err(source) => Err(file("read", &self.path(id), source)),
         }
+    }
+
+    /// Whether an artifact is there and what it was; it is read where its file was touched since the last time. A disk that
+    /// forgets by itself is found by [`Self::verify`].
+    ///
+    /// Blocking.
+    #[must_use]
+    pub fn is_whole(&self, id: &RevisionId) -> bool {
+        let stamp = fs::metadata(self.path(id))
+            .map(|found| (found.len(), found.ino(), found.ctime(), found.ctime_nsec()));
+        let Ok(stamp) = stamp else {
+            return false;
+        };
+        if lock(&self.whole).get(id) == Some(&stamp) {
+            return true;
+        }
+        let whole = self.verify(id).is_ok();
+        if whole {
+            lock(&self.whole).insert(id.clone(), stamp);
+        }
+        whole
     }
 
     /// How long an artifact is, bytes; none: it is not there.
@@ -297,7 +326,11 @@ impl Artifacts {
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse::<RevisionId>().ok());
             // A file that bears no hash is what a write left that was interrupted.
-            if id.is_none_or(|id| !named.contains(&id) && !held.contains_key(&id)) {
+            let keeps = |id: &RevisionId| named.contains(id) || held.contains_key(id);
+            if !id.as_ref().is_some_and(keeps) {
+                if let Some(id) = &id {
+                    lock(&self.whole).remove(id);
+                }
                 files::remove(&path)?;
                 removed += 1;
             }

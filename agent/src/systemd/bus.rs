@@ -1,6 +1,11 @@
 //! The connection to the service manager.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use tokio::{
@@ -131,6 +136,47 @@ impl Bus {
         };
         let job = self.answered(&what, Some(unit), CALL, begun).await?;
         self.ended(&session, &what, &job, end).await
+    }
+
+    /// The units that these patterns mean (`*`, `?`, `[…]`): those that are loaded, and those that have a file. Of
+    /// templates there are only instances.
+    ///
+    /// # Errors
+    /// The service manager does not say.
+    pub async fn matching(&self, patterns: &[&str]) -> Result<BTreeSet<UnitName>, BusError> {
+        if patterns.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let session = self.session().await?;
+        let listed = session.manager.list_units_by_patterns(&[], patterns);
+        let loaded = self.answered("list units", None, CALL, listed).await?;
+        let listed = session.manager.list_unit_files_by_patterns(&[], patterns);
+        let files = self.answered("list unit files", None, CALL, listed).await?;
+        let loaded = loaded.into_iter().filter(|unit| unit.2 != "not-found");
+        let names = loaded
+            .map(|unit| unit.0)
+            .chain(files.into_iter().map(|file| file.0));
+        let name = |listed: String| listed.rsplit('/').next()?.parse().ok();
+        Ok(names.filter_map(name).collect())
+    }
+
+    /// Has a unit started with the system, or not, as its `[Install]` section says; to be followed by a
+    /// [`Self::reload`].
+    ///
+    /// # Errors
+    /// The service manager does not say that it did.
+    pub async fn enable(&self, unit: &UnitName, enabled: bool) -> Result<(), BusError> {
+        let session = self.session().await?;
+        let files = [unit.as_str()];
+        if enabled {
+            let what = format!("enable {unit}");
+            let call = session.manager.enable_unit_files(&files, false, true);
+            self.answered(&what, Some(unit), CALL, call).await.map(drop)
+        } else {
+            let what = format!("disable {unit}");
+            let call = session.manager.disable_unit_files(&files, false);
+            self.answered(&what, Some(unit), CALL, call).await.map(drop)
+        }
     }
 
     /// Loads all units anew from their files.
@@ -282,6 +328,21 @@ impl Bus {
                 .await
                 .is_err_and(|error| error.is_refusal(NO_SUCH_JOB));
         }
+    }
+
+    /// The connection itself.
+    pub(super) async fn connection(&self) -> Result<Connection, BusError> {
+        let session = self.session().await?;
+        Ok(session.manager.inner().connection().clone())
+    }
+
+    /// What a call that is about no unit answers.
+    pub(super) async fn answered_to<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = zbus::Result<T>>,
+    ) -> Result<T, BusError> {
+        self.answered(what, None, CALL, call).await
     }
 
     /// What a call answers, in its time. A connection that does not answer is dialled anew by the next call.

@@ -10,6 +10,7 @@ mod job;
 mod name;
 mod proxy;
 mod state;
+mod watch;
 mod work;
 
 pub use self::{

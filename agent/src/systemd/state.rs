@@ -95,6 +95,11 @@ pub struct UnitState {
     /// How long its start and its stop may take; none: for ever.
     pub start_timeout: Option<Duration>,
     pub stop_timeout: Option<Duration>,
+    /// Its main process, also one that has ended: some programs put another one in its place as they go on.
+    pub main_pid: u32,
+    /// When it became active last, and when its state changed last, microseconds of the host's clock since its boot.
+    pub(super) entered: u64,
+    pub(super) changed: u64,
     /// The job that is under way.
     pub(super) job: u32,
 }
@@ -125,6 +130,20 @@ impl UnitState {
         )
     }
 
+    /// Changes with each start, restart and reload, and when another process takes the main one's place, as in an upgrade
+    /// of nginx: what it does is what its files said then.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        let begun = format!("{}:{}", self.invocation, self.main_pid);
+        let reloaded = matches!(self.active, Active::Active | Active::Reloading)
+            && self.changed > self.entered;
+        if reloaded {
+            format!("{begun}@{}", self.changed)
+        } else {
+            begun
+        }
+    }
+
     pub(super) fn of(all: &Properties) -> Self {
         Self {
             load: Load::of(&text(all, "LoadState")),
@@ -150,6 +169,9 @@ impl UnitState {
             triggered_by: texts(all, "TriggeredBy"),
             start_timeout: duration(all, "TimeoutStartUSec"),
             stop_timeout: duration(all, "TimeoutStopUSec"),
+            main_pid: value(all, "ExecMainPID").unwrap_or_default(),
+            entered: value(all, "ActiveEnterTimestampMonotonic").unwrap_or_default(),
+            changed: value(all, "StateChangeTimestampMonotonic").unwrap_or_default(),
             job: job(all),
         }
     }

@@ -2,6 +2,8 @@
 //! kind; adding one is one folder and one line in [`Registry::new`]'s caller.
 
 pub mod docker;
+mod probe;
+pub mod systemd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

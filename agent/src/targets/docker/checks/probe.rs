@@ -1,21 +1,17 @@
 //! One attempt at one check: what was seen, and whether that is good.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use sternway_proto::name::clean_text;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     Check,
     private::{LOOKED_AT, Private},
 };
-use crate::targets::docker::client::Engine;
-
-/// How long one attempt may take.
-pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
+use crate::targets::{
+    docker::client::Engine,
+    probe::{ATTEMPT, Seen, bad, good, request, tcp},
+};
 
 /// What is read of an answer, to show it: never all of it.
 const SHOWN: usize = 200;
@@ -23,27 +19,6 @@ const SHOWN: usize = 200;
 /// What of a log is read, lines and bytes.
 const LOG_LINES: u32 = 5_000;
 const LOG_BYTES: usize = 1024 * 1024;
-
-/// What one attempt saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) good: bool,
-    pub(super) observed: String,
-}
-
-fn good(observed: impl Into<String>) -> Seen {
-    Seen {
-        good: true,
-        observed: observed.into(),
-    }
-}
-
-fn bad(observed: impl AsRef<str>) -> Seen {
-    Seen {
-        good: false,
-        observed: clean_text(observed.as_ref()),
-    }
-}
 
 /// Where a container is reached, and since when it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +43,7 @@ pub(super) async fn attempt(engine: &Engine, check: &Check, place: &Place, now: 
         Check::Http { port, path, status } => {
             timeout(ATTEMPT, http(place, address, *port, path, *status)).await
         }
-        Check::Tcp { port } => timeout(ATTEMPT, tcp(address, *port)).await,
+        Check::Tcp { port } => timeout(ATTEMPT, tcp((address, *port).into())).await,
         _ => return inside(engine, check, place, now).await,
     };
     seen.unwrap_or_else(|_| bad(format!("no answer within {} s", ATTEMPT.as_secs())))
@@ -82,15 +57,8 @@ async fn inside(engine: &Engine, check: &Check, place: &Place, now: i64) -> Seen
     }
 }
 
-async fn tcp(address: IpAddr, port: u16) -> Seen {
-    match TcpStream::connect((address, port)).await {
-        Ok(_) => good("accepts"),
-        Err(error) => bad(error.to_string()),
-    }
-}
-
 async fn http(place: &Place, address: IpAddr, port: u16, path: &str, status: Option<u16>) -> Seen {
-    match request(address, port, path).await {
+    match request((address, port).into(), path).await {
         Ok((found, body)) => {
             let body = place.private.blank(&body, SHOWN);
             let fits = match status {
@@ -106,45 +74,6 @@ async fn http(place: &Place, address: IpAddr, port: u16, path: &str, status: Opt
             }
         }
         Err(reason) => bad(reason),
-    }
-}
-
-async fn request(address: IpAddr, port: u16, path: &str) -> Result<(u16, Vec<u8>), String> {
-    let tcp = TcpStream::connect((address, port))
-        .await
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp))
-        .await
-        .map_err(|error| error.to_string())?;
-    let request = http::Request::get(path)
-        .header("host", "localhost")
-        .header("user-agent", "sternway-check")
-        .header("connection", "close")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let exchange = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = answer.status().as_u16();
-        // A long body is no failure; it is only not shown.
-        let body = Limited::new(answer.into_body(), 64 * 1024).collect().await;
-        Ok((
-            status,
-            body.map_or(Vec::new(), |body| body.to_bytes().to_vec()),
-        ))
-    };
-    let mut connection = std::pin::pin!(connection);
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        biased;
-        result = &mut exchange => result,
-        ended = &mut connection => match ended {
-            // The whole answer may have come with the end.
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.to_string()),
-        },
     }
 }
 

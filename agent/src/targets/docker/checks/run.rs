@@ -16,15 +16,18 @@ use tokio::time::sleep;
 use super::{
     Check, Checks,
     private::Private,
-    probe::{self, Place, Seen},
+    probe::{self, Place},
     without_query,
 };
 use crate::{
     engine::step::EvidenceSink,
-    targets::docker::{
-        client::{Engine, EngineError},
-        normalise::text,
-        steps::runs,
+    targets::{
+        docker::{
+            client::{Engine, EngineError},
+            normalise::text,
+            steps::runs,
+        },
+        probe::Seen,
     },
 };
 

@@ -1,0 +1,328 @@
+//! Which units are targets, and what one is right now. Reads only.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use sternway_proto::{
+    name::{TargetName, clean_text},
+    v1::{Problem, TargetState},
+};
+use tokio::task::spawn_blocking;
+
+use super::{
+    LIMITS, SystemdKind,
+    belongs::{Belongings, belongings, own_folder},
+    lock,
+    record::{PackageVersion, UnitRecord},
+    state::{self, idles},
+};
+use crate::{
+    chain::chain,
+    dpkg::{DpkgError, Package, PackageName},
+    snapshot::{self, Captured},
+    systemd::{BusError, Load, UnitName, UnitState},
+    targets::{Content, Discovered, KindError, Observed},
+};
+
+/// The names of the agent's own transient units.
+pub(super) const OWN_UNITS: &str = "sternway-";
+
+/// What starts units, and has files of its own that belong to them.
+const STARTERS: [&str; 3] = [".socket", ".timer", ".path"];
+
+/// A unit as it is, in our words.
+pub(super) struct Inspected {
+    pub(super) state: UnitState,
+    pub(super) record: UnitRecord,
+    pub(super) captured: Captured,
+}
+
+impl SystemdKind {
+    /// All units of this host that are looked after. One that cannot be read is left out and named.
+    pub(super) async fn discover(&self) -> Result<Discovered, KindError> {
+        let mut all = Discovered {
+            made: self.half_made(),
+            ..Discovered::default()
+        };
+        for target in self.targets().await? {
+            match self.observe(&target).await {
+                Ok(one) if one.state == TargetState::Gone => {
+                    if self.tell_once(target.to_string()) {
+                        tracing::warn!(%target, "{target} is looked after, and there is no such unit");
+                    }
+                }
+                Ok(one) => all.seen.push(one),
+                Err(error) => {
+                    tracing::warn!(%target, "{target} cannot be read and is left as it was known: {error}");
+                    all.unread.insert(target);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) async fn targets(&self) -> Result<BTreeSet<TargetName>, KindError> {
+        let patterns = self.sections.iter().filter(|one| one.unit().is_none());
+        let patterns: Vec<&str> = patterns.map(|one| one.settings.unit.as_str()).collect();
+        let matching = self.bus.matching(&patterns).await?;
+        let named = self.sections.iter().filter_map(|one| one.unit().cloned());
+        let units = matching
+            .into_iter()
+            .filter(|unit| !unit.as_str().starts_with(OWN_UNITS))
+            .chain(named);
+        Ok(units.filter_map(|unit| self.target_of(&unit)).collect())
+    }
+
+    /// The target that a unit is, if it is one of ours.
+    pub(super) fn target_of(&self, unit: &UnitName) -> Option<TargetName> {
+        self.section(unit.as_str())?;
+        match format!("{}/{unit}", Self::LABEL).parse() {
+            Ok(target) => Some(target),
+            Err(error) => {
+                if self.tell_once(clean_text(unit.as_str())) {
+                    tracing::warn!("a unit is left alone because of its name: {error}");
+                }
+                None
+            }
+        }
+    }
+
+    /// One target as it is.
+    pub(super) async fn observe(&self, target: &TargetName) -> Result<Observed, KindError> {
+        let unit = unit_of(target)?;
+        if self.section(unit.as_str()).is_none() {
+            return Ok(Observed::gone(target));
+        }
+        let state = self.bus.state(&unit).await?;
+        if state::of(&state) == TargetState::Gone {
+            return Ok(Observed::gone(target));
+        }
+        let inspected = self.inspect(&unit, state).await?;
+        let unsupported = self.unsupported(&unit, &inspected);
+        Ok(Observed {
+            target: target.clone(),
+            state: state::of(&inspected.state),
+            instance: inspected.state.instance(),
+            ended_well: idles(&inspected.state),
+            made: None,
+            settled: true,
+            content: Some(content(target, &inspected.record, inspected.captured)?),
+            unsupported,
+        })
+    }
+
+    /// A unit of that state, and everything that belongs to it, which is in the store then.
+    pub(super) async fn inspect(
+        &self,
+        unit: &UnitName,
+        state: UnitState,
+    ) -> Result<Inspected, KindError> {
+        let found = self.found(unit, &state).await?;
+        let packages = self.packages(unit, &found).await?;
+        let mut paths = found.paths;
+        for package in &packages {
+            paths.extend(self.configuration_of(unit, package).await?);
+        }
+        let captured = self.capture(unit, covered(&paths)).await?;
+        let versions = packages.iter().map(|package| {
+            let version = PackageVersion {
+                version: package.version.clone(),
+                architecture: package.architecture.clone(),
+            };
+            (package.name.to_string(), version)
+        });
+        let record = UnitRecord::new(
+            unit.as_str(),
+            &state.enablement,
+            versions.collect(),
+            captured.snapshot.clone(),
+            &found.environment,
+        );
+        Ok(Inspected {
+            state,
+            record,
+            captured,
+        })
+    }
+
+    async fn found(&self, unit: &UnitName, state: &UnitState) -> Result<Belongings, KindError> {
+        let mut starters = Vec::new();
+        let names = state.triggered_by.iter();
+        for name in names.filter(|name| STARTERS.iter().any(|one| name.ends_with(one))) {
+            if let Ok(starter) = name.parse::<UnitName>() {
+                let state = self.bus.state(&starter).await?;
+                starters.push((starter, state));
+            }
+        }
+        let declared = self.section(unit.as_str());
+        let declared = declared.map_or(&[][..], |section| &section.settings.files);
+        let link = |path: &Path| std::fs::read_link(path).ok();
+        Ok(belongings(unit, state, &starters, declared, link))
+    }
+
+    /// The packages that own what was found, and those that are declared.
+    async fn packages(
+        &self,
+        unit: &UnitName,
+        found: &Belongings,
+    ) -> Result<Vec<Package>, KindError> {
+        let paths: Vec<PathBuf> = found.owned.iter().cloned().collect();
+        let owners = self
+            .dpkg
+            .owners(&paths)
+            .await
+            .map_err(|error| dpkg_failed(&error))?;
+        let mut names: BTreeSet<PackageName> = owners.into_values().flatten().collect();
+        if let Some(section) = self.section(unit.as_str()) {
+            names.extend(section.packages.iter().cloned());
+        }
+        let names: Vec<PackageName> = names.into_iter().collect();
+        let packages = self
+            .dpkg
+            .packages(&names)
+            .await
+            .map_err(|error| dpkg_failed(&error))?;
+        Ok(packages
+            .into_iter()
+            .filter(|one| !one.version.is_empty())
+            .collect())
+    }
+
+    /// The configuration files of a package, and the folder that it has for this unit.
+    async fn configuration_of(
+        &self,
+        unit: &UnitName,
+        package: &Package,
+    ) -> Result<BTreeSet<PathBuf>, KindError> {
+        let files = self
+            .dpkg
+            .files(package)
+            .await
+            .map_err(|error| dpkg_failed(&error))?;
+        let conffiles = package.conffiles.iter().filter(|file| !file.obsolete);
+        let mut paths: BTreeSet<PathBuf> = conffiles.map(|file| file.path.clone()).collect();
+        paths.extend(own_folder(unit, package.name.as_str(), &files));
+        Ok(paths)
+    }
+
+    /// What stands there, with its content in the store.
+    pub(super) async fn capture(
+        &self,
+        unit: &UnitName,
+        paths: BTreeSet<PathBuf>,
+    ) -> Result<Captured, KindError> {
+        let key = unit.to_string();
+        let mut seen = lock(&self.seen).remove(&key).unwrap_or_default();
+        let (store, paths): (_, Vec<PathBuf>) =
+            (self.artifacts.clone(), paths.into_iter().collect());
+        let work = spawn_blocking(move || {
+            let captured = snapshot::capture(&paths, &store, LIMITS, &mut seen);
+            (captured, seen)
+        });
+        let failed = |reason: String| KindError::Failed {
+            what: format!("failed to read the files of {unit}"),
+            reason,
+        };
+        let (captured, seen) = work.await.map_err(|error| failed(error.to_string()))?;
+        lock(&self.seen).insert(key, seen);
+        captured.map_err(|error| failed(chain(&error)))
+    }
+
+    /// Why it cannot be restored at all, if so.
+    fn unsupported(&self, unit: &UnitName, inspected: &Inspected) -> Option<Problem> {
+        let refused = |message: String| {
+            Some(Problem::new(
+                "own-unit",
+                message,
+                "take it out of `[[unit]]` in the agent's configuration; to go back to an earlier agent, install that by \
+                 hand, and see the README",
+            ))
+        };
+        if self.itself.unit.as_deref() == Some(unit.as_str()) {
+            return refused(format!(
+                "{unit} is the agent itself: it would end in the middle of its own restore"
+            ));
+        }
+        let program = &self.itself.program;
+        let holds = inspected.record.files().0.contains_key(program);
+        let runs = inspected
+            .state
+            .commands
+            .iter()
+            .any(|one| one.program == *program);
+        (holds || runs)
+            .then(|| format!("{unit} runs the agent's own program {}", program.display()))
+            .and_then(refused)
+    }
+}
+
+/// Without what is in folders among them.
+fn covered(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let above = |path: &&PathBuf| {
+        path.ancestors()
+            .skip(1)
+            .any(|above| paths.contains(above) && above.is_dir())
+    };
+    paths.iter().filter(|path| !above(path)).cloned().collect()
+}
+
+/// The unit of a target.
+pub(super) fn unit_of(target: &TargetName) -> Result<UnitName, KindError> {
+    target.local().parse().map_err(|_| KindError::NotFound {
+        target: target.clone(),
+    })
+}
+
+/// The content of a revision, which holds its artifacts.
+pub(super) fn content(
+    target: &TargetName,
+    record: &UnitRecord,
+    captured: Captured,
+) -> Result<Content, KindError> {
+    let bytes = record.to_bytes().map_err(|error| KindError::Record {
+        target: target.to_string(),
+        reason: error.to_string(),
+    })?;
+    Ok(Content {
+        record: bytes,
+        attachments: BTreeMap::new(),
+        artifacts: captured.held,
+        fields: record.fields(),
+        hints: serde_json::Value::Null,
+        image: clean_text(&record.summary()),
+        image_id: String::new(),
+        image_digest: String::new(),
+    })
+}
+
+fn dpkg_failed(error: &DpkgError) -> KindError {
+    KindError::Failed {
+        what: "failed to look at the packages of the host".to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+impl From<BusError> for KindError {
+    fn from(error: BusError) -> Self {
+        let what = "failed to ask the service manager".to_owned();
+        let reason = error.to_string();
+        if error.is_transient() {
+            Self::Unreachable { what, reason }
+        } else {
+            Self::Failed { what, reason }
+        }
+    }
+}
+
+/// Whether nothing can start it.
+pub(super) fn masked(state: &UnitState, unit: &UnitName) -> Option<Problem> {
+    (state.load == Load::Masked).then(|| {
+        Problem::new(
+            "unit-masked",
+            format!("{unit} is masked: nothing starts it"),
+            format!("`systemctl unmask {unit}` on the host, if it is to run"),
+        )
+    })
+}

@@ -1,0 +1,187 @@
+//! What a restore of a unit would do. Decided from what was seen; no I/O.
+
+use std::time::Duration;
+
+use sternway_proto::v1::{Problem, Swap};
+
+use super::{
+    checks::run::Checks,
+    note::{Exchange, Job, Payload},
+    record::UnitRecord,
+};
+use crate::{
+    engine::step::Step,
+    snapshot::{Change, Snapshot},
+};
+
+/// How long steps may take that read and write every byte.
+const BYTES: Duration = Duration::from_mins(5);
+/// How long all units may take to be loaded anew.
+const RELOAD: Duration = Duration::from_mins(2);
+/// What a step is given beyond what it waits for by wish.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// Paths that are named in a warning; of others there is their number.
+const NAMED: usize = 3;
+
+/// What is known when a restore is planned.
+pub(super) struct Facts<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) to_number: u32,
+    /// What ran before, as recorded; none: nothing did.
+    pub(super) from: Option<&'a UnitRecord>,
+    /// What stands there now.
+    pub(super) now: Option<&'a UnitRecord>,
+    pub(super) result: &'a UnitRecord,
+    /// The checks of each unit that is started, the target's own first.
+    pub(super) checks: &'a [Checks],
+    /// What starts the target when it is needed: `x.socket`.
+    pub(super) sockets: &'a [String],
+    pub(super) swap: Swap,
+}
+
+/// What was decided.
+pub(super) struct Decision {
+    pub(super) steps: Vec<Step>,
+    pub(super) swap_reason: String,
+    pub(super) soak: Duration,
+    pub(super) waiting: Duration,
+    pub(super) warnings: Vec<Problem>,
+    pub(super) blockers: Vec<Problem>,
+    pub(super) expected_outage: String,
+}
+
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    let now = facts.now.map_or_else(Snapshot::default, UnitRecord::files);
+    let changes = now.changes_to(&facts.result.files());
+    let wait = |checks: &Checks| checks.timeout + checks.soak;
+    let patience = |unit: usize| {
+        let all = [&facts.exchange.main]
+            .into_iter()
+            .chain(&facts.exchange.beside);
+        all.into_iter()
+            .nth(unit)
+            .map_or(MARGIN, |started| started.patience)
+    };
+    let waits = facts
+        .checks
+        .iter()
+        .enumerate()
+        .map(|(at, one)| wait(one) + patience(at));
+    let warm = (facts.swap == Swap::Warm).then(|| {
+        Problem::new(
+            "swap-impossible",
+            "a warm swap was asked for, and a unit is started again in its place",
+            "leave `--swap` away: the plan says how long it will be away",
+        )
+    });
+    Decision {
+        steps: steps(facts, &changes),
+        swap_reason: "a unit is started again in its place".to_owned(),
+        soak: facts.checks.iter().map(|one| one.soak).sum(),
+        waiting: waits.sum(),
+        warnings: warnings(facts),
+        blockers: warm.into_iter().collect(),
+        expected_outage: outage(facts),
+    }
+}
+
+fn outage(facts: &Facts<'_>) -> String {
+    if !facts.exchange.main.starts {
+        return "none: it waits for what starts it".to_owned();
+    }
+    match facts.sockets.first() {
+        Some(socket) => format!("connections wait in {socket} while it stops and starts"),
+        None => "as long as its own stop and start take".to_owned(),
+    }
+}
+
+fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
+    let exchange = facts.exchange;
+    let to = facts.to_number;
+    let step = |id: String, description: String, job: Job, timeout: Duration| Step {
+        id: format!("systemd.{id}"),
+        description,
+        payload: Payload {
+            job,
+            exchange: exchange.clone(),
+        }
+        .to_value(),
+        timeout,
+        commits: false,
+    };
+    let mut steps = vec![step(
+        "prepare".to_owned(),
+        format!("look whether all is there to go to #{to}, and back"),
+        Job::Prepare,
+        BYTES,
+    )];
+    if !changes.is_empty() {
+        let many = changes.len();
+        let files = if many == 1 { "file" } else { "files" };
+        let description = format!("put back {many} {files} of revision #{to}");
+        steps.push(step(
+            "put-files".to_owned(),
+            description,
+            Job::Files,
+            BYTES * 2,
+        ));
+    }
+    let reload = "have the service manager load its units anew".to_owned();
+    steps.push(step("reload".to_owned(), reload, Job::Reload, RELOAD));
+    let units = [&exchange.main].into_iter().chain(&exchange.beside);
+    for (at, (started, checks)) in units.zip(facts.checks).enumerate() {
+        let unit = &started.unit;
+        let beside = if at == 0 {
+            String::new()
+        } else {
+            format!("/{unit}")
+        };
+        let job = Job::Start { unit: unit.clone() };
+        let description = if started.starts {
+            format!("start {unit} again")
+        } else {
+            format!("leave {unit} to what starts it")
+        };
+        steps.push(step(
+            format!("start{beside}"),
+            description,
+            job,
+            started.patience * 2 + MARGIN,
+        ));
+        let job = Job::Check { unit: unit.clone() };
+        let limit = checks.timeout + checks.soak * 2 + MARGIN * 2;
+        let description = format!("check {unit}");
+        steps.push(step(format!("check{beside}"), description, job, limit));
+    }
+    steps
+}
+
+fn warnings(facts: &Facts<'_>) -> Vec<Problem> {
+    let (Some(from), Some(now)) = (facts.from, facts.now) else {
+        return Vec::new();
+    };
+    let edited = from.files().changes_to(&now.files());
+    if edited.is_empty() {
+        return Vec::new();
+    }
+    let mut names: Vec<String> = edited
+        .iter()
+        .take(NAMED)
+        .map(|change| change.path.display().to_string())
+        .collect();
+    if edited.len() > NAMED {
+        names.push(format!("{} more", edited.len() - NAMED));
+    }
+    vec![Problem::new(
+        "changed-since-start",
+        format!(
+            "changed since it was started, so no revision has it: {}; an undo would bring back what it was started with",
+            names.join(", ")
+        ),
+        format!(
+            "copy what is to be kept, or restart {} first: that makes it a revision",
+            facts.exchange.main.unit
+        ),
+    )]
+}

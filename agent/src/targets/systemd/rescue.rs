@@ -1,0 +1,139 @@
+//! The last resort: neither the restore nor its undo could be completed. What ran before is put back once more, else what
+//! was to run, and whatever can be started is.
+
+use super::{
+    SystemdKind,
+    note::{Exchange, Payload},
+    record::UnitRecord,
+    steps::{FILES, FILES_BACK, name_of},
+};
+use crate::{
+    engine::step::{DIFFERS, Done, Step, StepContext, StepError},
+    snapshot::Snapshot,
+    targets::{Known, NOTHING_RUNS},
+};
+
+/// Which way is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Back,
+    Forward,
+}
+
+impl SystemdKind {
+    pub(super) async fn rescue_steps(
+        &self,
+        context: &StepContext<'_>,
+        steps: &[Step],
+    ) -> Result<Done, StepError> {
+        let Some(first) = steps.first() else {
+            return Ok(Done::said("nothing was changed"));
+        };
+        self.rescue_of(context, &Payload::of(first)?.exchange).await
+    }
+
+    pub(super) async fn mend_order(
+        &self,
+        context: &StepContext<'_>,
+        _known: &Known,
+    ) -> Result<Done, StepError> {
+        let Some(note) = self.noted(context.order_id)? else {
+            self.works.let_go(context.order_id).await?;
+            return Ok(Done::said("nothing of it is left"));
+        };
+        let begun = self.works.has_begun(context.order_id, &[FILES]);
+        let done = if begun.map_err(crate::work::WorkError::from)? {
+            self.rescue_of(context, &note.exchange).await?
+        } else {
+            Done::said(format!("{} was not touched by it", note.exchange.main.unit))
+        };
+        self.works.let_go(context.order_id).await?;
+        Ok(done)
+    }
+
+    async fn rescue_of(
+        &self,
+        context: &StepContext<'_>,
+        exchange: &Exchange,
+    ) -> Result<Done, StepError> {
+        // What was done before is no end of what is done now.
+        self.works
+            .anew(context.order_id, &[FILES, FILES_BACK])
+            .await?;
+        let mut said = Vec::new();
+        let mut transient = false;
+        for way in [Way::Back, Way::Forward] {
+            if way == Way::Back && exchange.from.is_none() {
+                continue;
+            }
+            match self.all_of(context, exchange, way).await {
+                Ok(done) => return Ok(done),
+                Err(error) => {
+                    transient |= error.transient;
+                    said.push(error.message);
+                }
+            }
+        }
+        // Mixed as it may be: what runs serves.
+        for started in [&exchange.main].into_iter().chain(&exchange.beside) {
+            let unit = name_of(&started.unit)?;
+            let state = self.bus.state(&unit).await.map_err(StepError::from)?;
+            if !state.runs() && started.starts {
+                let up = self.bring_up(started).await;
+                said.extend(up.err().map(|error| error.message));
+            }
+        }
+        let unit = name_of(&exchange.main.unit)?;
+        let state = self.bus.state(&unit).await.map_err(StepError::from)?;
+        if state.runs() {
+            return Ok(Done {
+                message: format!(
+                    "{unit} runs, and not all of its files are of one revision: {}",
+                    said.join("; ")
+                ),
+                output: serde_json::json!({ DIFFERS: said }),
+            });
+        }
+        Err(StepError {
+            code: NOTHING_RUNS.to_owned(),
+            message: format!("{unit} does not run: {}", said.join("; ")),
+            next_step: format!(
+                "see why on the host (`journalctl -u {unit}`), mend it, and `systemctl restart {unit}`"
+            ),
+            transient,
+        })
+    }
+
+    async fn all_of(
+        &self,
+        context: &StepContext<'_>,
+        exchange: &Exchange,
+        way: Way,
+    ) -> Result<Done, StepError> {
+        let (record, then, name): (UnitRecord, Snapshot, _) = match way {
+            Way::Back => (
+                self.record_from(exchange)?,
+                self.before(context, exchange)?,
+                FILES_BACK,
+            ),
+            Way::Forward => {
+                let to = self.record(&exchange.to)?;
+                let files = to.files();
+                (to, files, FILES)
+            }
+        };
+        self.put(context, exchange, name, &then).await?;
+        self.bus.reload().await.map_err(StepError::from)?;
+        self.enable_as(&exchange.main, &record).await?;
+        for started in [&exchange.main].into_iter().chain(&exchange.beside) {
+            if started.starts {
+                self.bring_up(started).await?;
+            }
+        }
+        let what = match way {
+            Way::Back => "what ran before runs again",
+            Way::Forward => "what was ordered runs",
+        };
+        Ok(Done::said(what))
+    }
+}
