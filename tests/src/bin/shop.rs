@@ -6,12 +6,21 @@
 //! - `SHOP_FAIL`: `health` (`/health` answers 500), `crash` (exit 1 after a second), `errors` (`/` answers
 //!   500 and the log fills with ERROR lines while `/health` stays fine), `deaf` (SIGTERM is not heard), `mood`
 //!   (`/health` answers 500 while there is a file `/mood/ill`), or several: `health,errors`
+//! - `SHOP_SOCKET=stdin`: it listens on the socket that is its standard input, as a unit with `StandardInput=socket` has it
+//!
+//! It tells a service manager that waits for that (`NOTIFY_SOCKET`) when it listens.
 //!
 //! `GET /slow/MS` answers after so many milliseconds; `GET /reset` resets the connection. `shop check` asks the `/health` of a running shop and
 //! exits 0 or 1; `shop hang` never ends.
 
 use std::{
-    env, fmt::Display, future::pending, io::Write as _, path::Path, process::ExitCode,
+    env,
+    fmt::Display,
+    future::pending,
+    io::{self, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixDatagram},
+    path::Path,
+    process::ExitCode,
     time::Duration,
 };
 
@@ -91,7 +100,7 @@ impl Answer {
 
 fn log(level: &str, message: impl Display) {
     // A closed log is no reason to stop serving.
-    let _ = writeln!(std::io::stdout().lock(), "{level} {message}");
+    let _ = writeln!(io::stdout().lock(), "{level} {message}");
 }
 
 /// `3s`, `250ms` or plain seconds.
@@ -149,13 +158,14 @@ async fn serve() -> Result<ExitCode, String> {
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         () = sleep(startup) => {}
     }
-    let listener = TcpListener::bind(("0.0.0.0", port))
+    let listener = listener(port)
         .await
         .map_err(|e| format!("cannot listen on port {port}: {e}"))?;
     log(
         "INFO",
         format_args!("shop {version} listens on port {port}"),
     );
+    notify().map_err(|e| format!("cannot tell the service manager: {e}"))?;
 
     let (stop_switch, stopping) = watch::channel(false);
     let shop = Shop {
@@ -195,6 +205,25 @@ async fn serve() -> Result<ExitCode, String> {
         log("ERROR", "requests were still in flight at the end");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The socket that the service manager gave, or one of its own.
+async fn listener(port: u16) -> io::Result<TcpListener> {
+    if env::var_os("SHOP_SOCKET").is_none_or(|from| from != "stdin") {
+        return TcpListener::bind(("0.0.0.0", port)).await;
+    }
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+fn notify() -> io::Result<()> {
+    let Some(manager) = env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    UnixDatagram::unbound()?.send_to(b"READY=1", manager)?;
+    Ok(())
 }
 
 async fn crash(wanted: bool) {
@@ -354,7 +383,7 @@ async fn check() -> Result<ExitCode, String> {
             .await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
+        Ok::<_, io::Error>(answer)
     };
     match timeout(CHECK_TIMEOUT, ask).await {
         Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200") => {

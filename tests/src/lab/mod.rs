@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod journals;
 mod network;
+mod packages;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use self::{host::Blueprint, network::Network};
 pub use self::{
     host::{Host, Said},
     image::Generation,
+    packages::{Deb, Start},
 };
 use crate::{ctl::Ctl, engine::Scope, stage::SETTLES, wait::until};
 

@@ -8,4 +8,5 @@ mod docker;
 mod dpkg;
 mod files;
 mod hosts;
+mod packages_real;
 mod systemd;
