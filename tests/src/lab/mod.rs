@@ -12,6 +12,7 @@ mod image;
 mod journals;
 mod network;
 mod packages;
+mod real;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub use self::{
     host::{Host, Said},
     image::Generation,
     packages::{Deb, Start},
+    real::{Offer, Real, Release},
 };
 use crate::{ctl::Ctl, engine::Scope, stage::SETTLES, wait::until};
 

@@ -68,7 +68,7 @@ impl Deb {
         Self { port, ..self }
     }
 
-    /// Its conffile says this fault of `shop`: `health`, `crash`, `errors`, `deaf`.
+    /// Its conffile says this fault of `shop`: `health`, `crash`, `errors`, `deaf`, `mood`.
     #[must_use]
     pub fn fault(self, fault: &str) -> Self {
         let fault = fault.to_owned();
