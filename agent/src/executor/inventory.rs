@@ -103,6 +103,8 @@ pub(super) struct Inventory {
     left: mpsc::Sender<Made>,
     /// Collects what orders left: one at a time, and nothing waits for it.
     collecting: JoinSet<()>,
+    /// The kinds that could not be looked at the last time, and why.
+    blind: BTreeMap<&'static str, String>,
     /// When the upkeep was done last.
     upkept: Option<Instant>,
     /// How many orders had begun and ended on each target when it was looked at last by itself.
@@ -127,6 +129,7 @@ impl Inventory {
             unrecorded: BTreeSet::new(),
             left,
             collecting: JoinSet::new(),
+            blind: BTreeMap::new(),
             upkept: None,
             turns: BTreeMap::new(),
         };
@@ -186,24 +189,13 @@ impl Inventory {
             let begun = self.core.turns();
             match timeout(LOOK_TIMEOUT, kind.discover()).await {
                 Ok(Ok(all)) => {
+                    self.blind.remove(kind.label());
                     self.discovered(&kind, &all, &begun);
                     looked.answered.push(kind.label());
                     looked.unread.extend(all.unread);
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(
-                        kind = kind.label(),
-                        "cannot look at the {} targets: {error}",
-                        kind.label()
-                    );
-                }
-                Err(_) => {
-                    tracing::warn!(
-                        kind = kind.label(),
-                        "looking at the {} targets took too long",
-                        kind.label()
-                    );
-                }
+                Ok(Err(error)) => self.cannot_look(kind.label(), error.to_string()),
+                Err(_) => self.cannot_look(kind.label(), "it took too long".to_owned()),
             }
         }
         // Else an inventory would say that nothing runs.
@@ -211,6 +203,14 @@ impl Inventory {
             self.core.outbox.looked();
         }
         looked
+    }
+
+    /// Told once, until it can be looked at again or says something else: a host may have no engine at all.
+    fn cannot_look(&mut self, kind: &'static str, why: String) {
+        if self.blind.get(kind) != Some(&why) {
+            tracing::warn!(kind, "cannot look at the {kind} targets: {why}");
+            self.blind.insert(kind, why);
+        }
     }
 
     fn discovered(&mut self, kind: &Arc<dyn Kind>, all: &Discovered, begun: &Turns) {

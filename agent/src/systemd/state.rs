@@ -98,10 +98,10 @@ pub struct UnitState {
     /// Its main process, also one that has ended: some programs put another one in its place as they go on.
     pub main_pid: u32,
     /// When it became active last, and when its state changed last, microseconds of the host's clock since its boot.
-    pub(super) entered: u64,
-    pub(super) changed: u64,
+    pub(crate) entered: u64,
+    pub(crate) changed: u64,
     /// The job that is under way.
-    pub(super) job: u32,
+    pub(crate) job: u32,
 }
 
 /// A command line of a unit.

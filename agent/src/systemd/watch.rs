@@ -34,7 +34,6 @@ impl Bus {
 fn rule() -> zbus::Result<MatchRule<'static>> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
-        .sender("org.freedesktop.systemd1")
         .interface("org.freedesktop.DBus.Properties")
         .member("PropertiesChanged")
         .path_namespace(UNITS.trim_end_matches('/'));

@@ -13,6 +13,8 @@ mod journals;
 mod network;
 mod packages;
 mod real;
+mod targets;
+mod units;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +26,7 @@ pub use self::{
     image::Generation,
     packages::{Deb, Start},
     real::{Offer, Real, Release},
+    units::{APP, App, PORT},
 };
 use crate::{ctl::Ctl, engine::Scope, stage::SETTLES, wait::until};
 

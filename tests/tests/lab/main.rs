@@ -10,3 +10,4 @@ mod files;
 mod hosts;
 mod packages_real;
 mod systemd;
+mod units;

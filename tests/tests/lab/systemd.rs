@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use sternway_agent::systemd::{
     Active, Bus, BusError, JobEnd, Load, UnitName, Verb, Work, WorkState,
 };
@@ -11,6 +11,7 @@ use sternway_tests::{
     stage::SETTLES,
     wait::until,
 };
+use tokio::time::timeout;
 
 /// No job of these tests takes longer.
 const JOB: Duration = Duration::from_mins(1);
@@ -337,6 +338,36 @@ async fn a_bus_that_is_lost_in_a_job_is_told_and_dialled_anew() {
         })
         .await;
         assert_eq!(bus.job(Verb::Stop, &slow, JOB).await, Ok(JobEnd::Done));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_changes_is_told() {
+    on_both(async |host, bus| {
+        let text = "[Service]\nExecStart=/bin/sleep 1000\n";
+        let sleeps = install(host, bus, "sleeps.service", text).await;
+        let mut changes = std::pin::pin!(bus.changes().await.expect("told"));
+        let mut is_told = async |what: &str| {
+            let mut told = std::pin::pin!(async {
+                while let Some(unit) = changes.next().await {
+                    if unit == sleeps {
+                        return true;
+                    }
+                }
+                false
+            });
+            let told = timeout(SETTLES, &mut told).await;
+            assert_eq!(told, Ok(true), "{what}");
+        };
+        host.run(&["systemctl", "start", sleeps.as_str()])
+            .await
+            .ok();
+        is_told("a start by hand").await;
+        host.run(&["systemctl", "restart", sleeps.as_str()])
+            .await
+            .ok();
+        is_told("a restart").await;
     })
     .await;
 }

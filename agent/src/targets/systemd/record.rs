@@ -188,14 +188,14 @@ pub(super) fn roots(snapshot: &Snapshot) -> BTreeSet<PathBuf> {
 mod tests {
     use super::*;
 
-    fn link(to: &str) -> Option<Thing> {
-        Some(Thing::Link { to: to.to_owned() })
+    fn link(to: &str) -> Thing {
+        Thing::Link { to: to.to_owned() }
     }
 
     fn record(program: &str, configuration: &str) -> UnitRecord {
         let found = [
-            ("/opt/app/current".into(), link(program)),
-            ("/etc/app".into(), link(configuration)),
+            ("/opt/app/current".into(), Some(link(program))),
+            ("/etc/app".into(), Some(link(configuration))),
             ("/opt/app/env".into(), None),
         ];
         let environment = BTreeSet::from(["/opt/app/env".into()]);

@@ -1,0 +1,69 @@
+//! Units of systemd on both generations, deployed by hand, under the unit of the agent that is installed.
+
+use futures_util::future::join_all;
+use sternway_tests::{
+    http,
+    lab::{APP, App, Fleet, Generation, Host, Lab, PORT},
+    stage::SETTLES,
+    wait::until,
+};
+
+const TARGET: &str = "systemd/app.service";
+
+/// How the agent is told to look after it: quick to pass and quick to fail.
+const SECTION: &str = r#"
+[[unit]]
+unit = "app.service"
+timeout = "3s"
+soak = "1s"
+[[unit.check]]
+http = "http://127.0.0.1:8080/health"
+"#;
+
+async fn vms() -> Lab {
+    let fleet = Fleet::new()
+        .vm("old", Generation::Bookworm)
+        .vm("new", Generation::Trixie);
+    let lab = fleet.raise().await;
+    join_all(lab.hosts().map(|host| host.looks_after(SECTION))).await;
+    lab
+}
+
+async fn serves(host: &Host, version: &str) {
+    let address = format!("{}:{PORT}", host.address());
+    until(version, SETTLES, async || {
+        match http::get(&address, "/").await {
+            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// v1 is known-good there, and a bad v2 was deployed over it.
+async fn bad_deployment(lab: &Lab, host: &Host) {
+    App::new("v1").deploy(host).await;
+    lab.known_good(host.name(), TARGET, 1).await;
+    App::new("v2").fault("health").deploy(host).await;
+    lab.runs(host.name(), TARGET, 2).await;
+}
+
+#[tokio::test]
+async fn a_bad_release_is_rolled_back_with_its_environment_and_its_link() {
+    let lab = vms().await;
+    join_all(lab.hosts().map(async |host| {
+        bad_deployment(&lab, host).await;
+        let rollback = ["rollback", "--host", host.name(), "--yes"];
+        let said = lab.ctl.run(&rollback).await.exits(0).stdout;
+        assert!(said.contains("✔ passed"), "{said}");
+        serves(host, "v1").await;
+        lab.runs(host.name(), TARGET, 1).await;
+        let link = host.run(&["readlink", "/opt/app/current"]).await.ok();
+        assert_eq!(link, "releases/v1");
+        let environment = host.run(&["cat", "/etc/app.env"]).await.ok();
+        assert!(environment.contains("none"), "{environment}");
+        let active = host.run(&["systemctl", "is-active", APP]).await.ok();
+        assert_eq!(active, "active");
+    }))
+    .await;
+}
