@@ -1,18 +1,29 @@
-//! What is installed, by dpkg's own tools and database. Reads only: what changes packages is work that outlives the agent.
+//! What is installed, by dpkg's own tools and database; what installs other versions, and where their files come from.
 //!
+//! [`Dpkg`] only reads. What changes packages ([`install()`]) blocks, and is for a process of its own that outlives the agent.
 //! Names and versions that come from elsewhere are checked before they are part of a command line; no shell is involved.
 
+mod deb;
+mod id;
+mod install;
+mod lock;
 mod name;
 mod parse;
 mod query;
+mod run;
 
 use std::{path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
 pub use self::{
+    deb::DebError,
+    id::PackageId,
+    install::{Install, InstallError, Installed, install},
+    lock::Holder,
     name::{InvalidName, PackageName, Version},
     query::Dpkg,
+    run::RunError,
 };
 
 /// What the administrator wants of a package.

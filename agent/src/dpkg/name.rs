@@ -2,17 +2,20 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// No name or version in Debian is nearly as long.
 const LONGEST: usize = 200;
 
 /// The name of a binary package, without its architecture.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PackageName(String);
 
-/// A version: `[epoch:]upstream[-revision]`. Compared by dpkg alone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A version: `[epoch:]upstream[-revision]`. Which is older is for dpkg alone to say: the order here is that of texts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Version(String);
 
 /// Why a text is no name or no version.
@@ -24,7 +27,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn new(text: &str, what: &'static str) -> Self {
+    pub(super) fn new(text: &str, what: &'static str) -> Self {
         Self {
             text: text.chars().take(LONGEST).collect(),
             what,
@@ -67,6 +70,34 @@ impl FromStr for Version {
         } else {
             Err(InvalidName::new(text, "version"))
         }
+    }
+}
+
+impl TryFrom<String> for PackageName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<PackageName> for String {
+    fn from(name: PackageName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<Version> for String {
+    fn from(version: Version) -> Self {
+        version.0
     }
 }
 

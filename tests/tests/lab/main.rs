@@ -8,6 +8,7 @@ mod docker;
 mod dpkg;
 mod files;
 mod hosts;
+mod packages;
 mod packages_real;
 mod systemd;
 mod units;

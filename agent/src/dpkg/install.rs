@@ -1,0 +1,402 @@
+//! Installs packages by dpkg, in exactly the versions that are wanted, older ones too. For the process that does the
+//! privileged work, as root. Running it again after it was killed, at whatever instant, finishes it.
+//!
+//! What runs of the packages goes on as it is: `SYSTEMD_OFFLINE` makes every `systemctl` of a maintainer script that would
+//! start, stop or reload something do nothing and say that all is well. Whoever calls this does that part.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use sternway_proto::name::clean_text;
+use thiserror::Error;
+
+use super::{
+    DpkgError, Package, PackageId, PackageName, Status, Want,
+    deb::{self, DebError},
+    id::qualified,
+    lock::{self, FrontendLock, Holder, Refused},
+    parse,
+    run::{Ended, Run, RunError},
+};
+use crate::store::files::FileError;
+
+/// How long a question to dpkg may take.
+const QUESTION: Duration = Duration::from_secs(30);
+
+/// For every call that changes packages.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("DPKG_FRONTEND_LOCKED", "1"),
+    ("SYSTEMD_OFFLINE", "1"),
+];
+
+/// What belongs to the administrator stays as it is, without a question. A conffile that is missing stays missing.
+const CONFFILES: [&str; 2] = ["--force-confold", "--force-confdef"];
+
+/// What dpkg says when another has its lock.
+const LOCKED: &str = "locked by another process";
+
+/// How much of what dpkg said last is told, lines.
+const LAST_LINES: usize = 12;
+
+/// What is to be installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Install {
+    /// Each with its file.
+    pub packages: Vec<(PackageId, PathBuf)>,
+    /// Whether the package managers leave a package as it is afterwards. dpkg lifts the hold of what it installs: one of these
+    /// packages that is not named here is on hold no more.
+    pub hold: BTreeMap<PackageName, bool>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    pub installed: Vec<PackageId>,
+    /// They were there, whole, in that version.
+    pub already: Vec<PackageId>,
+}
+
+/// Why the packages are not installed as they should be. What dpkg had done by then stands.
+#[derive(Debug, Error)]
+pub enum InstallError {
+    #[error("dpkg is in use{}", by_whom(by.as_ref()))]
+    Locked { by: Option<Holder> },
+    /// In dpkg's words, its last: a maintainer script failed, or something is missing.
+    #[error("dpkg failed: {said}")]
+    Failed { said: String },
+    #[error("{package} is not installed as it should be: {found}")]
+    NotInstalled { package: String, found: String },
+    #[error(transparent)]
+    Deb(#[from] DebError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Dpkg(#[from] DpkgError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn by_whom(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
+impl From<Refused> for InstallError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Held(by) => Self::Locked { by },
+            Refused::File(error) => Self::File(error),
+        }
+    }
+}
+
+/// Installs these packages, whatever state they are in, and holds them or not.
+///
+/// `deadline` is for the work, after the wait for dpkg: dpkg is killed then, and what it began with it.
+///
+/// # Errors
+/// Another uses dpkg for longer than `lock_patience`, a file is another package, or dpkg fails. After a failure dpkg is left
+/// as it is: to install other versions over what is half done is the way out.
+pub fn install(
+    order: &Install,
+    lock_patience: Duration,
+    deadline: Duration,
+) -> Result<Installed, InstallError> {
+    for (package, file) in &order.packages {
+        deb::check(file, package)?;
+    }
+    let _lock = FrontendLock::take(lock_patience)?;
+    let until = Instant::now() + deadline;
+    let before = packages(None)?;
+    // What a run before this one left, and what these packages may need.
+    finish(&others(order, &before), until)?;
+    let (already, wanted): (Vec<_>, Vec<_>) = order
+        .packages
+        .iter()
+        .partition(|(package, _)| is_whole(package, &before));
+    if !wanted.is_empty() {
+        let files = wanted.iter().map(|(_, file)| file.as_os_str().to_owned());
+        let arguments: Vec<OsString> = CONFFILES
+            .iter()
+            .chain(&["--force-downgrade", "--auto-deconfigure", "--install", "--"])
+            .map(OsString::from)
+            .chain(files)
+            .collect();
+        let ended = change(arguments, until)?;
+        if !ended.succeeded() {
+            return Err(failure(&ended));
+        }
+        // Those that these were waiting for, and those that were in their way.
+        finish(&others(order, &packages(None)?), until)?;
+    }
+    hold(&order.hold, until)?;
+    audit(order, &before)?;
+    let ids = |some: &[&(PackageId, PathBuf)]| some.iter().map(|(id, _)| id.clone()).collect();
+    Ok(Installed {
+        installed: ids(&wanted),
+        already: ids(&already),
+    })
+}
+
+/// Packages of these names, or all, as dpkg has them.
+fn packages(names: Option<&[&PackageName]>) -> Result<Vec<Package>, InstallError> {
+    let format = format!("--showformat={}", parse::FORMAT);
+    let names = names.into_iter().flatten().map(|name| name.as_str());
+    let arguments = ["--show", &format, "--"].into_iter().chain(names);
+    let ended = Run::new("dpkg-query", arguments).until_it_ends(QUESTION)?;
+    match ended.code {
+        // 1: one of them is unknown.
+        Some(0 | 1) => Ok(parse::packages(&ended.stdout())?),
+        _ => Err(failure(&ended)),
+    }
+}
+
+fn is_whole(wanted: &PackageId, all: &[Package]) -> bool {
+    all.iter().any(|one| is(one, wanted) && one.is_installed())
+}
+
+fn is(one: &Package, id: &PackageId) -> bool {
+    one.name == id.name
+        && one.version == id.version.as_str()
+        && one.architecture == id.architecture()
+}
+
+/// What is half done and not to be installed now, as far as dpkg can finish it.
+fn others(order: &Install, all: &[Package]) -> BTreeSet<String> {
+    let ours = |one: &Package| order.packages.iter().any(|(id, _)| id.name == one.name);
+    let pending = |one: &Package| {
+        !one.broken
+            && matches!(
+                one.status,
+                Status::Unpacked
+                    | Status::HalfConfigured
+                    | Status::TriggersAwaited
+                    | Status::TriggersPending
+            )
+    };
+    all.iter()
+        .filter(|one| pending(one) && !ours(one))
+        .map(|one| qualified(&one.name, &one.architecture))
+        .collect()
+}
+
+/// Has dpkg finish those. Some may not be able to: that is for [`audit`] to see, where it concerns us.
+fn finish(names: &BTreeSet<String>, until: Instant) -> Result<(), InstallError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let arguments = CONFFILES.iter().copied().chain(["--configure", "--"]);
+    let arguments = arguments.chain(names.iter().map(String::as_str));
+    let ended = change(arguments.map(OsString::from).collect(), until)?;
+    match failure(&ended) {
+        locked @ InstallError::Locked { .. } => Err(locked),
+        _ => Ok(()),
+    }
+}
+
+/// Has dpkg change something.
+fn change(arguments: Vec<OsString>, until: Instant) -> Result<Ended, RunError> {
+    let left = until.saturating_duration_since(Instant::now());
+    let run = Run::new("dpkg", arguments).env(&ENVIRONMENT);
+    run.until_it_ends(left)
+}
+
+/// Why dpkg failed, in its last words.
+fn failure(ended: &Ended) -> InstallError {
+    let said = ended.stderr();
+    if said.contains(LOCKED) {
+        return InstallError::Locked {
+            by: lock::holder_of_inner(),
+        };
+    }
+    InstallError::Failed {
+        said: last_words(&said, ended.code),
+    }
+}
+
+fn last_words(said: &str, code: Option<i32>) -> String {
+    let mut lines: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .rev()
+        .take(LAST_LINES)
+        .collect();
+    lines.reverse();
+    if lines.is_empty() {
+        return match code {
+            Some(code) => format!("exit status {code}, without a word"),
+            None => "ended by a signal".to_owned(),
+        };
+    }
+    clean_text(&lines.join("; "))
+}
+
+/// Puts packages on hold and lifts holds, where they are not so already.
+fn hold(wanted: &BTreeMap<PackageName, bool>, until: Instant) -> Result<(), InstallError> {
+    let names: Vec<&PackageName> = wanted.keys().collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let lines: String = packages(Some(&names))?
+        .iter()
+        .filter(|one| differs(one, wanted))
+        .map(|one| {
+            let name = qualified(&one.name, &one.architecture);
+            match one.want {
+                Want::Hold => format!("{name} install\n"),
+                _ => format!("{name} hold\n"),
+            }
+        })
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    let run = Run::new("dpkg", ["--set-selections"]).env(&ENVIRONMENT);
+    let ended = run.input(lines).until_it_ends(left)?;
+    if ended.succeeded() {
+        Ok(())
+    } else {
+        Err(failure(&ended))
+    }
+}
+
+/// It is on hold and should not be, or the other way round. What is not installed cannot be held.
+fn differs(one: &Package, wanted: &BTreeMap<PackageName, bool>) -> bool {
+    let gone = matches!(one.status, Status::NotInstalled | Status::ConfigFiles);
+    let held = one.want == Want::Hold;
+    !gone && wanted.get(&one.name).is_some_and(|&hold| hold != held)
+}
+
+/// Holds what dpkg has now against what was wanted, and against what was half done before.
+fn audit(order: &Install, before: &[Package]) -> Result<(), InstallError> {
+    let now = packages(None)?;
+    for (wanted, _) in &order.packages {
+        if !is_whole(wanted, &now) {
+            let found = now
+                .iter()
+                .find(|one| one.name == wanted.name && one.architecture == wanted.architecture());
+            return Err(not_installed(wanted.to_string(), found));
+        }
+    }
+    let was_half_done = |one: &Package| {
+        before.iter().any(|was| {
+            was.is_half_done() && was.name == one.name && was.architecture == one.architecture
+        })
+    };
+    let wrong = now
+        .iter()
+        .find(|one| differs(one, &order.hold) || one.is_half_done() && !was_half_done(one));
+    if let Some(wrong) = wrong {
+        return Err(not_installed(wrong.name.to_string(), Some(wrong)));
+    }
+    let names = order.packages.iter().map(|(id, _)| id.qualified_name());
+    let names: Vec<String> = names.collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let arguments = ["--audit", "--"].into_iter();
+    let arguments = arguments.chain(names.iter().map(String::as_str));
+    let ended = Run::new("dpkg", arguments).until_it_ends(QUESTION)?;
+    match (ended.code, ended.stdout().trim()) {
+        (Some(0 | 1), "") => Ok(()),
+        (Some(0 | 1), said) => Err(InstallError::NotInstalled {
+            package: names.join(", "),
+            found: clean_text(said),
+        }),
+        _ => Err(failure(&ended)),
+    }
+}
+
+fn not_installed(package: String, found: Option<&Package>) -> InstallError {
+    let found = found.map_or_else(
+        || "dpkg does not know it".to_owned(),
+        |one| {
+            format!(
+                "{} is {:?}, wanted: {:?}",
+                one.version, one.status, one.want
+            )
+        },
+    );
+    InstallError::NotInstalled { package, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Package> {
+        let said = "P\tbilling\tall\t2.0-1\tinstall\tok\thalf-configured\n\n\
+                    P\tman-db\tamd64\t2.1\tinstall\tok\ttriggers-pending\n\n\
+                    P\tlibc6\tamd64\t2.36\thold\tok\tinstalled\n\n\
+                    P\tlibc6\ti386\t2.36\tinstall\tok\tinstalled\n\n\
+                    P\ttorn\tamd64\t1\tinstall\treinstreq\thalf-installed\n\n\
+                    P\tgone\t\t\tdeinstall\tok\tconfig-files\n\n";
+        parse::packages(said).expect("read")
+    }
+
+    fn order(name: &str, version: &str, architecture: &str) -> Install {
+        let [name, version] = [name, version].map(str::to_owned);
+        let id = PackageId::new(
+            name.try_into().expect("a name"),
+            version.try_into().expect("a version"),
+            architecture,
+        );
+        Install {
+            packages: vec![(id.expect("valid"), "/x.deb".into())],
+            hold: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_half_done_is_finished_unless_it_is_replaced() {
+        let names = |order| others(&order, &all()).into_iter().collect::<Vec<_>>();
+        assert_eq!(names(order("billing", "1.0-1", "all")), ["man-db:amd64"]);
+        assert_eq!(
+            names(order("libc6", "2.36", "amd64")),
+            ["billing", "man-db:amd64"]
+        );
+    }
+
+    #[test]
+    fn whole_is_that_version_for_that_architecture() {
+        let whole = |name, version, architecture| {
+            let order = order(name, version, architecture);
+            order.packages.iter().all(|(id, _)| is_whole(id, &all()))
+        };
+        assert!(whole("libc6", "2.36", "i386"));
+        assert!(!whole("libc6", "2.35", "i386"));
+        assert!(!whole("libc6", "2.36", "arm64"));
+        assert!(!whole("billing", "2.0-1", "all"), "it is half done");
+    }
+
+    #[test]
+    fn a_hold_is_set_where_it_is_not() {
+        let hold: BTreeMap<PackageName, bool> =
+            [("libc6", true), ("gone", true), ("man-db", false)]
+                .map(|(name, hold)| (name.parse().expect("a name"), hold))
+                .into();
+        let differ: Vec<String> = all()
+            .iter()
+            .filter(|one| differs(one, &hold))
+            .map(|one| qualified(&one.name, &one.architecture))
+            .collect();
+        assert_eq!(differ, ["libc6:i386"]);
+    }
+
+    #[test]
+    fn the_last_words_are_told_and_steer_no_terminal() {
+        let said = "one\n".repeat(20) + "\x1b[31mpostinst failed\n\n";
+        let told = last_words(&said, Some(1));
+        assert!(told.starts_with("one; one") && told.ends_with("postinst failed"));
+        assert_eq!(told.matches("one").count(), LAST_LINES - 1);
+        assert!(!told.contains('\x1b'));
+        assert_eq!(last_words("", None), "ended by a signal");
+    }
+}
