@@ -11,6 +11,7 @@ mod name;
 mod parse;
 mod query;
 mod run;
+mod shelf;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -24,6 +25,7 @@ pub use self::{
     name::{InvalidName, PackageName, Version},
     query::Dpkg,
     run::RunError,
+    shelf::{Download, Kept, Shelf, ShelfError, Source, Supply, download_command},
 };
 
 /// What the administrator wants of a package.
