@@ -15,7 +15,11 @@ use crate::{
     identity::Identity,
     link::Link,
     store::{artifacts::Artifacts, files, revisions::ARTIFACTS},
-    targets::{Kind, Registry, docker::DockerKind, systemd::SystemdKind},
+    targets::{
+        Kind, Registry,
+        docker::DockerKind,
+        systemd::{self, SystemdKind},
+    },
 };
 
 /// From being asked to stop to stopping, at most.
@@ -38,8 +42,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let budget = settings.disk_budget_mib.saturating_mul(1024 * 1024);
     let artifacts = Artifacts::open(&artifacts_dir, budget)
         .context("the artifacts of this host cannot be used")?;
-    let works = settings.data_dir.join("works");
-    let systemd = SystemdKind::new(&settings.unit, artifacts.clone(), &artifacts_dir, &works)
+    let places = systemd::Places {
+        artifacts: artifacts_dir,
+        works: settings.data_dir.join("works"),
+        packages: settings.data_dir.join("packages"),
+        packages_budget: settings.package_archive_mib.saturating_mul(1024 * 1024),
+    };
+    let systemd = SystemdKind::new(&settings.unit, artifacts.clone(), &places)
         .context("the units of this host cannot be looked after")?;
     let kinds: [Arc<dyn Kind>; 2] = [Arc::new(docker), Arc::new(systemd)];
     let (to_executor, requests) = mpsc::channel(boundary::REQUESTS);

@@ -43,6 +43,8 @@ pub struct Settings {
     /// A target that was seen gone for that long is forgotten with its revisions.
     #[serde(with = "duration")]
     pub forget_after: Duration,
+    /// What the files of packages may take on the disk, MiB.
+    pub package_archive_mib: u64,
     pub docker: DockerSettings,
     /// Units that are looked after.
     #[serde(default)]
@@ -61,6 +63,7 @@ impl Default for Settings {
             check_interval: Duration::from_mins(1),
             readiness_interval: Duration::from_mins(5),
             forget_after: Duration::from_hours(168),
+            package_archive_mib: 2048,
             docker: DockerSettings::default(),
             unit: Vec::new(),
         }

@@ -32,14 +32,16 @@ pub enum DebError {
     },
 }
 
-/// Holds a file against the package that it should be, by its own fields.
+/// Holds a file against the package that it should be, by its own fields. `scratch`: a folder that may be written, which
+/// the sandbox of an agent leaves it few of.
 ///
 /// # Errors
 /// It is another, or none, or dpkg does not say.
-pub(super) fn check(path: &Path, expected: &PackageId) -> Result<(), DebError> {
+pub(super) fn check(path: &Path, expected: &PackageId, scratch: &Path) -> Result<(), DebError> {
     let fields = ["Package", "Version", "Architecture"].map(OsStr::new);
     let arguments = [OsStr::new("--field"), OsStr::new("--"), path.as_os_str()];
-    let ended = Run::new("dpkg-deb", arguments.into_iter().chain(fields)).until_it_ends(LIMIT)?;
+    let run = Run::new("dpkg-deb", arguments.into_iter().chain(fields));
+    let ended = run.scratch(scratch).until_it_ends(LIMIT)?;
     let none = |said: &str| DebError::NoPackage {
         path: path.to_owned(),
         said: said.to_owned(),

@@ -108,7 +108,7 @@ pub fn install(
     deadline: Duration,
 ) -> Result<Installed, InstallError> {
     for (package, file) in &order.packages {
-        deb::check(file, package)?;
+        deb::check(file, package, file.parent().unwrap_or(file))?;
     }
     let _lock = FrontendLock::take(lock_patience)?;
     let until = Instant::now() + deadline;

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io::{self, Read, Write as _},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
@@ -106,6 +107,12 @@ impl Run {
 
     pub(super) fn env(mut self, all: &[(&str, &str)]) -> Self {
         self.command.envs(all.iter().copied());
+        self
+    }
+
+    /// Where it may write what it needs for a moment.
+    pub(super) fn scratch(mut self, folder: &Path) -> Self {
+        self.command.env("TMPDIR", folder);
         self
     }
 

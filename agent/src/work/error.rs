@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    chain::chain, engine::step::StepError, snapshot::SnapshotError, store::files::FileError,
-    systemd::BusError,
+    chain::chain, dpkg::InstallError, engine::step::StepError, snapshot::SnapshotError,
+    store::files::FileError, systemd::BusError,
 };
 
 /// Why it did not go, in the words of whoever did it: written down with the work's end.
@@ -58,6 +58,40 @@ impl From<SnapshotError> for Failure {
             message: chain(&error),
             next_step: next.to_owned(),
             transient: error.is_transient(),
+        }
+    }
+}
+
+impl From<InstallError> for Failure {
+    fn from(error: InstallError) -> Self {
+        let (code, next) = match &error {
+            InstallError::Locked { .. } => (
+                "dpkg-locked",
+                "let whoever is at it end (or end it), then roll back again",
+            ),
+            InstallError::Failed { .. } | InstallError::NotInstalled { .. } => (
+                "dpkg-failed",
+                "see `/var/log/dpkg.log` and `dpkg --audit` on the host",
+            ),
+            InstallError::Deb(_) => (
+                "artifact-damaged",
+                "what was kept of it is not that package: choose another revision with `ctl history`",
+            ),
+            InstallError::File(error) if error.is_no_space() => (
+                "no-disk-space",
+                "make room on the disk of the host, then roll back again",
+            ),
+            InstallError::Run(_) | InstallError::Dpkg(_) | InstallError::File(_) => (
+                "dpkg-unusable",
+                "see whether dpkg works on the host: `dpkg --audit`",
+            ),
+        };
+        let transient = matches!(error, InstallError::Locked { .. });
+        Self {
+            code: code.to_owned(),
+            message: chain(&error),
+            next_step: next.to_owned(),
+            transient,
         }
     }
 }

@@ -11,5 +11,5 @@ mod task;
 pub use self::{
     error::WorkError,
     office::Works,
-    task::{Task, carry_out},
+    task::{PACKAGES_TAKE, Task, carry_out},
 };

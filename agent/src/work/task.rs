@@ -1,14 +1,25 @@
 //! What is done, by whoever runs as root outside of the agent's sandbox.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{WorkError, error::Failure};
 use crate::{
+    dpkg::{Install, PackageId, install},
     snapshot::{Change, Restored, restore},
     store::{artifacts::Artifacts, files},
 };
+
+/// How long another may be at dpkg, an unattended upgrade for instance, and how long dpkg may take then.
+const LOCK_PATIENCE: Duration = Duration::from_mins(3);
+const DPKG: Duration = Duration::from_mins(10);
+
+/// What both take together, with the questions around them.
+pub const PACKAGES_TAKE: Duration = Duration::from_mins(14);
 
 /// The files of a work in its folder.
 pub(super) const INSTRUCTION: &str = "instruction.json";
@@ -26,6 +37,8 @@ pub enum Task {
         tag: String,
         changes: Vec<Change>,
     },
+    /// Installs packages, whatever is installed of them.
+    Packages(Install),
 }
 
 /// How it ended, as it is written down.
@@ -68,8 +81,28 @@ impl Task {
                 tag,
                 changes,
             } => put_back(&Artifacts::to_read(artifacts), tag, changes),
+            Self::Packages(order) => packages(order),
         }
     }
+}
+
+fn packages(order: &Install) -> Result<String, Failure> {
+    let done = install(order, LOCK_PATIENCE, DPKG)?;
+    let names = |ids: &[PackageId]| {
+        let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        names.join(", ")
+    };
+    Ok(match (done.installed.as_slice(), done.already.as_slice()) {
+        (installed, []) => format!("installed {}", names(installed)),
+        ([], already) => format!("{} was installed already", names(already)),
+        (installed, already) => {
+            format!(
+                "installed {}; {} was so already",
+                names(installed),
+                names(already)
+            )
+        }
+    })
 }
 
 fn put_back(store: &Artifacts, tag: &str, changes: &[Change]) -> Result<String, Failure> {

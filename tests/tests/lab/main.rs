@@ -12,3 +12,4 @@ mod packages;
 mod packages_real;
 mod systemd;
 mod units;
+mod units_packages;

@@ -69,6 +69,10 @@ impl Index {
         self.replace(all)
     }
 
+    pub(super) fn packages(&self) -> BTreeSet<PackageId> {
+        self.kept.keys().cloned().collect()
+    }
+
     pub(super) fn artifacts(&self) -> BTreeSet<RevisionId> {
         let all = self.kept.values();
         all.map(|kept| kept.artifact.clone()).collect()

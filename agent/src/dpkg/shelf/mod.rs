@@ -86,6 +86,7 @@ pub enum ShelfError {
 /// The shelf. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Shelf {
+    dir: PathBuf,
     artifacts: Artifacts,
     cache: PathBuf,
     index: Arc<Mutex<Index>>,
@@ -101,6 +102,7 @@ impl Shelf {
     pub fn open(dir: &Path, budget: u64) -> Result<Self, ShelfError> {
         files::make_dir(dir)?;
         Ok(Self {
+            dir: dir.to_owned(),
             artifacts: Artifacts::open(&dir.join("files"), budget)?,
             cache: CACHE.into(),
             index: Arc::new(Mutex::new(Index::open(&dir.join("index.json"))?)),
@@ -122,6 +124,12 @@ impl Shelf {
     #[must_use]
     pub fn find(&self, package: &PackageId) -> Option<Kept> {
         self.index().find(package).cloned()
+    }
+
+    /// Everything that is kept.
+    #[must_use]
+    pub fn packages(&self) -> BTreeSet<PackageId> {
+        self.index().packages()
     }
 
     fn kept(&self, package: &PackageId) -> Result<Kept, ShelfError> {
@@ -256,21 +264,21 @@ impl Shelf {
         file: &Path,
         source: Source,
     ) -> Result<Kept, ShelfError> {
-        let (shelf, package, path) = (self.clone(), package.clone(), file.to_owned());
+        let (store, package, path) = (self.clone(), package.clone(), file.to_owned());
         blocking(move || {
             let mut file = open(&path)?;
-            let held = shelf.artifacts.put_file(&mut file, &path)?;
-            deb::check(&path, &package)?;
+            let held = store.artifacts.put_file(&mut file, &path)?;
+            deb::check(&path, &package, &store.dir)?;
             // What was looked at is what was copied.
             let seen = hash_of(&mut open(&path)?, u64::MAX);
             if seen.map_err(|source| failed("read", &path, source))? != *held {
                 return Err(ShelfError::Changed { path });
             }
             let kept = Kept {
-                artifact: held.clone(),
+                artifact: (*held).clone(),
                 source,
             };
-            shelf.index().insert(&package, kept.clone())?;
+            store.index().insert(&package, kept.clone())?;
             Ok(kept)
         })
         .await
@@ -281,11 +289,11 @@ impl Shelf {
     /// # Errors
     /// The index cannot be written or a file not be removed.
     pub async fn retain(&self, named: &BTreeSet<PackageId>) -> Result<(), ShelfError> {
-        let (shelf, named) = (self.clone(), named.clone());
+        let (store, named) = (self.clone(), named.clone());
         blocking(move || {
-            let mut index = shelf.index();
+            let mut index = store.index();
             index.retain(&named)?;
-            shelf.artifacts.retain(&index.artifacts())?;
+            store.artifacts.retain(&index.artifacts())?;
             Ok(())
         })
         .await

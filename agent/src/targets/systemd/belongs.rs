@@ -43,9 +43,9 @@ pub(super) fn belongings(
     link: impl Fn(&Path) -> Option<PathBuf>,
 ) -> Belongings {
     let mut found = Belongings::default();
-    found.unit_files(unit, state);
+    found.unit_files(unit, state, &link);
     for (starter, state) in starters {
-        found.unit_files(starter, state);
+        found.unit_files(starter, state, &link);
     }
     for (path, _) in &state.environment_files {
         // A pattern is none that could be looked at.
@@ -76,7 +76,12 @@ pub(super) fn belongings(
 }
 
 impl Belongings {
-    fn unit_files(&mut self, unit: &UnitName, state: &UnitState) {
+    fn unit_files(
+        &mut self,
+        unit: &UnitName,
+        state: &UnitState,
+        link: impl Fn(&Path) -> Option<PathBuf>,
+    ) {
         let own = Path::new(ADMINISTRATOR);
         let mut names = vec![unit.as_str().to_owned()];
         names.extend(unit.template());
@@ -86,10 +91,11 @@ impl Belongings {
         }
         let files = state.fragment.iter().chain(&state.drop_ins);
         for file in files.filter(|file| is_plain(file)) {
-            self.owned.insert(file.clone());
             // What is in a folder that is looked at is looked at.
-            if !file.ancestors().any(|path| self.paths.contains(path)) {
-                self.paths.insert(file.clone());
+            if file.ancestors().any(|path| self.paths.contains(path)) {
+                self.owned.insert(file.clone());
+            } else {
+                self.trail(file, &link);
             }
         }
     }

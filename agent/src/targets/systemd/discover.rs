@@ -15,7 +15,8 @@ use super::{
     LIMITS, SystemdKind,
     belongs::{Belongings, belongings, own_folder},
     lock,
-    record::{PackageVersion, UnitRecord},
+    packages::package_id,
+    record::UnitRecord,
     state::{self, idles},
 };
 use crate::{
@@ -126,13 +127,7 @@ impl SystemdKind {
             paths.extend(self.configuration_of(unit, package).await?);
         }
         let captured = self.capture(unit, covered(&paths)).await?;
-        let versions = packages.iter().map(|package| {
-            let version = PackageVersion {
-                version: package.version.clone(),
-                architecture: package.architecture.clone(),
-            };
-            (package.name.to_string(), version)
-        });
+        let versions = packages.iter().filter_map(package_id);
         let record = UnitRecord::new(
             unit.as_str(),
             &state.enablement,
@@ -297,7 +292,7 @@ pub(super) fn content(
     })
 }
 
-fn dpkg_failed(error: &DpkgError) -> KindError {
+pub(super) fn dpkg_failed(error: &DpkgError) -> KindError {
     KindError::Failed {
         what: "failed to look at the packages of the host".to_owned(),
         reason: error.to_string(),

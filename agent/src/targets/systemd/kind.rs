@@ -118,6 +118,7 @@ impl Kind for SystemdKind {
                 instance: input.instance.clone(),
                 ..started(&unit, &state)
             },
+            packages: self.package_changes(now_record, &result).await?,
             beside,
         };
         let sockets: Vec<String> = state
@@ -212,9 +213,9 @@ impl Kind for SystemdKind {
         Vec::new()
     }
 
-    /// The artifacts of a revision are named by its entry in the store.
-    async fn keep(&self, _target: &TargetName, _kept: &[Recorded]) -> Result<(), KindError> {
-        Ok(())
+    /// Its packages. The artifacts of a revision are named by its entry in the store.
+    async fn keep(&self, target: &TargetName, kept: &[Recorded]) -> Result<(), KindError> {
+        self.keep_packages(target, kept).await
     }
 
     async fn collect(&self, open_orders: &[Uuid]) -> Result<(), KindError> {
@@ -268,6 +269,7 @@ impl SystemdKind {
                 return vec![Problem::new("record-unreadable", said, next)];
             }
         };
+        let packages = self.packages_lost(&record).await;
         let store = self.artifacts.clone();
         let lost = spawn_blocking(move || {
             let files = record.files().0.into_iter();
@@ -292,7 +294,8 @@ impl SystemdKind {
                 "choose another revision with `ctl history`, and see the disk of the host",
             )
         });
-        masked(state, unit).into_iter().chain(lost).collect()
+        let masked = masked(state, unit).into_iter();
+        masked.chain(lost).chain(packages).collect()
     }
 
     /// Other units that are looked after, run, and share something that changes: they run it only when they are started

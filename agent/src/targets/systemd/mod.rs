@@ -6,6 +6,7 @@ mod checks;
 mod discover;
 mod kind;
 mod note;
+mod packages;
 mod plan;
 mod record;
 mod rescue;
@@ -16,9 +17,12 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
+
+use sternway_proto::name::TargetName;
 
 use thiserror::Error;
 
@@ -28,7 +32,7 @@ pub use self::{
     settings::{UnitSettings, UnitSettingsError},
 };
 use crate::{
-    dpkg::Dpkg,
+    dpkg::{Dpkg, PackageId, Shelf, ShelfError},
     snapshot::{Limits, Seen},
     store::{artifacts::Artifacts, files::FileError},
     systemd::Bus,
@@ -51,12 +55,28 @@ pub struct SystemdKind {
     /// Where the artifacts are, for the works.
     artifacts_dir: PathBuf,
     sections: Vec<Section>,
+    /// Files of packages.
+    shelf: Shelf,
+    /// Which packages each target's revisions need, and which could not be had, and when that was tried last.
+    needed: Mutex<BTreeMap<TargetName, BTreeSet<PackageId>>>,
+    not_had: Mutex<BTreeMap<PackageId, Instant>>,
     /// This agent.
     itself: Itself,
     /// What was read of each unit's files.
     seen: Mutex<BTreeMap<String, Seen>>,
     /// What was told of once in the log.
     told: Mutex<BTreeSet<String>>,
+}
+
+/// Where the kind keeps what it needs.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The folder of the artifacts, for works.
+    pub artifacts: PathBuf,
+    pub works: PathBuf,
+    pub packages: PathBuf,
+    /// What package files may take, bytes.
+    pub packages_budget: u64,
 }
 
 /// This agent, which is no target.
@@ -74,6 +94,8 @@ pub enum SystemdError {
     Settings(#[from] UnitSettingsError),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
 }
 
 impl SystemdKind {
@@ -87,18 +109,20 @@ impl SystemdKind {
     pub fn new(
         settings: &[UnitSettings],
         artifacts: Artifacts,
-        artifacts_dir: &Path,
-        works_dir: &Path,
+        places: &Places,
     ) -> Result<Self, SystemdError> {
         let sections = settings.iter().map(UnitSettings::read);
         let itself = Itself::find();
         let bus = Arc::new(Bus::system());
         Ok(Self {
-            works: Works::open(bus.clone(), works_dir, &itself.program)?,
+            works: Works::open(bus.clone(), &places.works, &itself.program)?,
             bus,
             dpkg: Dpkg::default(),
             artifacts,
-            artifacts_dir: artifacts_dir.to_owned(),
+            artifacts_dir: places.artifacts.clone(),
+            shelf: Shelf::open(&places.packages, places.packages_budget)?,
+            needed: Mutex::default(),
+            not_had: Mutex::default(),
             sections: sections.collect::<Result<_, _>>()?,
             itself,
             seen: Mutex::default(),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::SystemdKind;
 use crate::{
+    dpkg::PackageId,
     engine::step::{Step, StepError},
     snapshot::Snapshot,
     store::files::{self, FileError},
@@ -27,8 +28,23 @@ pub(super) struct Exchange {
     pub(super) to: RevisionId,
     /// What ran before, by its instance: what was started since is another one.
     pub(super) main: Started,
+    /// Packages that are installed in another version.
+    #[serde(default)]
+    pub(super) packages: Vec<PackageChange>,
     /// Other units that are started again with it, because they share what changes.
     pub(super) beside: Vec<Started>,
+}
+
+/// A package that is installed in another version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PackageChange {
+    pub(super) to: PackageId,
+    /// It is left as it is by upgrades afterwards.
+    pub(super) hold: bool,
+    /// What is installed now; none: nothing of that name.
+    pub(super) from: Option<PackageId>,
+    /// Upgrades leave that as it is now.
+    pub(super) held: bool,
 }
 
 /// A unit that is started again.
@@ -49,6 +65,7 @@ pub(super) struct Started {
 pub(super) enum Job {
     /// Looks whether everything is there that both ways need. Its undo starts what was stopped.
     Prepare,
+    Packages,
     Files,
     Reload,
     Start {

@@ -6,12 +6,13 @@ use sternway_proto::v1::{Problem, Swap};
 
 use super::{
     checks::run::Checks,
-    note::{Exchange, Job, Payload},
+    note::{Exchange, Job, PackageChange, Payload},
     record::UnitRecord,
 };
 use crate::{
     engine::step::Step,
     snapshot::{Change, Snapshot},
+    work::PACKAGES_TAKE,
 };
 
 /// How long steps may take that read and write every byte.
@@ -63,6 +64,11 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
             .nth(unit)
             .map_or(MARGIN, |started| started.patience)
     };
+    let packages = if facts.exchange.packages.is_empty() {
+        Duration::ZERO
+    } else {
+        PACKAGES_TAKE
+    };
     let waits = facts
         .checks
         .iter()
@@ -79,7 +85,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         steps: steps(facts, &changes),
         swap_reason: "a unit is started again in its place".to_owned(),
         soak: facts.checks.iter().map(|one| one.soak).sum(),
-        waiting: waits.sum(),
+        waiting: waits.sum::<Duration>() + packages,
         warnings: warnings(facts),
         blockers: warm.into_iter().collect(),
         expected_outage: outage(facts),
@@ -116,10 +122,24 @@ fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
         Job::Prepare,
         BYTES,
     )];
-    if !changes.is_empty() {
-        let many = changes.len();
-        let files = if many == 1 { "file" } else { "files" };
-        let description = format!("put back {many} {files} of revision #{to}");
+    if !exchange.packages.is_empty() {
+        let names: Vec<String> = exchange.packages.iter().map(describe).collect();
+        let description = format!("install {}", names.join(", "));
+        let job = Job::Packages;
+        steps.push(step(
+            "install".to_owned(),
+            description,
+            job,
+            PACKAGES_TAKE + MARGIN,
+        ));
+    }
+    // What a package brings may differ from what stood there in its version.
+    if !changes.is_empty() || !exchange.packages.is_empty() {
+        let description = match changes.len() {
+            0 => format!("see that all files are those of revision #{to}"),
+            1 => format!("put back 1 file of revision #{to}"),
+            many => format!("put back {many} files of revision #{to}"),
+        };
         steps.push(step(
             "put-files".to_owned(),
             description,
@@ -155,6 +175,16 @@ fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
         steps.push(step(format!("check{beside}"), description, job, limit));
     }
     steps
+}
+
+fn describe(change: &PackageChange) -> String {
+    let PackageChange { to, from, hold, .. } = change;
+    let before = match from {
+        Some(from) => format!(" (instead of {})", from.version),
+        None => String::new(),
+    };
+    let hold = if *hold { " and hold it" } else { "" };
+    format!("{} {}{before}{hold}", to.name, to.version)
 }
 
 fn warnings(facts: &Facts<'_>) -> Vec<Problem> {

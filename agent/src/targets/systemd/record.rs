@@ -1,7 +1,7 @@
 //! The record of a unit's revision: what is hashed, stored and restored.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sternway_proto::v1::RestoreScope;
 
 use crate::{
+    dpkg::PackageId,
     snapshot::{Snapshot, Thing},
     targets::FieldValue,
 };
@@ -23,19 +24,12 @@ pub(super) struct UnitRecord {
     pub(super) unit: String,
     /// `enabled`, `disabled`, `static`, …
     pub(super) enablement: String,
-    /// The packages that belong to it, by name.
-    pub(super) packages: BTreeMap<String, PackageVersion>,
+    /// The packages that belong to it.
+    pub(super) packages: BTreeSet<PackageId>,
     /// What is run.
     pub(super) programs: Snapshot,
     /// How it is run: unit files, drop-ins, environment files, configuration.
     pub(super) configuration: Snapshot,
-}
-
-/// A package that was installed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct PackageVersion {
-    pub(super) version: String,
-    pub(super) architecture: String,
 }
 
 /// Where configuration is.
@@ -46,7 +40,7 @@ impl UnitRecord {
     pub(super) fn new(
         unit: &str,
         enablement: &str,
-        packages: BTreeMap<String, PackageVersion>,
+        packages: BTreeSet<PackageId>,
         found: Snapshot,
         environment: &BTreeSet<PathBuf>,
     ) -> Self {
@@ -67,8 +61,8 @@ impl UnitRecord {
 
     /// That of a unit of which there is nothing.
     pub(super) fn nothing(unit: &str) -> Self {
-        let none = (BTreeMap::new(), Snapshot::default(), BTreeSet::new());
-        Self::new(unit, "", none.0, none.1, &none.2)
+        let nothing = Snapshot::default();
+        Self::new(unit, "", BTreeSet::new(), nothing, &BTreeSet::new())
     }
 
     /// Canonical: equal records have equal bytes.
@@ -125,7 +119,7 @@ impl UnitRecord {
     pub(super) fn summary(&self) -> String {
         if !self.packages.is_empty() {
             let versions = self.packages.iter();
-            let versions = versions.map(|(name, one)| format!("{name} {}", one.version));
+            let versions = versions.map(|one| format!("{} {}", one.name, one.version));
             return versions.collect::<Vec<_>>().join(", ");
         }
         let link = self.programs.0.values().find_map(|thing| match thing {
@@ -151,8 +145,9 @@ impl UnitRecord {
             "unit.enablement".to_owned(),
             self.enablement.clone(),
         )];
-        for (name, package) in &self.packages {
-            fields.push(public(format!("package.{name}"), package.version.clone()));
+        for package in &self.packages {
+            let path = format!("package.{}", package.qualified_name());
+            fields.push(public(path, package.version.to_string()));
         }
         for (path, thing) in &self.files().0 {
             let path = format!("file.{}", path.display());
@@ -202,7 +197,7 @@ mod tests {
         UnitRecord::new(
             "app.service",
             "enabled",
-            BTreeMap::new(),
+            BTreeSet::new(),
             Snapshot(found.into()),
             &environment,
         )
@@ -232,11 +227,10 @@ mod tests {
     fn its_summary_is_its_packages_or_where_its_link_leads() {
         let mut one = record("releases/42", "a");
         assert_eq!(one.summary(), "releases/42");
-        let version = PackageVersion {
-            version: "1.0-1".to_owned(),
-            architecture: "all".to_owned(),
-        };
-        one.packages.insert("app".to_owned(), version);
+        let name = "app".parse().expect("valid");
+        let version = "1.0-1".parse().expect("valid");
+        let app = PackageId::new(name, version, "all").expect("valid");
+        one.packages.insert(app);
         assert_eq!(one.summary(), "app 1.0-1");
     }
 }

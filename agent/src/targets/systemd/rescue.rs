@@ -4,21 +4,15 @@
 use super::{
     SystemdKind,
     note::{Exchange, Payload},
+    packages::Way,
     record::UnitRecord,
-    steps::{FILES, FILES_BACK, name_of},
+    steps::{CHANGES, FILES, FILES_BACK, PACKAGES, PACKAGES_BACK, name_of},
 };
 use crate::{
     engine::step::{DIFFERS, Done, Step, StepContext, StepError},
     snapshot::Snapshot,
     targets::{Known, NOTHING_RUNS},
 };
-
-/// Which way is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Back,
-    Forward,
-}
 
 impl SystemdKind {
     pub(super) async fn rescue_steps(
@@ -41,8 +35,7 @@ impl SystemdKind {
             self.works.let_go(context.order_id).await?;
             return Ok(Done::said("nothing of it is left"));
         };
-        let begun = self.works.has_begun(context.order_id, &[FILES]);
-        let done = if begun.map_err(crate::work::WorkError::from)? {
+        let done = if self.begun(context, &CHANGES)? {
             self.rescue_of(context, &note.exchange).await?
         } else {
             Done::said(format!("{} was not touched by it", note.exchange.main.unit))
@@ -57,9 +50,8 @@ impl SystemdKind {
         exchange: &Exchange,
     ) -> Result<Done, StepError> {
         // What was done before is no end of what is done now.
-        self.works
-            .anew(context.order_id, &[FILES, FILES_BACK])
-            .await?;
+        let works = [PACKAGES, PACKAGES_BACK, FILES, FILES_BACK];
+        self.works.anew(context.order_id, &works).await?;
         let mut said = Vec::new();
         let mut transient = false;
         for way in [Way::Back, Way::Forward] {
@@ -122,6 +114,9 @@ impl SystemdKind {
                 (to, files, FILES)
             }
         };
+        if self.begun(context, &[PACKAGES])? {
+            self.install(context, exchange, way).await?;
+        }
         self.put(context, exchange, name, &then).await?;
         self.bus.reload().await.map_err(StepError::from)?;
         self.enable_as(&exchange.main, &record).await?;

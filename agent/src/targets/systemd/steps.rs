@@ -11,6 +11,7 @@ use super::{
     checks::run::Subject,
     discover::unit_of,
     note::{Exchange, Job, Note, Payload, Started},
+    packages::Way,
     record::{UnitRecord, roots},
     state::{idles, why_not},
 };
@@ -26,6 +27,12 @@ use crate::{
 /// The works of an order that change files, there and back.
 pub(super) const FILES: &str = "put-files";
 pub(super) const FILES_BACK: &str = "put-files-back";
+/// Those that install packages.
+pub(super) const PACKAGES: &str = "install";
+pub(super) const PACKAGES_BACK: &str = "install-back";
+
+/// The works that change something on the way forward.
+pub(super) const CHANGES: [&str; 2] = [PACKAGES, FILES];
 
 /// How long putting files back may take.
 const BYTES: Duration = Duration::from_mins(5);
@@ -43,6 +50,11 @@ impl SystemdKind {
         let Payload { job, exchange } = Payload::of(step)?;
         match job {
             Job::Prepare => self.prepare(context, &exchange).await,
+            Job::Packages => {
+                self.is_undisturbed(context, &exchange).await?;
+                let done = self.install(context, &exchange, Way::Forward).await?;
+                Ok(Done::said(done))
+            }
             Job::Files => {
                 self.is_undisturbed(context, &exchange).await?;
                 let to = self.record(&exchange.to)?.files();
@@ -72,12 +84,16 @@ impl SystemdKind {
             Job::Start { .. } | Job::Reload => {
                 Ok(Done::said("nothing to undo before its files are back"))
             }
+            Job::Packages => {
+                if !self.begun(context, &[PACKAGES])? {
+                    return Ok(Done::said("nothing was changed"));
+                }
+                let done = self.install(context, &exchange, Way::Back).await?;
+                Ok(Done::said(done))
+            }
             Job::Files => {
-                if !self
-                    .works
-                    .has_begun(context.order_id, &[FILES])
-                    .map_err(WorkError::from)?
-                {
+                // What a package brought with it may stand there without that work.
+                if !self.begun(context, &CHANGES)? {
                     return Ok(Done::said("nothing was changed"));
                 }
                 let before = self.before(context, &exchange)?;
@@ -86,6 +102,16 @@ impl SystemdKind {
             }
             Job::Prepare => self.start_what_ran(context, &exchange).await,
         }
+    }
+
+    /// Whether any of these works was begun.
+    pub(super) fn begun(
+        &self,
+        context: &StepContext<'_>,
+        works: &[&str],
+    ) -> Result<bool, StepError> {
+        let begun = self.works.has_begun(context.order_id, works);
+        Ok(begun.map_err(WorkError::from)?)
     }
 
     /// Nothing is changed yet. What cannot be restored, or not be undone, ends here.
@@ -102,6 +128,7 @@ impl SystemdKind {
         needed.sort();
         needed.dedup();
         self.whole(needed).await?;
+        self.packages_whole(exchange).await?;
         let unit = unit_of(context.target)?;
         let seen = roots(&from.files());
         let unknown = roots(&to.files())
@@ -136,8 +163,7 @@ impl SystemdKind {
         context: &StepContext<'_>,
         exchange: &Exchange,
     ) -> Result<(), StepError> {
-        let begun = self.works.has_begun(context.order_id, &[FILES]);
-        if begun.map_err(WorkError::from)? {
+        if self.begun(context, &CHANGES)? {
             return Ok(());
         }
         let unit = unit_of(context.target)?;
@@ -298,8 +324,7 @@ impl SystemdKind {
         context: &StepContext<'_>,
         exchange: &Exchange,
     ) -> Result<Done, StepError> {
-        let begun = self.works.has_begun(context.order_id, &[FILES]);
-        let begun = begun.map_err(WorkError::from)?;
+        let begun = self.begun(context, &CHANGES)?;
         let unit = name_of(&exchange.main.unit)?;
         let now = self.bus.state(&unit).await.map_err(StepError::from)?;
         if !begun && now.instance() == exchange.main.instance {
@@ -352,7 +377,7 @@ pub(super) fn name_of(unit: &str) -> Result<UnitName, StepError> {
     unit.parse().map_err(|error| broken(&format!("{error}")))
 }
 
-fn broken(reason: &str) -> StepError {
+pub(super) fn broken(reason: &str) -> StepError {
     StepError {
         code: "record-unreadable".to_owned(),
         message: format!("what is known of it cannot be used: {reason}"),
@@ -362,7 +387,7 @@ fn broken(reason: &str) -> StepError {
 }
 
 /// What was kept is not there any more, or is not what it was.
-fn lost(error: &ArtifactError) -> StepError {
+pub(super) fn lost(error: &ArtifactError) -> StepError {
     let code = match error {
         ArtifactError::Missing { .. } => "artifact-missing",
         ArtifactError::Damaged { .. } => "artifact-damaged",

@@ -1,0 +1,99 @@
+//! Units that come in packages: upgraded by the package manager, and back again.
+
+use futures_util::future::join_all;
+use sternway_tests::{
+    http,
+    lab::{Deb, Fleet, Generation, Host, Lab},
+    stage::SETTLES,
+    wait::until,
+};
+
+const TARGET: &str = "systemd/billing.service";
+
+const SECTION: &str = r#"
+[[unit]]
+unit = "billing.service"
+timeout = "3s"
+soak = "1s"
+[[unit.check]]
+http = "http://127.0.0.1:8080/health"
+"#;
+
+async fn vms() -> Lab {
+    let fleet = Fleet::new()
+        .vm("old", Generation::Bookworm)
+        .vm("new", Generation::Trixie);
+    let lab = fleet.raise().await;
+    join_all(lab.hosts().map(|host| host.looks_after(SECTION))).await;
+    lab
+}
+
+/// Where apt keeps what it downloaded.
+const CACHE: &str = "/var/cache/apt/archives/";
+
+/// Installs a version as a user does, as if it came from a repository.
+async fn install(host: &Host, deb: &Deb) {
+    let file = deb.build(host).await;
+    host.run(&["cp", &file, CACHE]).await.ok();
+    host.apt_install(&[&file]).await.ok();
+}
+
+/// That version of it is installed, whole.
+async fn installed(host: &Host) -> String {
+    let show = [
+        "dpkg-query",
+        "--show",
+        "--showformat=${db:Status-Abbrev} ${Version}",
+        "billing",
+    ];
+    host.run(&show).await.ok()
+}
+
+async fn serves(host: &Host, version: &str) {
+    let address = format!("{}:8080", host.address());
+    until(version, SETTLES, async || {
+        match http::get(&address, "/").await {
+            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bad_upgrade_is_rolled_back_and_held() {
+    let lab = vms().await;
+    join_all(lab.hosts().map(async |host| {
+        let name = host.name();
+        install(host, &Deb::new("billing", "1.0")).await;
+        lab.known_good(name, TARGET, 1).await;
+        // The administrator's own, which the package does not bring.
+        let conf = "/etc/billing/billing.conf";
+        host.write(conf, "port=8080\nfault=none\n# ours\n").await;
+        host.run(&["systemctl", "restart", "billing"]).await.ok();
+        lab.known_good(name, TARGET, 2).await;
+        let verified = host.run(&["dpkg", "-V", "billing"]).await.stdout;
+
+        install(host, &Deb::new("billing", "2.0").fault("health")).await;
+        lab.runs(name, TARGET, 3).await;
+        host.write(conf, "port=8080\nfault=health\n").await;
+        host.run(&["systemctl", "restart", "billing"]).await.ok();
+        lab.runs(name, TARGET, 4).await;
+        let rollback = ["rollback", "--host", name, "--to", "2", "--yes"];
+        let said = lab.ctl.run(&rollback).await.exits(0).stderr;
+        assert!(said.contains("1.0 (instead of 2.0) and hold it"), "{said}");
+        lab.runs(name, TARGET, 2).await;
+        serves(host, "1.0").await;
+        assert_eq!(installed(host).await, "hi  1.0");
+        assert_eq!(host.run(&["dpkg", "--audit"]).await.stdout, "");
+        assert_eq!(host.run(&["dpkg", "-V", "billing"]).await.stdout, verified);
+        let back = host.run(&["cat", conf]).await.ok();
+        assert!(back.ends_with("# ours"), "{back}");
+
+        // Forward again, on purpose: not held.
+        let forward = ["rollback", "--host", name, "--to", "3", "--yes"];
+        lab.ctl.run(&forward).await;
+        assert_eq!(installed(host).await, "ii  2.0");
+    }))
+    .await;
+}
