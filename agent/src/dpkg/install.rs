@@ -16,17 +16,14 @@ use sternway_proto::name::clean_text;
 use thiserror::Error;
 
 use super::{
-    DpkgError, Package, PackageId, PackageName, Status, Want,
+    DpkgError, Package, PackageId, PackageName, Status, Want, ask,
     deb::{self, DebError},
     id::qualified,
     lock::{self, FrontendLock, Holder, Refused},
-    parse,
     run::{Ended, Run, RunError},
+    sequence,
 };
 use crate::store::files::FileError;
-
-/// How long a question to dpkg may take.
-const QUESTION: Duration = Duration::from_secs(30);
 
 /// For every call that changes packages.
 const ENVIRONMENT: [(&str, &str); 3] = [
@@ -40,6 +37,9 @@ const CONFFILES: [&str; 2] = ["--force-confold", "--force-confdef"];
 
 /// What dpkg says when another has its lock.
 const LOCKED: &str = "locked by another process";
+
+/// What systemctl says where it does nothing, as it should.
+const IGNORED: &str = "Running in chroot, ignoring command";
 
 /// How much of what dpkg said last is told, lines.
 const LAST_LINES: usize = 12;
@@ -112,7 +112,7 @@ pub fn install(
     }
     let _lock = FrontendLock::take(lock_patience)?;
     let until = Instant::now() + deadline;
-    let before = packages(None)?;
+    let before = ask::packages(None)?;
     // What a run before this one left, and what these packages may need.
     finish(&others(order, &before), until)?;
     let (already, wanted): (Vec<_>, Vec<_>) = order
@@ -120,19 +120,9 @@ pub fn install(
         .iter()
         .partition(|(package, _)| is_whole(package, &before));
     if !wanted.is_empty() {
-        let files = wanted.iter().map(|(_, file)| file.as_os_str().to_owned());
-        let arguments: Vec<OsString> = CONFFILES
-            .iter()
-            .chain(&["--force-downgrade", "--auto-deconfigure", "--install", "--"])
-            .map(OsString::from)
-            .chain(files)
-            .collect();
-        let ended = change(arguments, until)?;
-        if !ended.succeeded() {
-            return Err(failure(&ended));
-        }
+        unpack(&wanted, until)?;
         // Those that these were waiting for, and those that were in their way.
-        finish(&others(order, &packages(None)?), until)?;
+        finish(&others(order, &ask::packages(None)?), until)?;
     }
     hold(&order.hold, until)?;
     audit(order, &before)?;
@@ -143,27 +133,52 @@ pub fn install(
     })
 }
 
-/// Packages of these names, or all, as dpkg has them.
-fn packages(names: Option<&[&PackageName]>) -> Result<Vec<Package>, InstallError> {
-    let format = format!("--showformat={}", parse::FORMAT);
-    let names = names.into_iter().flatten().map(|name| name.as_str());
-    let arguments = ["--show", &format, "--"].into_iter().chain(names);
-    let ended = Run::new("dpkg-query", arguments).until_it_ends(QUESTION)?;
-    match ended.code {
-        // 1: one of them is unknown.
-        Some(0 | 1) => Ok(parse::packages(&ended.stdout())?),
-        _ => Err(failure(&ended)),
+/// Installs these, in the sequence in which no file gets lost.
+fn unpack(wanted: &[&(PackageId, PathBuf)], until: Instant) -> Result<(), InstallError> {
+    let names: Vec<&PackageName> = wanted.iter().map(|(package, _)| &package.name).collect();
+    let (sequence, is_circular) = sequence::of(&names, &ask::replaces(&names)?);
+    let wanted: Vec<&(PackageId, PathBuf)> = sequence
+        .into_iter()
+        .filter_map(|place| wanted.get(place).copied())
+        .collect();
+    let mut ended = unpack_once(&wanted, until)?;
+    let again = if ended.succeeded() {
+        is_circular
+    } else {
+        is_worth_another_try(&wanted, &ask::packages(Some(&names))?)
+    };
+    if again {
+        ended = unpack_once(&wanted, until)?;
+    }
+    if ended.succeeded() {
+        Ok(())
+    } else {
+        Err(failure(&ended))
     }
 }
 
-fn is_whole(wanted: &PackageId, all: &[Package]) -> bool {
-    all.iter().any(|one| is(one, wanted) && one.is_installed())
+fn unpack_once(wanted: &[&(PackageId, PathBuf)], until: Instant) -> Result<Ended, RunError> {
+    let arguments = CONFFILES.iter().copied();
+    let arguments = arguments.chain(["--force-downgrade", "--install", "--"]);
+    let files = wanted.iter().map(|(_, file)| file.as_os_str().to_owned());
+    change(arguments.map(OsString::from).chain(files).collect(), until)
 }
 
-fn is(one: &Package, id: &PackageId) -> bool {
-    one.name == id.name
-        && one.version == id.version.as_str()
-        && one.architecture == id.architecture()
+/// Some were not even unpacked and others were: what was in the way of the former, an older version of the latter, is gone.
+fn is_worth_another_try(wanted: &[&(PackageId, PathBuf)], now: &[Package]) -> bool {
+    let is_there = |package: &PackageId| {
+        now.iter().any(|one| {
+            one.name == package.name
+                && one.version == package.version.as_str()
+                && one.architecture == package.architecture()
+        })
+    };
+    let there = wanted.iter().filter(|(package, _)| is_there(package));
+    (1..wanted.len()).contains(&there.count())
+}
+
+fn is_whole(wanted: &PackageId, all: &[Package]) -> bool {
+    all.iter().any(|one| one.is_whole(wanted))
 }
 
 /// What is half done and not to be installed now, as far as dpkg can finish it.
@@ -208,33 +223,35 @@ fn change(arguments: Vec<OsString>, until: Instant) -> Result<Ended, RunError> {
 
 /// Why dpkg failed, in its last words.
 fn failure(ended: &Ended) -> InstallError {
-    let said = ended.stderr();
-    if said.contains(LOCKED) {
+    let [stderr, stdout] = [ended.stderr(), ended.stdout()];
+    // Its own word: a script may say the like of something else.
+    let is_locked = |line: &str| line.starts_with("dpkg: error") && line.contains(LOCKED);
+    if stderr.lines().any(is_locked) {
         return InstallError::Locked {
             by: lock::holder_of_inner(),
         };
     }
     InstallError::Failed {
-        said: last_words(&said, ended.code),
+        said: last_words(&stderr, &stdout, ended.code),
     }
 }
 
-fn last_words(said: &str, code: Option<i32>) -> String {
-    let mut lines: Vec<&str> = said
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .rev()
-        .take(LAST_LINES)
-        .collect();
-    lines.reverse();
+fn last_words(stderr: &str, stdout: &str, code: Option<i32>) -> String {
+    let how = match code {
+        Some(code) => format!("exit status {code}"),
+        None => "ended by a signal".to_owned(),
+    };
+    let is_word = |line: &&str| !line.is_empty() && !line.starts_with(IGNORED);
+    let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(is_word).collect();
     if lines.is_empty() {
-        return match code {
-            Some(code) => format!("exit status {code}, without a word"),
-            None => "ended by a signal".to_owned(),
-        };
+        lines = stdout.lines().map(str::trim).filter(is_word).collect();
     }
-    clean_text(&lines.join("; "))
+    let last = lines.len().saturating_sub(LAST_LINES);
+    let last = lines.get(last..).unwrap_or_default();
+    if last.is_empty() {
+        return format!("{how}, without a word");
+    }
+    clean_text(&format!("{how}: {}", last.join("; ")))
 }
 
 /// Puts packages on hold and lifts holds, where they are not so already.
@@ -243,7 +260,7 @@ fn hold(wanted: &BTreeMap<PackageName, bool>, until: Instant) -> Result<(), Inst
     if names.is_empty() {
         return Ok(());
     }
-    let lines: String = packages(Some(&names))?
+    let lines: String = ask::packages(Some(&names))?
         .iter()
         .filter(|one| differs(one, wanted))
         .map(|one| {
@@ -276,7 +293,7 @@ fn differs(one: &Package, wanted: &BTreeMap<PackageName, bool>) -> bool {
 
 /// Holds what dpkg has now against what was wanted, and against what was half done before.
 fn audit(order: &Install, before: &[Package]) -> Result<(), InstallError> {
-    let now = packages(None)?;
+    let now = ask::packages(None)?;
     for (wanted, _) in &order.packages {
         if !is_whole(wanted, &now) {
             let found = now
@@ -301,16 +318,12 @@ fn audit(order: &Install, before: &[Package]) -> Result<(), InstallError> {
     if names.is_empty() {
         return Ok(());
     }
-    let arguments = ["--audit", "--"].into_iter();
-    let arguments = arguments.chain(names.iter().map(String::as_str));
-    let ended = Run::new("dpkg", arguments).until_it_ends(QUESTION)?;
-    match (ended.code, ended.stdout().trim()) {
-        (Some(0 | 1), "") => Ok(()),
-        (Some(0 | 1), said) => Err(InstallError::NotInstalled {
+    match ask::audit(&names)?.as_str() {
+        "" => Ok(()),
+        said => Err(InstallError::NotInstalled {
             package: names.join(", "),
             found: clean_text(said),
         }),
-        _ => Err(failure(&ended)),
     }
 }
 
@@ -329,7 +342,7 @@ fn not_installed(package: String, found: Option<&Package>) -> InstallError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::parse, *};
 
     fn all() -> Vec<Package> {
         let said = "P\tbilling\tall\t2.0-1\tinstall\tok\thalf-configured\n\n\
@@ -393,10 +406,29 @@ mod tests {
     #[test]
     fn the_last_words_are_told_and_steer_no_terminal() {
         let said = "one\n".repeat(20) + "\x1b[31mpostinst failed\n\n";
-        let told = last_words(&said, Some(1));
-        assert!(told.starts_with("one; one") && told.ends_with("postinst failed"));
+        let told = last_words(&said, "", Some(1));
+        let [begin, end] = ["exit status 1: one; one", "postinst failed"];
+        assert!(told.starts_with(begin) && told.ends_with(end), "{told}");
         assert_eq!(told.matches("one").count(), LAST_LINES - 1);
         assert!(!told.contains('\x1b'));
-        assert_eq!(last_words("", None), "ended by a signal");
+        let ignored = "Running in chroot, ignoring command 'stop'\n";
+        let told = last_words(ignored, "Unpacking\n", None);
+        assert_eq!(told, "ended by a signal: Unpacking");
+        let told = last_words("", "\n", None);
+        assert_eq!(told, "ended by a signal, without a word");
+    }
+
+    #[test]
+    fn a_lock_is_what_dpkg_says_of_its_own() {
+        let ended = |stderr: &str| Ended {
+            code: Some(2),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        };
+        let said =
+            "dpkg: error: dpkg database lock was locked by another process with pid 7\nNote: …\n";
+        assert!(matches!(failure(&ended(said)), InstallError::Locked { .. }));
+        let said = "postinst: the till is locked by another process\n";
+        assert!(matches!(failure(&ended(said)), InstallError::Failed { .. }));
     }
 }

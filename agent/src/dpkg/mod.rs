@@ -1,8 +1,9 @@
 //! What is installed, by dpkg's own tools and database; what installs other versions, and where their files come from.
 //!
-//! [`Dpkg`] only reads. What changes packages ([`install()`]) blocks, and is for a process of its own that outlives the agent.
+//! [`Dpkg`] only reads. What changes packages ([`install()`]) or reads their files ([`rebuild()`]) blocks, and is for a process of its own that outlives the agent.
 //! Names and versions that come from elsewhere are checked before they are part of a command line; no shell is involved.
 
+mod ask;
 mod deb;
 mod id;
 mod install;
@@ -10,7 +11,9 @@ mod lock;
 mod name;
 mod parse;
 mod query;
+mod rebuild;
 mod run;
+mod sequence;
 mod shelf;
 
 use std::{path::PathBuf, time::Duration};
@@ -24,6 +27,7 @@ pub use self::{
     lock::Holder,
     name::{InvalidName, PackageName, Version},
     query::Dpkg,
+    rebuild::{RebuildError, Rebuilt, rebuild},
     run::RunError,
     shelf::{Download, Kept, Shelf, ShelfError, Source, Supply, download_command},
 };
@@ -82,6 +86,15 @@ impl Package {
     #[must_use]
     pub fn is_installed(&self) -> bool {
         self.status == Status::Installed && !self.broken
+    }
+
+    /// Whole, and in that version.
+    #[must_use]
+    pub fn is_whole(&self, wanted: &PackageId) -> bool {
+        self.is_installed()
+            && self.name == wanted.name
+            && self.version == wanted.version.as_str()
+            && self.architecture == wanted.architecture()
     }
 
     /// Neither whole nor away: something broke off.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{WorkError, error::Failure};
 use crate::{
-    dpkg::{Install, PackageId, install},
+    chain::chain,
+    dpkg::{Install, PackageId, Rebuilt, install, rebuild},
     snapshot::{Change, Restored, restore},
     store::{artifacts::Artifacts, files},
 };
@@ -39,6 +40,8 @@ pub enum Task {
     },
     /// Installs packages, whatever is installed of them.
     Packages(Install),
+    /// Makes the file of a package of what is installed, in a folder that is empty.
+    Rebuild { package: PackageId, into: PathBuf },
 }
 
 /// How it ended, as it is written down.
@@ -82,6 +85,18 @@ impl Task {
                 changes,
             } => put_back(&Artifacts::to_read(artifacts), tag, changes),
             Self::Packages(order) => packages(order),
+            Self::Rebuild { package, into } => match rebuild(package, into) {
+                Ok(Rebuilt { missing: 0, .. }) => Ok(format!("{package} is made")),
+                Ok(Rebuilt { missing, .. }) => Ok(format!(
+                    "{package} is made, without {missing} files that are not there"
+                )),
+                Err(error) => Err(Failure {
+                    code: "rebuild-failed".to_owned(),
+                    message: chain(&error),
+                    next_step: "see `dpkg --audit` and `dpkg -V` on the host".to_owned(),
+                    transient: false,
+                }),
+            },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the agent does to packages, held to the real dpkg and systemd of both generations.
 
+mod kept;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sternway_agent::dpkg::{Dpkg, Package, PackageId, Want};
@@ -11,7 +13,7 @@ use sternway_tests::{
 };
 
 /// Makes a service in two packages, one of which needs the other in its own version, with scripts as debhelper writes them:
-/// they stop it before it is upgraded and start it after. A file says where a script of a version fails or waits.
+/// they stop it before it is upgraded and start it after. A file moves from the one to the other. Another file says where a script of a version fails or waits.
 const BUILD: &str = r#"set -e
 version=$1
 root=$(mktemp -d)
@@ -21,8 +23,21 @@ control() {
 mkdir -p "$root/billing/DEBIAN" "$root/billing/etc" "$root/billing/lib/systemd/system" "$root/billing/opt/billing" "$root/billing-data/DEBIAN" "$root/billing-data/opt/billing"
 control billing "Depends: billing-data (= $version)
 "
-control billing-data ''
+if [ "$version" = 1.0-1 ]; then
+    control billing-data ''
+    moved=billing
+else
+    control billing-data "Breaks: billing (<< 2.0-1)
+Replaces: billing (<< 2.0-1)
+"
+    moved=billing-data
+fi
+echo "$version" >"$root/$moved/opt/billing/moved"
 printf '/etc/billing.conf\n/etc/billing.own\n' >"$root/billing/DEBIAN/conffiles"
+if [ "$version" = 1.0-1 ]; then
+    echo /etc/billing.old >>"$root/billing/DEBIAN/conffiles"
+    echo old >"$root/billing/etc/billing.old"
+fi
 echo "rate=$version" >"$root/billing/etc/billing.conf"
 echo "own=$version" >"$root/billing/etc/billing.own"
 echo "$version" >"$root/billing-data/opt/billing/version"
@@ -69,9 +84,9 @@ if [ -d /run/systemd/system ]; then
     systemctl try-restart billing.service || true
 fi
 SCRIPT
-mkdir -p /root/debs /run/billing-test
+mkdir -p /srv/debs /run/billing-test
 for name in billing billing-data; do
-    dpkg-deb --build --root-owner-group "$root/$name" "/root/debs/${name}_${version}_all.deb" >/dev/null
+    dpkg-deb --build --root-owner-group "$root/$name" "/srv/debs/${name}_${version}_all.deb" >/dev/null
 done
 rm -r "$root"
 "#;
@@ -101,13 +116,14 @@ async fn on_both(test: impl AsyncFn(&Host)) {
 }
 
 fn file(name: &str, version: &str) -> String {
-    format!("/root/debs/{name}_{version}_all.deb")
+    format!("/srv/debs/{name}_{version}_all.deb")
 }
 
 /// As an administrator does it.
 async fn deploy(host: &Host, version: &str) {
     let [data, billing] = ["billing-data", "billing"].map(|name| file(name, version));
-    let command = ["dpkg", "--force-confold", "--install", &data, &billing];
+    let dpkg = ["dpkg", "--force-confold", "--auto-deconfigure", "--install"];
+    let command = [&dpkg[..], &[&data, &billing]].concat();
     host.run(&command).await.ok();
 }
 
@@ -142,8 +158,12 @@ async fn ask(host: &Host, question: &Value) -> Value {
 }
 
 async fn install_with_patience(host: &Host, order: &Value, patience_ms: u64) -> Value {
+    install_within(host, order, patience_ms, 60_000).await
+}
+
+async fn install_within(host: &Host, order: &Value, patience_ms: u64, deadline_ms: u64) -> Value {
     let question = json!({ "install": {
-        "order": order, "patience_ms": patience_ms, "deadline_ms": 60_000
+        "order": order, "patience_ms": patience_ms, "deadline_ms": deadline_ms
     } });
     ask(host, &question).await
 }
@@ -168,8 +188,9 @@ async fn is_whole(host: &Host, version: &str) {
     assert!(found.len() == 2 && found.iter().all(whole), "{found:?}");
     let dpkg = Dpkg::by_way_of(host.by_way_of());
     assert_eq!(dpkg.audit().await.as_deref(), Ok(""));
-    let content = host.run(&["cat", "/opt/billing/version"]).await.ok();
-    assert_eq!(content, version);
+    for file in ["/opt/billing/version", "/opt/billing/moved"] {
+        assert_eq!(host.run(&["cat", file]).await.ok(), version, "{file}");
+    }
 }
 
 /// Which run of the service this is.
@@ -249,7 +270,6 @@ async fn a_version_whose_script_fails_is_told_and_another_goes_over_it() {
             let (name, _) = script.split_once('-').expect("a script");
             let expected = format!("the {name} of 2.0-1 fails");
             assert!(said.contains(&expected), "{answer}");
-            assert!(found(host).await.iter().any(|one| one.version == "2.0-1"));
             // What is half done and fails for good is not tried again.
             install(host, "1.0-1", true).await;
             is_whole(host, "1.0-1").await;
@@ -289,12 +309,81 @@ async fn an_installation_that_was_killed_is_finished_by_the_next_or_undone() {
 }
 
 #[tokio::test]
+async fn one_that_does_not_end_is_killed_with_its_scripts() {
+    on_both(async |host| {
+        tell(host, "postinst-2.0-1-waits").await;
+        let late = install_within(host, &order("2.0-1", false), 5_000, 1_500).await;
+        let said = late["failed"].as_str().unwrap_or_default();
+        assert!(said.contains("did not end within"), "{late}");
+        assert!(host.run(&["pidof", "dpkg"]).await.code != 0);
+        let scripts = host.run(&["pgrep", "--full", "billing.postinst"]).await;
+        assert_eq!(scripts.stdout, "", "none goes on");
+        untell(host, "postinst-2.0-1-waits").await;
+        install(host, "1.0-1", false).await;
+        is_whole(host, "1.0-1").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dpkg_whose_front_end_was_killed_is_waited_for() {
+    on_both(async |host| {
+        tell(host, "postinst-2.0-1-waits").await;
+        let question = json!({ "install": {
+            "order": order("2.0-1", false), "patience_ms": 0, "deadline_ms": 60_000
+        } });
+        let question = question.to_string();
+        let killed = host.run_with(&[PROGRAM], question.as_bytes());
+        let next = async {
+            waits(host, "postinst-2.0-1").await;
+            sh(host, "kill -9 $(pidof packages)").await;
+            let order = order("1.0-1", true);
+            let answer = install_with_patience(host, &order, 300).await;
+            assert_eq!(answer["locked"]["program"], "dpkg", "{answer}");
+            let next = install_with_patience(host, &order, 30_000);
+            let let_go = untell(host, "postinst-2.0-1-waits");
+            let (answer, ()) = futures_util::join!(next, let_go);
+            assert!(answer.get("done").is_some(), "{answer}");
+        };
+        let (killed, ()) = futures_util::join!(killed, next);
+        assert_ne!(killed.code, 0);
+        is_whole(host, "1.0-1").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_installation_may_be_killed_at_any_instant() {
+    on_both(async |host| {
+        let running = invocation(host).await;
+        for round in 0..16 {
+            // On the way there, and on the way back.
+            let killed = if round % 2 == 0 {
+                "2.0-1"
+            } else {
+                install(host, "2.0-1", false).await;
+                "1.0-1"
+            };
+            let order = order(killed, true);
+            // The whole of it takes some hundred milliseconds.
+            let after = 4 + 4 * round;
+            let kill = format!("sleep 0.{after:02}; kill -9 $(pidof dpkg) || true");
+            futures_util::join!(install_with_patience(host, &order, 5_000), sh(host, &kill));
+            install(host, "1.0-1", true).await;
+            is_whole(host, "1.0-1").await;
+        }
+        assert_eq!(invocation(host).await, running, "it ran on");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn whoever_uses_dpkg_is_waited_for_and_then_named() {
     on_both(async |host| {
         let [data, billing] = ["billing-data", "billing"].map(|name| file(name, "2.0-1"));
         for front_end in [&["env", "A=1"][..], &["env", "DPKG_FRONTEND_LOCKED=1"][..]] {
             tell(host, "postinst-2.0-1-waits").await;
-            let command = [front_end, &["dpkg", "--install", &data, &billing]].concat();
+            let command = [front_end, &["dpkg", "-B", "--install", &data, &billing]].concat();
             let other = host.run(&command);
             let us = async {
                 waits(host, "postinst-2.0-1").await;
@@ -313,4 +402,8 @@ async fn whoever_uses_dpkg_is_waited_for_and_then_named() {
         }
     })
     .await;
+}
+
+async fn sh(host: &Host, script: &str) -> String {
+    host.run(&["sh", "-c", script]).await.ok()
 }

@@ -12,7 +12,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use async_trait::async_trait;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sternway_proto::name::RevisionId;
@@ -49,14 +48,14 @@ pub struct Kept {
     pub source: Source,
 }
 
-/// Where package files come from that are not in apt's cache. Both are work of their own, which the shelf waits for.
-#[async_trait]
+/// Where package files come from that are not in apt's cache. Both are work of their own, with a deadline: the shelf waits for
+/// them, and whoever wants to keep another package waits too.
 pub trait Supply: Send + Sync {
     /// The file of that package from a repository, by [`download_command`]; none: there is none to be had.
-    async fn fetch(&self, package: &PackageId) -> Option<PathBuf>;
+    fn fetch(&self, package: &PackageId) -> impl Future<Output = Option<PathBuf>> + Send;
 
-    /// The package made of its installed files, as root; none: it cannot be.
-    async fn rebuild(&self, package: &PackageId) -> Option<PathBuf>;
+    /// The package made of its installed files, by [`rebuild`](super::rebuild()); none: it cannot be.
+    fn rebuild(&self, package: &PackageId) -> impl Future<Output = Option<PathBuf>> + Send;
 }
 
 /// Why a package file could not be kept, or not be had again.
@@ -180,7 +179,7 @@ impl Shelf {
         &self,
         dpkg: &Dpkg,
         package: &PackageId,
-        supply: &dyn Supply,
+        supply: &impl Supply,
     ) -> Result<Kept, ShelfError> {
         let _turn = self.turn.lock().await;
         let kept = match self.verify(package).await {
@@ -303,11 +302,7 @@ impl Shelf {
 /// That version of it is what is installed, whole.
 async fn is_installed(dpkg: &Dpkg, package: &PackageId) -> Result<bool, DpkgError> {
     let found = dpkg.packages(std::slice::from_ref(&package.name)).await?;
-    Ok(found.iter().any(|one| {
-        one.is_installed()
-            && one.version == package.version.as_str()
-            && one.architecture == package.architecture()
-    }))
+    Ok(found.iter().any(|one| one.is_whole(package)))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -40,7 +40,6 @@ struct Given {
     asked: AtomicUsize,
 }
 
-#[async_trait]
 impl Supply for Given {
     async fn fetch(&self, _: &PackageId) -> Option<PathBuf> {
         self.asked.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use super::{
     SystemdKind,
     checks::run::{Checks, Subject},
     discover::{Inspected, content, masked, unit_of},
+    lock,
     note::{Exchange, Started},
     plan::{self, Facts},
     record::UnitRecord,
@@ -226,7 +227,7 @@ impl Kind for SystemdKind {
         let orders = self.works.orders().map_err(|error| failed(chain(&error)))?;
         for order in orders
             .into_iter()
-            .filter(|order| !open_orders.contains(order))
+            .filter(|order| !open_orders.contains(order) && !lock(&self.errands).contains(order))
         {
             self.works
                 .let_go(order)

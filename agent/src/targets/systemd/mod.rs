@@ -25,6 +25,7 @@ use std::{
 use sternway_proto::name::TargetName;
 
 use thiserror::Error;
+use uuid::Uuid;
 
 use self::settings::Section;
 pub use self::{
@@ -60,6 +61,8 @@ pub struct SystemdKind {
     /// Which packages each target's revisions need, and which could not be had, and when that was tried last.
     needed: Mutex<BTreeMap<TargetName, BTreeSet<PackageId>>>,
     not_had: Mutex<BTreeMap<PackageId, Instant>>,
+    /// Works under way that are no order's.
+    errands: Mutex<BTreeSet<Uuid>>,
     /// This agent.
     itself: Itself,
     /// What was read of each unit's files.
@@ -123,6 +126,7 @@ impl SystemdKind {
             shelf: Shelf::open(&places.packages, places.packages_budget)?,
             needed: Mutex::default(),
             not_had: Mutex::default(),
+            errands: Mutex::default(),
             sections: sections.collect::<Result<_, _>>()?,
             itself,
             seen: Mutex::default(),

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use sternway_proto::{name::TargetName, v1::Problem};
 use uuid::Uuid;
 
@@ -32,7 +31,10 @@ use crate::{
 };
 
 /// How long a repository may take to give one package.
-const FETCH: Duration = Duration::from_mins(1);
+const FETCH: Duration = Duration::from_secs(45);
+
+/// How long a package may take to be made of its installed files.
+const REBUILD: Duration = Duration::from_secs(45);
 
 /// What could not be had is asked for again after that time.
 const AGAIN: Duration = Duration::from_hours(6);
@@ -230,6 +232,23 @@ impl SystemdKind {
     }
 }
 
+/// Works that are no order's: what they leave is let go of with what orders leave, once they are over.
+struct Errand<'a>(Uuid, &'a SystemdKind);
+
+impl<'a> Errand<'a> {
+    fn begin(kind: &'a SystemdKind) -> Self {
+        let id = Uuid::new_v4();
+        lock(&kind.errands).insert(id);
+        Self(id, kind)
+    }
+}
+
+impl Drop for Errand<'_> {
+    fn drop(&mut self) {
+        lock(&self.1.errands).remove(&self.0);
+    }
+}
+
 /// Where packages come from that apt has not kept.
 struct Supplier<'a> {
     kind: &'a SystemdKind,
@@ -237,13 +256,13 @@ struct Supplier<'a> {
     asks: bool,
 }
 
-#[async_trait]
 impl Supply for Supplier<'_> {
     async fn fetch(&self, package: &PackageId) -> Option<PathBuf> {
         if !self.asks {
             return None;
         }
-        let order = Uuid::new_v4();
+        let errand = Errand::begin(self.kind);
+        let order = errand.0;
         let folder = self.kind.works.folder(order).ok()?;
         let download = download_command(package, &folder);
         let unit: UnitName = format!("sternway-fetch-{order}.service").parse().ok()?;
@@ -267,7 +286,27 @@ impl Supply for Supplier<'_> {
         matches!(ended, Ok(WorkState::Succeeded)).then_some(download.file)
     }
 
-    async fn rebuild(&self, _package: &PackageId) -> Option<PathBuf> {
-        None
+    async fn rebuild(&self, package: &PackageId) -> Option<PathBuf> {
+        let errand = Errand::begin(self.kind);
+        let (works, order) = (&self.kind.works, errand.0);
+        let into = works.folder(order).ok()?.join("made");
+        files::make_dir(&into).ok()?;
+        let task = Task::Rebuild {
+            package: package.clone(),
+            into: into.clone(),
+        };
+        match works.carry_out(order, "rebuild", &task, REBUILD).await {
+            Ok(said) => {
+                tracing::info!("{said}: neither apt's cache nor a repository has it");
+                Some(into.join(package.file_name()))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "{package} cannot be made of what is installed: {}",
+                    chain(&error)
+                );
+                None
+            }
+        }
     }
 }
