@@ -1,9 +1,9 @@
-//! Packages to deploy: those that tests make and those that Debian has install, upgrade and serve on both generations.
+//! Packages that tests make to deploy them: they install, upgrade and serve on both generations.
 
 use futures_util::future::join_all;
 use sternway_tests::{
     http,
-    lab::{Bare, Deb, Fleet, Host, Real, Release, Start},
+    lab::{Bare, Deb, Fleet, Host, Start},
     stage::SETTLES,
     wait::until,
 };
@@ -90,55 +90,6 @@ async fn a_package_that_a_test_made_installs_upgrades_and_keeps_its_conffile() {
     on_both(async |host| {
         upgrades(host).await;
         starts_in_every_way(host).await;
-    })
-    .await;
-}
-
-/// What each says of itself when it serves: not its revision, which Debian adds.
-fn sign(real: Real, version: &str) -> String {
-    let upstream = version.split('-').next().expect("a version");
-    match real {
-        Real::Nginx => "Welcome to nginx!".to_owned(),
-        Real::NodeExporter => format!("version=\"{upstream}\""),
-    }
-}
-
-async fn serves(host: &Host, real: Real, release: &Release) {
-    let name = real.to_string();
-    let has = format!("installed {}", release.version);
-    assert_eq!(status(host, &name).await, has);
-    host.unit_is(&name, "active").await;
-    let path = match real {
-        Real::Nginx => "/",
-        Real::NodeExporter => "/metrics",
-    };
-    let sign = sign(real, &release.version);
-    answers(host, real.port(), path, &sign).await;
-}
-
-async fn goes_up_and_down(host: &Host, real: Real) {
-    let offer = host.offers(real).await;
-    assert_ne!(offer.old.version, offer.new.version);
-    let old: Vec<&str> = offer.old.packages.iter().map(String::as_str).collect();
-    host.apt_install(&old).await.ok();
-    serves(host, real, &offer.old).await;
-    // As a person types it.
-    let newest = format!("{real}={}", offer.new.version);
-    let install = ["apt-get", "install", "-y", &newest];
-    host.run(&install).await.ok();
-    serves(host, real, &offer.new).await;
-    host.apt_install(&old).await.ok();
-    serves(host, real, &offer.old).await;
-}
-
-#[tokio::test]
-async fn packages_of_debian_install_upgrade_and_serve_without_a_way_out() {
-    on_both(async |host| {
-        let no_policy = host.run(&["test", "-e", "/usr/sbin/policy-rc.d"]).await;
-        assert_ne!(no_policy.code, 0, "what is installed is started");
-        for real in Real::ALL {
-            goes_up_and_down(host, real).await;
-        }
     })
     .await;
 }
