@@ -26,7 +26,7 @@ pub use self::{
     image::Generation,
     packages::{Deb, Start},
     real::{Offer, Real, Release},
-    units::{APP, App, PORT},
+    units::{APP, App, PORT, shop},
 };
 use crate::{ctl::Ctl, engine::Scope, stage::SETTLES, wait::until};
 

@@ -10,6 +10,30 @@ use crate::binary;
 pub const APP: &str = "app.service";
 pub const PORT: u16 = 8080;
 
+/// The program that all services of a lab are, on that host.
+///
+/// # Panics
+/// It cannot be written.
+pub async fn shop(host: &Host) -> &'static str {
+    let shop = "/usr/local/lib/shop";
+    if host.run(&["test", "-e", shop]).await.code != 0 {
+        let program = fs::read(binary::find("shop")).expect("shop is readable");
+        host.write_program(shop, program).await;
+    }
+    shop
+}
+
+impl Host {
+    /// As [`Self::write`], of a program. One that runs is not written to: it is replaced.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub async fn write_program(&self, path: &str, content: impl AsRef<[u8]>) {
+        self.write(path, content).await;
+        self.run(&["chmod", "755", path]).await.ok();
+    }
+}
+
 /// A release of the application.
 #[derive(Debug, Clone)]
 pub struct App {
@@ -53,18 +77,10 @@ impl App {
             fault,
             service,
         } = self;
-        let shop = "/usr/local/lib/shop";
-        if host.run(&["test", "-e", shop]).await.code != 0 {
-            let program = fs::read(binary::find("shop")).expect("shop is readable");
-            host.write(shop, program).await;
-            host.run(&["chmod", "755", shop]).await.ok();
-        }
+        let shop = shop(host).await;
         let folder = format!("/opt/app/releases/{version}");
         let run = format!("#!/bin/sh\nSHOP_VERSION='{version}' exec {shop}\n");
-        host.write(&format!("{folder}/run"), run).await;
-        host.run(&["chmod", "755", &format!("{folder}/run")])
-            .await
-            .ok();
+        host.write_program(&format!("{folder}/run"), run).await;
         let environment = format!("SHOP_PORT={PORT}\nSHOP_FAIL={fault}\n");
         host.write("/etc/app.env", environment).await;
         let unit = format!(

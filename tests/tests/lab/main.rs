@@ -12,5 +12,6 @@ mod packages;
 mod packages_made;
 mod systemd;
 mod units;
+mod units_kinds;
 mod units_packages;
 mod units_real;
