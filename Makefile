@@ -41,7 +41,7 @@ bench: ## what a rollback costs clients (runbook and Sternway), 1,000 agents, an
 	deploy/scripts/setup-tests
 	cargo build --locked --release --workspace --bins
 	trap 'deploy/scripts/clean-tests --run $(STERNWAY_TEST_RUN)' EXIT; \
-	cargo bench --locked --workspace --bench footprint --bench load --bench swap
+	cargo bench --locked --workspace --bench footprint --bench load --bench swap --bench units
 
 demo: ## a controller, an agent, a broken deployment, and its rollback, on this machine
 	deploy/demo/run
