@@ -1,7 +1,7 @@
 //! What a rollback of a unit costs its clients: Sternway against the runbook's own lines, `dpkg -i OLD.deb && systemctl
 //! restart` and `cp OLD PROGRAM && systemctl restart`. Alternating, on a host of each generation, for an application that
 //! is up at once and for one that takes 3 s to start. Prints both sides and their ratio: how long until the old version
-//! serves, from Enter, and the longest gap that a prober saw.
+//! serves, from Enter, and for how long requests of a prober were lost, all gaps together.
 //!
 //! `UNITS_ROUNDS` says how often (3).
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
@@ -14,6 +14,7 @@ use sternway_tests::{
     prober::Prober,
     wait::until,
 };
+use tokio::time::sleep;
 
 const PER_SECOND: u32 = 200;
 const UP: Duration = Duration::from_mins(1);
@@ -54,7 +55,7 @@ impl Kind {
 
 struct Measured {
     serving: Duration,
-    gap: Duration,
+    outage: Duration,
 }
 
 struct Application<'a> {
@@ -90,16 +91,34 @@ impl Application<'_> {
         self.host.run(&["sh", "-c", &lines]).await.ok();
     }
 
+    /// Rounds come too quickly one after the other for the start limit, which the runbook's own starts run into.
+    async fn rested(&self) {
+        let reset = ["systemctl", "reset-failed", self.kind.unit()];
+        self.host.run(&reset).await;
+    }
+
     async fn rolls_back(&self, by_hand: bool) -> Measured {
         let target = format!("systemd/{}.service", self.kind.unit());
+        self.rested().await;
         self.by_hand(&self.new).await;
         self.answers("2").await;
         self.lab.runs(self.host.name(), &target, 2).await;
         let folder = self.lab.scope.folder();
         let prober = Prober::start(self.kind.unit(), &self.address(), PER_SECOND, folder).await;
+        self.rested().await;
         let began = Instant::now();
         let served = async {
-            self.answers("1").await;
+            // Closer than a test waits: milliseconds count.
+            let address = self.address();
+            while began.elapsed() < UP {
+                if http::get(&address, "/")
+                    .await
+                    .is_ok_and(|answer| answer.body == "1")
+                {
+                    break;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
             began.elapsed()
         };
         let rolls = async {
@@ -119,7 +138,7 @@ impl Application<'_> {
         self.lab.runs(self.host.name(), &target, 1).await;
         Measured {
             serving,
-            gap: Duration::from_millis(seen.longest_gap_ms),
+            outage: Duration::from_secs(seen.lost) / PER_SECOND,
         }
     }
 }
@@ -130,7 +149,11 @@ async fn deployed<'a>(lab: &'a Lab, host: &'a Host, kind: Kind, startup: &str) -
         Kind::Package => {
             let lines = format!("Environment=SHOP_STARTUP={startup}\n");
             let deb = |version| Deb::new("billing", version).with_lines(&lines);
-            (deb("1").build(host).await, deb("2").build(host).await)
+            let debs = (deb("1").build(host).await, deb("2").build(host).await);
+            // As if they came from a repository: what nobody has is made anew, which takes its time.
+            let cache = "/var/cache/apt/archives/";
+            host.run(&["cp", &debs.0, &debs.1, cache]).await.ok();
+            debs
         }
         Kind::Binary => {
             let shop = shop(host).await;
@@ -176,7 +199,7 @@ async fn main() {
         "serving, runbook",
         "sternway",
         "ratio",
-        "gap, runbook",
+        "outage, runbook",
         "sternway",
         "ratio"
     );
@@ -195,7 +218,7 @@ async fn main() {
                     for (at, by_hand) in [true, false].into_iter().enumerate() {
                         let measured = application.rolls_back(by_hand).await;
                         sums[at].0 += measured.serving;
-                        sums[at].1 += measured.gap;
+                        sums[at].1 += measured.outage;
                     }
                 }
                 let [hand, ours] = sums;
@@ -226,5 +249,5 @@ async fn main() {
             }
         }
     }
-    println!("goals: serving at most 1.2 times the runbook, gap at most 0.7 times");
+    println!("goals: serving at most 1.2 times the runbook, outage at most 0.7 times");
 }
