@@ -58,7 +58,7 @@ impl Default for Settings {
             log_format: LogFormat::Human,
             log: "info".into(),
             keep: 10,
-            disk_budget_mib: 512,
+            disk_budget_mib: 2048,
             order_timeout: Duration::from_mins(10),
             check_interval: Duration::from_mins(1),
             readiness_interval: Duration::from_mins(5),

@@ -272,7 +272,7 @@ impl Inventory {
         let before = self.core.describe(target);
         let meaning = meaning(self.core.revisions().history(target), observed);
         match meaning {
-            Meaning::Gone if before.is_none() => return false,
+            Meaning::Gone if before.is_none() && observed.unsupported.is_none() => return false,
             Meaning::Gone | Meaning::Same => {
                 self.core.saw(observed);
                 if meaning == Meaning::Gone

@@ -194,6 +194,7 @@ pub(super) fn kind_problem(error: &KindError) -> v1::Problem {
         KindError::NotFound { .. } => ("target-gone", "see `ctl target ls`"),
         KindError::Record { .. } => ("record-unreadable", "choose another with `ctl history`"),
         KindError::Failed { .. } => ("engine-failed", "look at the engine on the host"),
+        KindError::Unkept { problem } => return problem.clone(),
     };
     v1::Problem::new(code, error.to_string(), next)
 }

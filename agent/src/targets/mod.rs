@@ -189,6 +189,9 @@ pub enum KindError {
     Record { target: String, reason: String },
     #[error("{what}: {reason}")]
     Failed { what: String, reason: String },
+    /// What is there cannot be kept as it is, so that nobody could restore it.
+    #[error("{}", problem.message)]
+    Unkept { problem: v1::Problem },
 }
 
 /// Which targets may have changed.

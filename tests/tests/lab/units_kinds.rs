@@ -157,8 +157,6 @@ async fn the_agent_itself_is_refused(lab: &Lab, host: &Host) {
         host.name(),
         "--target",
         target,
-        "--to",
-        "1",
         "--yes",
     ];
     let said = lab.ctl.run(&rollback).await;

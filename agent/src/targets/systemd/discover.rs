@@ -22,7 +22,7 @@ use super::{
 use crate::{
     chain::chain,
     dpkg::{DpkgError, Package, PackageName},
-    snapshot::{self, Captured},
+    snapshot::{self, Captured, SnapshotError},
     systemd::{BusError, Load, UnitName, UnitState},
     targets::{Content, Discovered, KindError, Observed},
 };
@@ -100,8 +100,14 @@ impl SystemdKind {
         if state::of(&state) == TargetState::Gone {
             return Ok(Observed::gone(target));
         }
-        let inspected = self.inspect(&unit, state).await?;
-        let unsupported = self.unsupported(&unit, &inspected);
+        // Of itself it keeps nothing: it is refused in any case.
+        if let Some(refused) = self.itself(&unit, &state) {
+            return Ok(unread(target, &state, refused));
+        }
+        let inspected = match self.inspect(&unit, state.clone()).await {
+            Err(KindError::Unkept { problem }) => return Ok(unread(target, &state, problem)),
+            inspected => inspected?,
+        };
         Ok(Observed {
             target: target.clone(),
             state: state::of(&inspected.state),
@@ -110,7 +116,7 @@ impl SystemdKind {
             made: None,
             settled: true,
             content: Some(content(target, &inspected.record, inspected.captured)?),
-            unsupported,
+            unsupported: None,
         })
     }
 
@@ -222,35 +228,56 @@ impl SystemdKind {
         };
         let (captured, seen) = work.await.map_err(|error| failed(error.to_string()))?;
         lock(&self.seen).insert(key, seen);
-        captured.map_err(|error| failed(chain(&error)))
+        captured.map_err(|error| match error {
+            changing if changing.is_transient() => failed(chain(&changing)),
+            error => KindError::Unkept {
+                problem: unkept(unit, &error),
+            },
+        })
     }
 
-    /// Why it cannot be restored at all, if so.
-    fn unsupported(&self, unit: &UnitName, inspected: &Inspected) -> Option<Problem> {
-        let refused = |message: String| {
-            Some(Problem::new(
-                "own-unit",
-                message,
-                "take it out of `[[unit]]` in the agent's configuration; to go back to an earlier agent, install that by \
-                 hand, and see the README",
-            ))
-        };
-        if self.itself.unit.as_deref() == Some(unit.as_str()) {
-            return refused(format!(
-                "{unit} is the agent itself: it would end in the middle of its own restore"
-            ));
-        }
+    /// Why a unit is the agent's own, if it is.
+    fn itself(&self, unit: &UnitName, state: &UnitState) -> Option<Problem> {
         let program = &self.itself.program;
-        let holds = inspected.record.files().0.contains_key(program);
-        let runs = inspected
-            .state
-            .commands
-            .iter()
-            .any(|one| one.program == *program);
-        (holds || runs)
-            .then(|| format!("{unit} runs the agent's own program {}", program.display()))
-            .and_then(refused)
+        let why = if self.itself.unit.as_deref() == Some(unit.as_str()) {
+            "is the agent itself: it would end in the middle of its own restore".to_owned()
+        } else if state.commands.iter().any(|one| one.program == *program) {
+            format!("runs the agent's own program {}", program.display())
+        } else {
+            return None;
+        };
+        Some(Problem::new(
+            "own-unit",
+            format!("{unit} {why}"),
+            "take it out of `[[unit]]` in the agent's configuration; an earlier agent is installed by hand, as the README \
+             says of upgrades",
+        ))
     }
+}
+
+/// A unit of which nothing is kept, and why.
+fn unread(target: &TargetName, state: &UnitState, problem: Problem) -> Observed {
+    Observed {
+        state: state::of(state),
+        unsupported: Some(problem),
+        ..Observed::gone(target)
+    }
+}
+
+fn unkept(unit: &UnitName, error: &SnapshotError) -> Problem {
+    let next = match error.code() {
+        "disk-budget" => {
+            "raise `disk_budget_mib` in the agent's configuration, or keep fewer revisions (`keep`)"
+        }
+        "too-large" => "declare less of it in `files`: no data",
+        "no-disk-space" => "make room on the disk of the agent's state",
+        "link-untrusted" => "make the link, and its folder, root's, or declare what it leads to",
+        _ => {
+            "see what stands there on the host; it is looked at again with the next start of the unit"
+        }
+    };
+    let message = format!("what {unit} runs cannot be kept: {}", chain(error));
+    Problem::new(error.code(), message, next)
 }
 
 /// Without what is in folders among them.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -97,7 +98,11 @@ impl SystemdKind {
     async fn keep_package(&self, package: &PackageId) -> Result<(), ShelfError> {
         let tried = lock(&self.not_had).get(package).copied();
         let asks = tried.is_none_or(|tried| tried.elapsed() > AGAIN);
-        let supplier = Supplier { kind: self, asks };
+        let supplier = Supplier {
+            kind: self,
+            asks,
+            errands: Mutex::default(),
+        };
         let kept = self.shelf.keep(&self.dpkg, package, &supplier).await;
         let whole = matches!(&kept, Ok(kept) if kept.source != Source::Rebuilt);
         let mut not_had = lock(&self.not_had);
@@ -254,6 +259,18 @@ struct Supplier<'a> {
     kind: &'a SystemdKind,
     /// Repositories are asked.
     asks: bool,
+    /// What they brought is there for as long as this is.
+    errands: Mutex<Vec<Errand<'a>>>,
+}
+
+impl Supplier<'_> {
+    /// Begins an errand, and answers with its id.
+    fn errand(&self) -> Uuid {
+        let errand = Errand::begin(self.kind);
+        let id = errand.0;
+        lock(&self.errands).push(errand);
+        id
+    }
 }
 
 impl Supply for Supplier<'_> {
@@ -261,8 +278,7 @@ impl Supply for Supplier<'_> {
         if !self.asks {
             return None;
         }
-        let errand = Errand::begin(self.kind);
-        let order = errand.0;
+        let order = self.errand();
         let folder = self.kind.works.folder(order).ok()?;
         let download = download_command(package, &folder);
         let unit: UnitName = format!("sternway-fetch-{order}.service").parse().ok()?;
@@ -287,8 +303,7 @@ impl Supply for Supplier<'_> {
     }
 
     async fn rebuild(&self, package: &PackageId) -> Option<PathBuf> {
-        let errand = Errand::begin(self.kind);
-        let (works, order) = (&self.kind.works, errand.0);
+        let (works, order) = (&self.kind.works, self.errand());
         let into = works.folder(order).ok()?.join("made");
         files::make_dir(&into).ok()?;
         let task = Task::Rebuild {

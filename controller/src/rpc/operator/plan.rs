@@ -58,7 +58,8 @@ pub(super) async fn plan(
     let chosen = found
         .history()
         .restorable(&request.to)
-        .map_err(not_restorable)?;
+        // Of one that cannot be restored at all that is the reason.
+        .map_err(|problem| not_restorable(found.target.unsupported.clone().unwrap_or(problem)))?;
     let asked = v1::PlanRequest {
         request_id: 0,
         target: found.target.name.clone(),
