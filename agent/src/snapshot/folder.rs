@@ -8,18 +8,24 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat},
+    fs::{
+        CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, mkdirat, openat,
+        readlinkat,
+    },
     io::Errno,
     process::geteuid,
 };
 
-use super::SnapshotError;
+use super::{SnapshotError, checked};
 
 /// Links on one way, as the kernel counts them.
 const LINKS: usize = 40;
 
 /// Others than the owner may change what is in it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// What of the mode of a folder one gets that is made in it.
+const FOR_ALL_TO_READ: u32 = 0o755;
 
 /// Opens the folder of a path that is `root` or below it. The way to `root` may lead over links; from there on a link is
 /// none: what a snapshot has below a folder is not what stands behind a link in its place.
@@ -86,6 +92,45 @@ pub(super) fn open(path: &Path, root: &Path) -> Result<File, SnapshotError> {
     Ok(openat(&here, ".", flags, Mode::empty())
         .map_err(failed)?
         .into())
+}
+
+/// As [`open`], and a folder that is not there is made, owned as the one that it is in: whoever clears old releases away
+/// takes their folders, too, of which a snapshot of the files in them says nothing.
+///
+/// # Errors
+/// As [`open`], or it cannot be made.
+pub(super) fn open_or_make(path: &Path, root: &Path) -> Result<File, SnapshotError> {
+    let Some(folder) = path.parent() else {
+        return open(path, root);
+    };
+    match open(path, root) {
+        Err(error) if error.errno() == Some(Errno::NOENT) && folder.file_name().is_some() => {}
+        opened => return opened,
+    }
+    let above = open_or_make(folder, root)?;
+    make(&above, checked(folder)?).map_err(SnapshotError::io("make folder", folder))?;
+    above
+        .sync_all()
+        .map_err(SnapshotError::io("sync the folder of", folder))?;
+    open(path, root)
+}
+
+fn make(above: &File, name: &str) -> Result<(), Errno> {
+    match mkdirat(above, name, Mode::RWXU) {
+        Ok(()) => {}
+        // A link that leads nowhere is told by whoever follows it.
+        Err(Errno::EXIST) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let like = fstat(above)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(above, name, flags, Mode::empty())?;
+    let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    fchown(&folder, Some(owner), Some(group))?;
+    fchmod(
+        &folder,
+        Mode::from_raw_mode(like.st_mode & FOR_ALL_TO_READ | Mode::RWXU.as_raw_mode()),
+    )
 }
 
 /// Only to go on from.

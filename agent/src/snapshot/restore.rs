@@ -36,13 +36,15 @@ const NAME_MAX: usize = 255;
 /// put there: nothing between.
 pub fn restore(change: &Change, tag: &str, store: &Artifacts) -> Result<Restored, SnapshotError> {
     let name = checked(&change.path)?;
-    let folder = match folder::open(&change.path, &change.root) {
-        Ok(folder) => folder,
-        // What is to be away is, with its folder.
-        Err(error) if error.is_nothing() && !matches!(change.action, Action::Put(_)) => {
-            return Ok(Restored::Already);
+    let folder = match &change.action {
+        Action::Put(_) => folder::open_or_make(&change.path, &change.root)?,
+        Action::RemoveFile | Action::RemoveFolder => {
+            match folder::open(&change.path, &change.root) {
+                // What is to be away is, with its folder.
+                Err(error) if error.is_nothing() => return Ok(Restored::Already),
+                opened => opened?,
+            }
         }
-        Err(error) => return Err(error),
     };
     let place = Place {
         path: &change.path,

@@ -103,6 +103,40 @@ fn files_links_and_folders_come_back_as_they_were() {
 }
 
 #[test]
+fn a_file_comes_back_with_the_folders_that_were_cleared_away() {
+    let ground = Ground::new();
+    let folder = ground.path("releases/1");
+    fs::create_dir_all(&folder).expect("made");
+    let path = ground.write("releases/1/run", "one");
+    let captured = capture(
+        std::slice::from_ref(&path),
+        &ground.store,
+        LIMITS,
+        &mut Seen::default(),
+    );
+    let captured = captured.expect("captured");
+    fs::remove_dir_all(ground.path("releases")).expect("removed");
+    let change = put(&path, captured.at(&path));
+    let done = restore(&change, "test", &ground.store).expect("restored");
+    assert_eq!(done, Restored::Changed);
+    assert_eq!(fs::read(&path).expect("there"), b"one");
+    let mode = fs::metadata(&folder).expect("there").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755, "as the folder above it");
+
+    // What is to be away makes none, and a link that leads nowhere is not replaced.
+    fs::remove_dir_all(ground.path("releases")).expect("removed");
+    let away = Change {
+        action: Action::RemoveFile,
+        ..change.clone()
+    };
+    let done = restore(&away, "test", &ground.store).expect("restored");
+    assert_eq!(done, Restored::Already);
+    symlink("nowhere", ground.path("releases")).expect("linked");
+    let error = restore(&change, "test", &ground.store).expect_err("it leads nowhere");
+    assert!(error.is_nothing(), "{error:?}");
+}
+
+#[test]
 fn what_stands_there_already_is_not_touched() {
     use std::os::unix::fs::MetadataExt as _;
     let ground = Ground::new();

@@ -72,7 +72,10 @@ impl Works {
     /// It cannot be made.
     pub fn folder(&self, order: Uuid) -> Result<PathBuf, FileError> {
         let folder = self.folder_of(order);
-        files::make_dir(&folder)?;
+        if !folder.is_dir() {
+            files::make_dir(&folder)?;
+            files::sync_dir(&self.dir)?;
+        }
         Ok(folder)
     }
 
@@ -127,6 +130,16 @@ impl Works {
                 how: "nobody knows how".to_owned(),
             }),
         }
+    }
+
+    /// Notes, durably, that something of that name was begun, which is no work: see [`Self::has_begun`].
+    ///
+    /// # Errors
+    /// It cannot be noted.
+    pub fn note_begun(&self, order: Uuid, name: &str) -> Result<(), FileError> {
+        let folder = self.folder(order)?;
+        files::make_dir(&folder.join(name))?;
+        files::sync_dir(&folder)
     }
 
     /// Whether any of these works of an order was ever begun.
@@ -240,6 +253,10 @@ impl Place {
 
     fn prepare(&self, task: &Task) -> Result<(), FileError> {
         files::make_dir(&self.folder)?;
+        // That it was begun must be known after a power cut, if anything of it was done.
+        if let Some(above) = self.folder.parent() {
+            files::sync_dir(above)?;
+        }
         files::remove(&self.folder.join(END))?;
         let path = self.folder.join(INSTRUCTION);
         let bytes = serde_json::to_vec(task).map_err(|error| FileError {

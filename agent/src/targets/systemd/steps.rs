@@ -31,8 +31,11 @@ pub(super) const FILES_BACK: &str = "put-files-back";
 pub(super) const PACKAGES: &str = "install";
 pub(super) const PACKAGES_BACK: &str = "install-back";
 
-/// The works that change something on the way forward.
-pub(super) const CHANGES: [&str; 2] = [PACKAGES, FILES];
+/// What is no work and noted as one: that units are about to be loaded anew and started.
+const STARTS: &str = "start";
+
+/// What changes something on the way forward.
+pub(super) const CHANGES: [&str; 3] = [PACKAGES, FILES, STARTS];
 
 /// How long putting files back may take.
 const BYTES: Duration = Duration::from_mins(5);
@@ -62,6 +65,8 @@ impl SystemdKind {
                 Ok(Done::said(done))
             }
             Job::Reload => {
+                let noted = self.works.note_begun(context.order_id, STARTS);
+                noted.map_err(WorkError::from)?;
                 self.bus.reload().await.map_err(StepError::from)?;
                 let to = self.record(&exchange.to)?;
                 let enabled = self.enable_as(&exchange.main, &to).await?;
@@ -174,7 +179,7 @@ impl SystemdKind {
         Err(StepError {
             code: "changed-meanwhile".to_owned(),
             message: format!(
-                "{unit} was started or reloaded by somebody else since the plan was made"
+                "{unit} was started or reloaded since the plan was made: by somebody else, or because the host was restarted"
             ),
             next_step: SEE_WHO.to_owned(),
             transient: false,
@@ -324,12 +329,11 @@ impl SystemdKind {
         context: &StepContext<'_>,
         exchange: &Exchange,
     ) -> Result<Done, StepError> {
-        let begun = self.begun(context, &CHANGES)?;
-        let unit = name_of(&exchange.main.unit)?;
-        let now = self.bus.state(&unit).await.map_err(StepError::from)?;
-        if !begun && now.instance() == exchange.main.instance {
+        // Also where it is another instance by now: that is somebody else's, and serves.
+        if !self.begun(context, &CHANGES)? {
             return Ok(Done::said("nothing was changed"));
         }
+        let unit = name_of(&exchange.main.unit)?;
         self.bus.reload().await.map_err(StepError::from)?;
         if exchange.from.is_none() {
             self.bus
