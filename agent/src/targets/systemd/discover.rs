@@ -111,9 +111,9 @@ impl SystemdKind {
         Ok(Observed {
             target: target.clone(),
             state: state::of(&inspected.state),
+            made: self.mended_as(target, &inspected.state.instance()),
             instance: inspected.state.instance(),
             ended_well: idles(&inspected.state),
-            made: None,
             settled: true,
             content: Some(content(target, &inspected.record, inspected.captured)?),
             unsupported: None,

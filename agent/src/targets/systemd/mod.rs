@@ -67,6 +67,8 @@ pub struct SystemdKind {
     itself: Itself,
     /// What was read of each unit's files.
     seen: Mutex<BTreeMap<String, Seen>>,
+    /// What was started for orders whose journal is gone, by its instance: no deployment of somebody's.
+    mended: Mutex<BTreeMap<TargetName, (String, Uuid)>>,
     /// What was told of once in the log.
     told: Mutex<BTreeSet<String>>,
 }
@@ -127,6 +129,7 @@ impl SystemdKind {
             needed: Mutex::default(),
             not_had: Mutex::default(),
             errands: Mutex::default(),
+            mended: Mutex::default(),
             sections: sections.collect::<Result<_, _>>()?,
             itself,
             seen: Mutex::default(),

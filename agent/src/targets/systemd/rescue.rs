@@ -1,8 +1,10 @@
 //! The last resort: neither the restore nor its undo could be completed. What ran before is put back once more, else what
 //! was to run, and whatever can be started is.
 
+use sternway_proto::name::TargetName;
+
 use super::{
-    SystemdKind,
+    SystemdKind, lock,
     note::{Exchange, Payload},
     packages::Way,
     record::UnitRecord,
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     engine::step::{DIFFERS, Done, Step, StepContext, StepError},
     snapshot::Snapshot,
-    targets::{Known, NOTHING_RUNS},
+    targets::{Known, Made, NOTHING_RUNS},
 };
 
 impl SystemdKind {
@@ -36,12 +38,28 @@ impl SystemdKind {
             return Ok(Done::said("nothing of it is left"));
         };
         let done = if self.begun(context, &CHANGES)? {
-            self.rescue_of(context, &note.exchange).await?
+            let done = self.rescue_of(context, &note.exchange).await?;
+            let unit = name_of(&note.exchange.main.unit)?;
+            let state = self.bus.state(&unit).await.map_err(StepError::from)?;
+            let started = (state.instance(), context.order_id);
+            lock(&self.mended).insert(note.target, started);
+            done
         } else {
             Done::said(format!("{} was not touched by it", note.exchange.main.unit))
         };
         self.works.let_go(context.order_id).await?;
         Ok(done)
+    }
+
+    /// The order without a journal for which that instance was started, where one was: what is told of it is told on.
+    pub(super) fn mended_as(&self, target: &TargetName, instance: &str) -> Option<Made> {
+        let (started, order) = lock(&self.mended).get(target).cloned()?;
+        (started == instance).then(|| Made {
+            target: target.clone(),
+            order,
+            instance: started,
+            begun: true,
+        })
     }
 
     async fn rescue_of(
