@@ -56,6 +56,16 @@ fn meaning(history: Option<&History>, observed: &Observed) -> Meaning {
     let Some(content) = &observed.content else {
         return Meaning::Gone;
     };
+    let never_began = observed.settled
+        && observed.instance.is_empty()
+        && observed.state == v1::TargetState::Stopped;
+    if never_began {
+        // What was put there is deployed when it begins.
+        return match history.and_then(History::current) {
+            Some(_) => Meaning::Same,
+            None => Meaning::Gone,
+        };
+    }
     let id = content.id();
     let same = history.is_some_and(|history| {
         let current = history.current().is_some_and(|entry| entry.id == id);
@@ -468,6 +478,9 @@ impl Inventory {
     async fn upkeep(&mut self) {
         let looked = self.look_at_all().await;
         self.gone(&looked);
+        if let Err(error) = self.core.revisions().sweep() {
+            tracing::warn!("cannot let go of what no revision needs: {error}");
+        }
         self.all(Care::Keep);
         self.collect(&looked);
     }
@@ -563,6 +576,20 @@ mod tests {
             ..observed("v2", "container-1")
         };
         assert_eq!(meaning(Some(&history), &edited), Meaning::Same);
+        // Stopped while its files are exchanged: nothing began.
+        let stopped = |instance: &str| Observed {
+            settled: true,
+            state: v1::TargetState::Stopped,
+            ..observed("v2", instance)
+        };
+        history.instance = "run-1@reloaded".to_owned();
+        for instance in ["run-1", "run-1@reloaded", ""] {
+            assert_eq!(meaning(Some(&history), &stopped(instance)), Meaning::Same);
+        }
+        assert_eq!(meaning(None, &stopped("")), Meaning::Gone);
+        let failed = meaning(Some(&history), &stopped("run-2"));
+        assert_eq!(failed, Meaning::Deployed(RevisionId::of(b"v2")));
+        history.instance = "container-1".to_owned();
         let restarted = Observed {
             instance: "container-4".to_owned(),
             ..edited

@@ -113,8 +113,13 @@ impl History {
     /// The revision of an instance that is known, where that says what runs ([`Observed::settled`]).
     #[must_use]
     pub fn settled(&self, observed: &Observed) -> Option<&Entry> {
-        let known = observed.settled && self.instance == observed.instance;
-        self.current().filter(|_| known)
+        let begun = |instance: &str| instance.split('@').next().map(str::to_owned);
+        let same = self.instance == observed.instance;
+        // What only stopped has begun nothing.
+        let stopped = observed.state == v1::TargetState::Stopped
+            && (observed.instance.is_empty() || begun(&observed.instance) == begun(&self.instance));
+        self.current()
+            .filter(|_| observed.settled && (same || stopped))
     }
 
     /// A revision in the store.

@@ -267,8 +267,11 @@ impl Revisions {
         self.sweep()
     }
 
-    /// Removes artifacts that no revision needs.
-    fn sweep(&self) -> Result<(), RevisionError> {
+    /// Removes artifacts that no revision needs, such as what was looked at and never became one.
+    ///
+    /// # Errors
+    /// A folder cannot be read or a file not removed.
+    pub fn sweep(&self) -> Result<(), RevisionError> {
         if !self.blocked.is_empty() {
             // What a damaged history needs is not known: keep everything.
             return Ok(());

@@ -134,6 +134,9 @@ impl UnitState {
     /// of nginx: what it does is what its files said then.
     #[must_use]
     pub fn instance(&self) -> String {
+        if self.invocation.is_empty() {
+            return String::new();
+        }
         let begun = format!("{}:{}", self.invocation, self.main_pid);
         let reloaded = matches!(self.active, Active::Active | Active::Reloading)
             && self.changed > self.entered;

@@ -31,7 +31,8 @@ pub struct Observed {
     /// What runs (or last ran): none when nothing bears the name.
     pub content: Option<Content>,
     /// Changes with each deployment *and* each replacement of the instance (for docker the
-    /// container's id): tells "deployed again" from "restarted".
+    /// container's id): tells "deployed again" from "restarted". What stands behind an `@` tells that the same one took up
+    /// what is there now. Empty: it never began.
     pub instance: String,
     /// Why it cannot be restored at all, if so.
     pub unsupported: Option<v1::Problem>,

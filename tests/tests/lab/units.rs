@@ -67,3 +67,32 @@ async fn a_bad_release_is_rolled_back_with_its_environment_and_its_link() {
     }))
     .await;
 }
+
+#[tokio::test]
+async fn a_release_that_crashes_in_a_loop_is_rolled_back_in_the_middle_of_it() {
+    let lab = vms().await;
+    join_all(lab.hosts().map(async |host| {
+        App::new("v1").deploy(host).await;
+        lab.known_good(host.name(), TARGET, 1).await;
+        // Slowly enough for its start limit, so that it goes on for ever: each start is another invocation.
+        let loops = App::new("v2").fault("crash");
+        loops
+            .with_lines("Restart=always\nRestartSec=2s")
+            .deploy(host)
+            .await;
+        lab.runs(host.name(), TARGET, 2).await;
+        until("some restarts", SETTLES, async || {
+            let show = ["systemctl", "show", "--property=NRestarts", "--value", APP];
+            let restarts = host.run(&show).await.ok();
+            let some = restarts.parse::<u32>().is_ok_and(|restarts| restarts > 1);
+            some.then_some(()).ok_or(restarts)
+        })
+        .await;
+        let rollback = ["rollback", "--host", host.name(), "--yes"];
+        let said = lab.ctl.run(&rollback).await.exits(0).stdout;
+        assert!(said.contains("verified"), "{said}");
+        serves(host, "v1").await;
+        lab.runs(host.name(), TARGET, 1).await;
+    }))
+    .await;
+}

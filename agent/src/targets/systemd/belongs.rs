@@ -15,8 +15,9 @@ const ADMINISTRATOR: &str = "/etc/systemd/system";
 const VOLATILE: [&str; 4] = ["/run", "/proc", "/sys", "/dev"];
 
 /// Programs that run others. What they run is deployed, they are not, and their packages are the system's.
-const INTERPRETERS: [&str; 12] = [
+const INTERPRETERS: [&str; 21] = [
     "sh", "bash", "dash", "env", "java", "node", "nodejs", "perl", "php", "python", "ruby", "deno",
+    "docker", "podman", "runuser", "su", "sudo", "setpriv", "nice", "taskset", "flock",
 ];
 
 /// Links on one way, as the kernel counts them.

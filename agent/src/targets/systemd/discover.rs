@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -114,7 +115,8 @@ impl SystemdKind {
             made: self.mended_as(target, &inspected.state.instance()),
             instance: inspected.state.instance(),
             ended_well: idles(&inspected.state),
-            settled: true,
+            // One whose files cannot be loaded says by that that they are not what runs, or ran.
+            settled: inspected.state.load == Load::Loaded,
             content: Some(content(target, &inspected.record, inspected.captured)?),
             unsupported: None,
         })
@@ -159,8 +161,7 @@ impl SystemdKind {
         }
         let declared = self.section(unit.as_str());
         let declared = declared.map_or(&[][..], |section| &section.settings.files);
-        let link = |path: &Path| std::fs::read_link(path).ok();
-        Ok(belongings(unit, state, &starters, declared, link))
+        Ok(belongings(unit, state, &starters, declared, trusted_link))
     }
 
     /// The packages that own what was found, and those that are declared.
@@ -280,6 +281,21 @@ fn unkept(unit: &UnitName, error: &SnapshotError) -> Problem {
     Problem::new(error.code(), message, next)
 }
 
+/// Where a link leads that is root's, in a folder that is root's; or that of another, where what is at its end is the
+/// same one's: nobody leads root to what is not theirs.
+fn trusted_link(path: &Path) -> Option<PathBuf> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    let to = std::fs::read_link(path).ok()?;
+    let link = path.symlink_metadata().ok()?;
+    let folder = path.parent()?.metadata().ok()?;
+    let roots = link.uid() == 0 && folder.uid() == 0 && folder.mode() & WRITABLE_BY_OTHERS == 0;
+    let theirs = || {
+        let end = path.metadata().ok()?;
+        Some(end.uid() == link.uid() && link.uid() != 0)
+    };
+    (roots || theirs() == Some(true)).then_some(to)
+}
+
 /// Without what is in folders among them.
 fn covered(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let above = |path: &&PathBuf| {
@@ -347,4 +363,38 @@ pub(super) fn masked(state: &UnitState, unit: &UnitName) -> Option<Problem> {
             format!("`systemctl unmask {unit}` on the host, if it is to run"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn nobody_leads_root_to_what_is_not_theirs() {
+        const OTHER: Option<u32> = Some(12_345);
+        let dir = TempDir::new().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("secret"), "root's").expect("written");
+        std::fs::write(path("theirs"), "a program").expect("written");
+        symlink("secret", path("link")).expect("linked");
+        assert_eq!(trusted_link(&path("link")), Some("secret".into()));
+        if chown(path("theirs"), OTHER, None).is_err() {
+            // Only root can give files away: the rest is shown where the tests are root.
+            return;
+        }
+        let give = |name: &str| std::os::unix::fs::lchown(path(name), OTHER, None).expect("given");
+        give("link");
+        assert_eq!(trusted_link(&path("link")), None, "it leads to root's");
+        symlink("theirs", path("current")).expect("linked");
+        give("current");
+        assert_eq!(trusted_link(&path("current")), Some("theirs".into()));
+        // Root's own, in a folder in which others can exchange it.
+        symlink("secret", path("again")).expect("linked");
+        chown(dir.path(), OTHER, None).expect("given");
+        assert_eq!(trusted_link(&path("again")), None);
+    }
 }

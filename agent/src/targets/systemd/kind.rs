@@ -15,16 +15,17 @@ use super::{
     checks::run::{Checks, Subject},
     discover::{Inspected, content, masked, unit_of},
     lock,
-    note::{Exchange, Started},
+    note::{Before, Exchange, PackageChange, Started},
     plan::{self, Facts},
     record::UnitRecord,
     state::{self, idles},
 };
 use crate::{
     chain::chain,
+    dpkg::PackageId,
     engine::step::{Done, EvidenceSink, Step, StepContext, StepError},
     snapshot::{Captured, Thing},
-    systemd::{UnitName, UnitState},
+    systemd::{Active, UnitName, UnitState},
     targets::{
         Changed, Discovered, Draft, Hands, Kind, KindError, Known, Observed, PlanInput, Recorded,
     },
@@ -101,7 +102,8 @@ impl Kind for SystemdKind {
         };
         let now_record = now.as_ref().map(|now: &Inspected| &now.record);
         let changed = changed(now_record, &result);
-        let sharers = self.sharers(&unit, &changed).await?;
+        let packages = self.package_changes(now_record, &result).await?;
+        let sharers = self.sharers(&unit, &changed, &packages).await?;
         let mut beside: Vec<Started> = Vec::new();
         let mut checks = vec![
             self.checks_of(unit.as_str())
@@ -119,7 +121,7 @@ impl Kind for SystemdKind {
                 instance: input.instance.clone(),
                 ..started(&unit, &state)
             },
-            packages: self.package_changes(now_record, &result).await?,
+            packages,
             beside,
         };
         let sockets: Vec<String> = state
@@ -233,6 +235,7 @@ impl Kind for SystemdKind {
                 .let_go(order)
                 .await
                 .map_err(|error| failed(chain(&error)))?;
+            lock(&self.asides).remove(&order);
         }
         Ok(())
     }
@@ -305,9 +308,10 @@ impl SystemdKind {
         &self,
         unit: &UnitName,
         changed: &BTreeSet<PathBuf>,
+        packages: &[PackageChange],
     ) -> Result<Vec<(UnitName, UnitState)>, KindError> {
         let mut sharers = Vec::new();
-        if changed.is_empty() {
+        if changed.is_empty() && packages.is_empty() {
             return Ok(sharers);
         }
         for target in self.targets().await? {
@@ -320,13 +324,10 @@ impl SystemdKind {
                 continue;
             }
             let found = self.inspect(&other, state).await?;
-            if found
-                .record
-                .files()
-                .0
-                .keys()
-                .any(|path| changed.contains(path))
-            {
+            let record = &found.record;
+            let ours = |one: &PackageId| packages.iter().any(|change| change.to.name == one.name);
+            let same_file = record.files().0.keys().any(|path| changed.contains(path));
+            if same_file || record.packages.iter().any(ours) {
                 sharers.push((other, found.state));
             }
         }
@@ -348,7 +349,12 @@ fn started(unit: &UnitName, state: &UnitState) -> Started {
     Started {
         unit: unit.to_string(),
         instance: state.instance(),
-        starts: !idles(state),
+        before: match state.active {
+            _ if idles(state) => Before::Waited,
+            Active::Failed => Before::Failed,
+            _ if state.runs() => Before::Ran,
+            _ => Before::Stopped,
+        },
         patience: patience.min(LONGEST),
     }
 }

@@ -35,7 +35,10 @@ pub use self::{
 use crate::{
     dpkg::{Dpkg, PackageId, Shelf, ShelfError},
     snapshot::{Limits, Seen},
-    store::{artifacts::Artifacts, files::FileError},
+    store::{
+        artifacts::{Artifacts, Held},
+        files::FileError,
+    },
     systemd::Bus,
     work::Works,
 };
@@ -61,6 +64,8 @@ pub struct SystemdKind {
     /// Which packages each target's revisions need, and which could not be had, and when that was tried last.
     needed: Mutex<BTreeMap<TargetName, BTreeSet<PackageId>>>,
     not_had: Mutex<BTreeMap<PackageId, Instant>>,
+    /// What orders put aside of the host's files: held for as long as they are open.
+    asides: Mutex<BTreeMap<Uuid, Vec<Held>>>,
     /// Works under way that are no order's.
     errands: Mutex<BTreeSet<Uuid>>,
     /// This agent.
@@ -119,7 +124,7 @@ impl SystemdKind {
         let sections = settings.iter().map(UnitSettings::read);
         let itself = Itself::find();
         let bus = Arc::new(Bus::system());
-        Ok(Self {
+        let kind = Self {
             works: Works::open(bus.clone(), &places.works, &itself.program)?,
             bus,
             dpkg: Dpkg::default(),
@@ -128,13 +133,16 @@ impl SystemdKind {
             shelf: Shelf::open(&places.packages, places.packages_budget)?,
             needed: Mutex::default(),
             not_had: Mutex::default(),
+            asides: Mutex::default(),
             errands: Mutex::default(),
             mended: Mutex::default(),
             sections: sections.collect::<Result<_, _>>()?,
             itself,
             seen: Mutex::default(),
             told: Mutex::default(),
-        })
+        };
+        kind.hold_again();
+        Ok(kind)
     }
 
     /// The section about that unit: the first one that covers it.

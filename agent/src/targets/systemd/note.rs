@@ -7,7 +7,7 @@ use serde_json::Value;
 use sternway_proto::name::{RevisionId, TargetName};
 use uuid::Uuid;
 
-use super::SystemdKind;
+use super::{SystemdKind, lock};
 use crate::{
     dpkg::PackageId,
     engine::step::{Step, StepError},
@@ -47,14 +47,26 @@ pub(super) struct PackageChange {
     pub(super) held: bool,
 }
 
+/// How a unit stood before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Before {
+    Ran,
+    /// It did not come up, or did not stay up.
+    Failed,
+    /// Somebody stopped it.
+    Stopped,
+    /// It waits for what starts it: a socket, a timer. Or it was done.
+    Waited,
+}
+
 /// A unit that is started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Started {
     pub(super) unit: String,
     /// Its instance before.
     pub(super) instance: String,
-    /// It is to run: not one that waits for what starts it.
-    pub(super) starts: bool,
+    pub(super) before: Before,
     /// How long its stop and its start may take together.
     pub(super) patience: Duration,
 }
@@ -126,6 +138,17 @@ impl SystemdKind {
             source: error.into(),
         })?;
         Ok(files::replace(&path, &bytes)?)
+    }
+
+    /// What orders put aside is held as it was before the agent was started again.
+    pub(super) fn hold_again(&self) {
+        for order in self.works.orders().unwrap_or_default() {
+            if let Ok(Some(note)) = self.noted(order) {
+                let held = note.aside.artifacts();
+                let held = held.filter_map(|id| self.artifacts.held(id)).collect();
+                lock(&self.asides).insert(order, held);
+            }
+        }
     }
 
     /// What orders began and did not let go of.

@@ -169,6 +169,12 @@ impl SystemdKind {
     /// Whether all packages are kept that both ways need.
     pub(super) async fn packages_whole(&self, exchange: &Exchange) -> Result<(), StepError> {
         for change in &exchange.packages {
+            if let Some(from) = &change.from
+                && self.shelf.verify(from).await.is_err()
+            {
+                // Deployed a moment ago, or never started: nobody has kept it yet. What comes of it is seen below.
+                let _ = self.keep_package(from).await;
+            }
             for package in [Some(&change.to), change.from.as_ref()]
                 .into_iter()
                 .flatten()

@@ -6,7 +6,7 @@ use sternway_proto::v1::{Problem, Swap};
 
 use super::{
     checks::run::Checks,
-    note::{Exchange, Job, PackageChange, Payload},
+    note::{Before, Exchange, Job, PackageChange, Payload},
     record::UnitRecord,
 };
 use crate::{
@@ -93,7 +93,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
 }
 
 fn outage(facts: &Facts<'_>) -> String {
-    if !facts.exchange.main.starts {
+    if facts.exchange.main.before == Before::Waited {
         return "none: it waits for what starts it".to_owned();
     }
     match facts.sockets.first() {
@@ -158,10 +158,9 @@ fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
             format!("/{unit}")
         };
         let job = Job::Start { unit: unit.clone() };
-        let description = if started.starts {
-            format!("start {unit} again")
-        } else {
-            format!("leave {unit} to what starts it")
+        let description = match started.before {
+            Before::Waited => format!("leave {unit} to what starts it"),
+            Before::Ran | Before::Failed | Before::Stopped => format!("start {unit} again"),
         };
         steps.push(step(
             format!("start{beside}"),

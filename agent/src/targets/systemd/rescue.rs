@@ -5,13 +5,13 @@ use sternway_proto::name::TargetName;
 
 use super::{
     SystemdKind, lock,
-    note::{Exchange, Payload},
+    note::{Before, Exchange, Payload},
     packages::Way,
     record::UnitRecord,
-    steps::{CHANGES, FILES, FILES_BACK, PACKAGES, PACKAGES_BACK, name_of},
+    steps::{CHANGES, FILES, FILES_AFTER, FILES_BACK, PACKAGES, PACKAGES_BACK, name_of},
 };
 use crate::{
-    engine::step::{DIFFERS, Done, Step, StepContext, StepError},
+    engine::step::{DIFFERS, Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     snapshot::Snapshot,
     targets::{Known, Made, NOTHING_RUNS},
 };
@@ -25,7 +25,20 @@ impl SystemdKind {
         let Some(first) = steps.first() else {
             return Ok(Done::said("nothing was changed"));
         };
-        self.rescue_of(context, &Payload::of(first)?.exchange).await
+        let exchange = Payload::of(first)?.exchange;
+        if self.begun(context, &CHANGES)? {
+            return self.rescue_of(context, &exchange).await;
+        }
+        // Nothing of it was changed: what stands there is somebody else's, and no file of it is touched.
+        let unit = name_of(&exchange.main.unit)?;
+        let state = self.bus.state(&unit).await.map_err(StepError::from)?;
+        if !state.runs() && exchange.main.before == Before::Ran {
+            return self.bring_up(&exchange.main).await;
+        }
+        Ok(Done {
+            message: format!("{unit} was not touched by it"),
+            output: serde_json::json!({ (SERVED_BY_ANOTHER): true }),
+        })
     }
 
     pub(super) async fn mend_order(
@@ -68,7 +81,7 @@ impl SystemdKind {
         exchange: &Exchange,
     ) -> Result<Done, StepError> {
         // What was done before is no end of what is done now.
-        let works = [PACKAGES, PACKAGES_BACK, FILES, FILES_BACK];
+        let works = [PACKAGES, PACKAGES_BACK, FILES, FILES_BACK, FILES_AFTER];
         self.works.anew(context.order_id, &works).await?;
         let mut said = Vec::new();
         let mut transient = false;
@@ -88,7 +101,7 @@ impl SystemdKind {
         for started in [&exchange.main].into_iter().chain(&exchange.beside) {
             let unit = name_of(&started.unit)?;
             let state = self.bus.state(&unit).await.map_err(StepError::from)?;
-            if !state.runs() && started.starts {
+            if !state.runs() && started.before != Before::Waited {
                 let up = self.bring_up(started).await;
                 said.extend(up.err().map(|error| error.message));
             }
@@ -139,8 +152,12 @@ impl SystemdKind {
         self.bus.reload().await.map_err(StepError::from)?;
         self.enable_as(&exchange.main, &record).await?;
         for started in [&exchange.main].into_iter().chain(&exchange.beside) {
-            if started.starts {
-                self.bring_up(started).await?;
+            match (way, started.before) {
+                (_, Before::Waited) | (Way::Back, Before::Stopped) => {}
+                (Way::Back, Before::Failed) => drop(self.bring_up(started).await),
+                (Way::Back, Before::Ran) | (Way::Forward, _) => {
+                    self.bring_up(started).await?;
+                }
             }
         }
         let what = match way {

@@ -10,7 +10,8 @@ use super::{
     SystemdKind,
     checks::run::Subject,
     discover::unit_of,
-    note::{Exchange, Job, Note, Payload, Started},
+    lock,
+    note::{Before, Exchange, Job, Note, Payload, Started},
     packages::Way,
     record::{UnitRecord, roots},
     state::{idles, why_not},
@@ -27,6 +28,8 @@ use crate::{
 /// The works of an order that change files, there and back.
 pub(super) const FILES: &str = "put-files";
 pub(super) const FILES_BACK: &str = "put-files-back";
+/// Behind packages that went back.
+pub(super) const FILES_AFTER: &str = "put-files-after";
 /// Those that install packages.
 pub(super) const PACKAGES: &str = "install";
 pub(super) const PACKAGES_BACK: &str = "install-back";
@@ -94,7 +97,10 @@ impl SystemdKind {
                     return Ok(Done::said("nothing was changed"));
                 }
                 let done = self.install(context, &exchange, Way::Back).await?;
-                Ok(Done::said(done))
+                // A package brings its own of what was patched in place.
+                let before = self.before(context, &exchange)?;
+                let files = self.put(context, &exchange, FILES_AFTER, &before).await?;
+                Ok(Done::said(format!("{done}; files: {files}")))
             }
             Job::Files => {
                 // What a package brought with it may stand there without that work.
@@ -140,6 +146,7 @@ impl SystemdKind {
             .into_iter()
             .filter(|path| !seen.contains(path));
         let captured = self.capture(&unit, unknown.collect()).await?;
+        lock(&self.asides).insert(context.order_id, captured.held);
         let note = Note {
             target: context.target.clone(),
             exchange: exchange.clone(),
@@ -174,6 +181,11 @@ impl SystemdKind {
         let unit = unit_of(context.target)?;
         let state = self.bus.state(&unit).await.map_err(StepError::from)?;
         if state.instance() == exchange.main.instance {
+            return Ok(());
+        }
+        // One that crashes in a loop is started again and again, as what it was.
+        let now = self.inspect(&unit, state).await?.record;
+        if exchange.from.is_some() && self.record_from(exchange)? == now {
             return Ok(());
         }
         Err(StepError {
@@ -270,8 +282,16 @@ impl SystemdKind {
         let all = [&exchange.main].into_iter().chain(&exchange.beside);
         let started = all.into_iter().find(|one| one.unit == unit);
         let started = started.ok_or_else(|| broken("a unit of it is not in its plan"))?;
-        if !started.starts {
-            return Ok(Done::said("it waits for what starts it"));
+        if started.before == Before::Waited {
+            let state = self
+                .bus
+                .state(&name_of(unit)?)
+                .await
+                .map_err(StepError::from)?;
+            // One that was called meanwhile may run some of the one and some of the other.
+            if !state.runs() || state.instance() == started.instance {
+                return Ok(Done::said("it waits for what starts it"));
+            }
         }
         self.bring_up(started).await
     }
@@ -353,11 +373,24 @@ impl SystemdKind {
             let unit = name_of(&started.unit)?;
             let now = self.bus.state(&unit).await.map_err(StepError::from)?;
             let same = now.instance() == started.instance;
-            if same && (now.active == Active::Active || !started.starts) {
-                said.push(format!("{unit} was not touched"));
-            } else if started.starts {
-                said.push(self.bring_up(started).await?.message);
-            }
+            said.push(match started.before {
+                Before::Ran if !same || now.active != Active::Active => {
+                    self.bring_up(started).await?.message
+                }
+                Before::Waited if !same && now.runs() => self.bring_up(started).await?.message,
+                Before::Ran | Before::Waited => format!("{unit} was not touched"),
+                // It need not come up: it did not before.
+                Before::Failed => match self.bring_up(started).await {
+                    Ok(done) => done.message,
+                    Err(error) if error.transient => return Err(error),
+                    Err(error) => format!("{}, as before", error.message),
+                },
+                Before::Stopped => {
+                    let stop = self.bus.job(Verb::Stop, &unit, started.patience).await;
+                    stop.map_err(StepError::from)?;
+                    format!("{unit} is stopped, as it was")
+                }
+            });
         }
         Ok(Done::said(said.join("; ")))
     }
