@@ -15,6 +15,9 @@ const FILLERS: [&str; 2] = ["bs=1M", "bs=4K"];
 const FILLER: &str = "/var/lab-filler";
 const FILLS: Duration = Duration::from_mins(1);
 
+/// By which its agent is told where to die: gone with the next boot.
+const ARMED: &str = "/run/systemd/system/sternway-agent.service.d/fault.conf";
+
 impl Host {
     /// Drops every packet to and from it, silently, as a switch that dies does. It and what runs on it go on.
     ///
@@ -83,15 +86,54 @@ impl Host {
     /// # Panics
     /// It cannot be done.
     pub async fn loses_power_at(&self, fault: &str) {
-        let unit = format!(
-            "[Unit]\nFailureAction=poweroff-immediate\n\
-             [Service]\nRestart=no\nEnvironment=STERNWAY_FAULT={fault}\n"
-        );
-        self.write(
-            "/run/systemd/system/sternway-agent.service.d/fault.conf",
-            unit,
-        )
-        .await;
+        let action = "[Unit]\nFailureAction=poweroff-immediate\n[Service]\nRestart=no\n";
+        self.arm(action, fault).await;
+    }
+
+    /// Its agent is killed at that fault (see the agent's `fault` module) of its next work, and started again by the
+    /// service manager without it. See [`Self::deaths`].
+    ///
+    /// # Panics
+    /// It cannot be done.
+    pub async fn agent_dies_at(&self, fault: &str) {
+        self.arm("[Service]\n", fault).await;
+        // What runs has it in its environment; what is started next has not.
+        self.run(&["rm", ARMED]).await.ok();
+        self.run(&["systemctl", "daemon-reload"]).await.ok();
+    }
+
+    /// As [`Self::agent_dies_at`], and nobody starts it again but [`Self::starts_agent`].
+    ///
+    /// # Panics
+    /// It cannot be done.
+    pub async fn agent_stays_dead_at(&self, fault: &str) {
+        self.arm("[Service]\nRestart=no\n", fault).await;
+    }
+
+    /// Ends [`Self::agent_stays_dead_at`].
+    ///
+    /// # Panics
+    /// It cannot be done.
+    pub async fn starts_agent(&self) {
+        self.run(&["rm", ARMED]).await.ok();
+        self.run(&["systemctl", "daemon-reload"]).await.ok();
+        let start = ["systemctl", "restart", "sternway-agent"];
+        self.run(&start).await.ok();
+    }
+
+    /// How often the service manager started its agent again, since it was last started by hand.
+    ///
+    /// # Panics
+    /// Nobody can say.
+    pub async fn deaths(&self) -> u32 {
+        let restarts = ["systemctl", "show", "--property=NRestarts", "--value"];
+        let restarts = [&restarts[..], &["sternway-agent"]].concat();
+        self.run(&restarts).await.ok().parse().expect("a number")
+    }
+
+    async fn arm(&self, unit: &str, fault: &str) {
+        let unit = format!("{unit}Environment=STERNWAY_FAULT={fault}\n");
+        self.write(ARMED, unit).await;
         self.run(&["systemctl", "daemon-reload"]).await.ok();
         let restart = ["systemctl", "restart", "sternway-agent"];
         self.run(&restart).await.ok();
@@ -166,6 +208,19 @@ impl Host {
             },
         )
         .await;
+    }
+
+    /// Nobody can change a file or what is in a folder; or they can again. As `chattr` does it, which not every host has.
+    ///
+    /// # Panics
+    /// It cannot be done.
+    pub async fn immutable(&self, path: &str, is: bool) {
+        // FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_IMMUTABLE_FL of linux/fs.h.
+        let script = "open(my $file, '<', $ARGV[0]) or die $!; my $flags = pack('l', 0); \
+                      ioctl($file, 0x80086601, $flags) or die $!; my $set = unpack('l', $flags); \
+                      $flags = pack('l', $ARGV[1] ? $set | 16 : $set & ~16); ioctl($file, 0x40086602, $flags) or die $!;";
+        let set = ["perl", "-e", script, path, if is { "1" } else { "0" }];
+        self.run(&set).await.ok();
     }
 
     /// Ends [`Self::fill_disk`].

@@ -15,6 +15,7 @@ mod packages;
 mod real;
 mod targets;
 mod units;
+mod whole;
 
 use std::collections::BTreeMap;
 

@@ -43,7 +43,7 @@ pub struct Deb {
     folder: &'static str,
     start: Start,
     unit: String,
-    fails: bool,
+    postinst: String,
 }
 
 impl Deb {
@@ -58,7 +58,7 @@ impl Deb {
             folder: "usr/bin",
             start: Start::default(),
             unit: String::new(),
-            fails: false,
+            postinst: String::new(),
         }
     }
 
@@ -98,8 +98,15 @@ impl Deb {
     /// Its postinst fails before it comes to the units, so that dpkg leaves it half-configured.
     #[must_use]
     pub fn with_failing_postinst(self) -> Self {
-        let fails = true;
-        Self { fails, ..self }
+        let says = format!("echo '{}: the data cannot be migrated' >&2", self.name);
+        self.with_postinst(&format!("{says}\nexit 1"))
+    }
+
+    /// Its postinst begins with these lines, of a shell that ends at the first failure.
+    #[must_use]
+    pub fn with_postinst(self, lines: &str) -> Self {
+        let postinst = lines.to_owned();
+        Self { postinst, ..self }
     }
 
     /// Its conffile, as packaged: what the program reads at its start, as a shell does.
@@ -180,15 +187,10 @@ impl Deb {
             Start::Socket => format!("{name}.socket"),
             Start::Simple | Start::Notify => format!("{name}.service"),
         };
-        let first = if self.fails {
-            format!("echo '{name}: the data cannot be migrated' >&2\nexit 1")
-        } else {
-            String::new()
-        };
         script
             .replace("@UNITS@", &units)
             .replace("@ENABLED@", &enabled)
-            .replace("@FIRST@", &first)
+            .replace("@FIRST@", &self.postinst)
     }
 
     /// What is started: the version is in the program, the rest in the conffile.

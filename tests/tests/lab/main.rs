@@ -12,6 +12,8 @@ mod packages;
 mod packages_made;
 mod systemd;
 mod units;
+mod units_bad_days;
+mod units_crashes;
 mod units_kinds;
 mod units_packages;
 mod units_real;
