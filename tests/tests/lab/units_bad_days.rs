@@ -264,7 +264,7 @@ async fn a_disk_that_gets_full_in_a_restore_holds_it_until_there_is_room() {
     App::new("v2").deploy(host).await;
     lab.known_good("vm", TARGET, 2).await;
     let mut runs = 2;
-    for append in [1, 3, 5, 7, 9] {
+    for append in [1, 5, 9] {
         host.agent_stays_dead_at(&format!("journal:{append}:after"))
             .await;
         lab.is("vm", "online").await;

@@ -321,13 +321,15 @@ async fn a_restore_of_packages_that_is_killed_in_the_middle_ends_on_one_version(
     join_all(lab.hosts().map(async |host| {
         let name = host.name();
         host.tidies_often().await;
-        host.looks_after(PACKAGED_SECTION).await;
         for (number, version) in [(1, "1.0"), (2, "2.0")] {
             let file = deb("billing", version).build(host).await;
             host.run(&["cp", &file, "/var/cache/apt/archives/"])
                 .await
                 .ok();
             host.apt_install(&[&file]).await.ok();
+            if number == 1 {
+                host.looks_after(PACKAGED_SECTION).await;
+            }
             lab.known_good(name, PACKAGED, number).await;
         }
         let other = deb("other", "1.0").port(8081).build(host).await;
