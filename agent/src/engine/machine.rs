@@ -593,7 +593,7 @@ fn rescue_problem(
             "the restore failed ({}), and so did its undo ({undo}); {now}",
             reason.message
         ),
-        "look at the host: `docker ps -a` there, and the events of this order here",
+        "look at what runs on the host, and at the events of this order here",
     )
 }
 

@@ -223,7 +223,7 @@ async fn a_damaged_artifact_is_told_and_keeps_its_revision_alone_from_being_rest
 }
 
 #[tokio::test]
-async fn a_restart_by_somebody_else_since_the_plan_is_no_part_of_it() {
+async fn what_somebody_else_deployed_since_the_plan_is_left_to_them() {
     let lab = with_both(Generation::Bookworm, App::new("v1")).await;
     let host = lab.host("vm");
     // Planned, and nothing more.
@@ -232,16 +232,17 @@ async fn a_restart_by_somebody_else_since_the_plan_is_no_part_of_it() {
     let rollback = roll_back(&lab, 1);
     let meanwhile = async {
         host.unit_is("sternway-agent", "failed").await;
-        host.run(&["systemctl", "restart", APP]).await.ok();
+        App::new("v3").deploy(host).await;
+        host.serves(8080, "v3").await;
         let process = process_of(host).await;
         host.starts_agent().await;
         process
     };
     let (said, process) = tokio::join!(rollback, meanwhile);
-    let said = said.exits(UNDONE);
     let told = format!("{}{}", said.stdout, said.stderr);
+    assert_ne!(said.code, DONE, "{told}");
     assert!(told.contains("by somebody else"), "{told}");
-    is_only(&lab, 2).await;
+    is_only(&lab, 3).await;
     assert_eq!(process_of(host).await, process, "it was not started again");
     let _ = roll_back(&lab, 1).await.exits(DONE);
     is_only(&lab, 1).await;

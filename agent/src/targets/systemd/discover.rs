@@ -116,7 +116,8 @@ impl SystemdKind {
             instance: inspected.state.instance(),
             ended_well: idles(&inspected.state),
             // One whose files cannot be loaded says by that that they are not what runs, or ran.
-            settled: inspected.state.load == Load::Loaded,
+            settled: inspected.state.runs()
+                || matches!(inspected.state.load, Load::Loaded | Load::Masked),
             content: Some(content(target, &inspected.record, inspected.captured)?),
             unsupported: None,
         })
