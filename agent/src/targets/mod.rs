@@ -220,7 +220,7 @@ pub struct Hands {
 /// The code of a last resort that could start nothing.
 pub const NOTHING_RUNS: &str = "nothing-runs";
 
-/// A kind of target: `docker`, later `compose`, `swarm`, `systemd`.
+/// A kind of target: `docker`, `systemd`.
 #[async_trait]
 pub trait Kind: Send + Sync {
     /// What stands before the slash in the names of its targets.

@@ -63,8 +63,10 @@ impl SystemdKind {
         let records = kept
             .iter()
             .filter_map(|one| UnitRecord::from_bytes(&one.record).ok());
-        let wanted: Vec<PackageId> = records.flat_map(|record| record.packages).collect();
-        let now: BTreeSet<PackageId> = wanted.iter().cloned().collect();
+        let mut now = BTreeSet::new();
+        let mut wanted: Vec<PackageId> = records.flat_map(|record| record.packages).collect();
+        // Each once, in the order in which they matter.
+        wanted.retain(|package| now.insert(package.clone()));
         let unneeded = {
             let mut needed = lock(&self.needed);
             let before = needed.insert(target.clone(), now).unwrap_or_default();
@@ -148,7 +150,7 @@ impl SystemdKind {
             let found = found.iter().find(same).or(found.first());
             let from = found.and_then(package_id);
             let on_hold = found.is_some_and(|found| found.want == Want::Hold);
-            // What goes forward is to be upgraded further, unless somebody held it.
+            // What goes forward is to be upgraded further.
             let hold = match &from {
                 Some(from) => {
                     let older = self.dpkg.is_older(&to.version, &from.version).await;
