@@ -4,6 +4,7 @@
 pub mod docker;
 mod probe;
 pub mod systemd;
+mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,16 +1,13 @@
-//! Carries the checks of a container out: until they pass or their time is up, and then through the soak.
+//! Carries the checks of a container out.
 
 use std::{
     net::IpAddr,
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use sternway_proto::{
-    name::clean_text,
-    v1::{Evidence, Verdict},
-};
+use sternway_proto::v1::Verdict;
 use tokio::time::sleep;
 
 use super::{
@@ -20,6 +17,7 @@ use super::{
     without_query,
 };
 use crate::{
+    clock::now_ms,
     engine::step::EvidenceSink,
     targets::{
         docker::{
@@ -28,21 +26,16 @@ use crate::{
             steps::runs,
         },
         probe::Seen,
+        watched::{self, Attempts, Teller, Told, Watched, verdict},
     },
 };
-
-/// Between attempts: quick at first, because an application that is up at once should not be waited for.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Between looks during the soak.
-const SOAK_PAUSE: Duration = Duration::from_millis(500);
 
 /// A container that has run for longer than its start-up may take gets this long to answer.
 const WELL_WORN: Duration = Duration::from_secs(3);
 
-/// The engine may be away for a moment while it is looked at.
+/// The engine may be away for a moment while it is looked at, and is asked again so often.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(20);
+const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is checked, and for whom.
 pub(in crate::targets::docker) struct Subject<'a> {
@@ -82,18 +75,16 @@ impl Subject<'_> {
         checks: &Checks,
     ) -> Result<Verdict, EngineError> {
         for problem in &checks.problems {
-            let (expected, said) = ("can be read", problem.message.as_str());
-            let subject = "the container's labels".to_owned();
-            self.tell(
-                "label",
-                subject,
-                expected,
-                said,
-                1,
-                Instant::now(),
-                Verdict::Inconclusive,
-            )
-            .await;
+            let told = Told {
+                check: "label",
+                subject: "the container's labels".to_owned(),
+                expected: "can be read",
+                observed: &problem.message,
+                attempts: 1,
+                begun: Instant::now(),
+                verdict: Verdict::Inconclusive,
+            };
+            self.teller().tell(told).await;
         }
         let verdict = self.check(checks).await?;
         Ok(match verdict {
@@ -118,16 +109,19 @@ impl Subject<'_> {
             return Ok(Verdict::Failed);
         };
         let place = self.place(&up).await?;
-        for check in &checks.declared {
-            if matches!(check, Check::Log { .. }) {
-                continue;
-            }
-            let passed = self.passes(check, &place, begun, limit, &up).await?;
-            if !passed {
-                return Ok(Verdict::Failed);
-            }
+        let up = Up {
+            of: self,
+            standing: up,
+            place,
+        };
+        watched::check(&up, &checks.declared, begun, limit, checks.soak).await
+    }
+
+    fn teller(&self) -> Teller<'_> {
+        Teller {
+            sink: self.sink,
+            instance: self.instance,
         }
-        self.soaks(checks, &place, &up).await
     }
 
     /// Waits until it runs and, where it has a HEALTHCHECK, is healthy. None: it did not.
@@ -136,10 +130,8 @@ impl Subject<'_> {
         begun: Instant,
         limit: Duration,
     ) -> Result<Option<Standing>, EngineError> {
-        let mut attempts = 0;
-        let mut pause = FIRST_PAUSE;
+        let mut attempts = Attempts::since(begun, limit);
         loop {
-            attempts += 1;
             let standing = self.standing().await?;
             let alive = standing.running && alive(standing.pid);
             let (check, expected, done, failed) = match standing.health.as_deref() {
@@ -151,133 +143,23 @@ impl Subject<'_> {
                     health == "unhealthy" || standing.status == "exited",
                 ),
             };
-            let late = begun.elapsed() >= limit;
-            if done || failed || late {
-                let observed = describe(&standing);
-                let verdict = if done {
-                    Verdict::Passed
-                } else {
-                    Verdict::Failed
-                };
-                self.tell(
-                    check,
-                    self.id_short(),
-                    expected,
-                    &observed,
-                    attempts,
-                    begun,
-                    verdict,
-                )
-                .await;
-                return Ok(done.then_some(standing));
+            if !done && !failed && !attempts.are_over() {
+                attempts.next().await;
+                continue;
             }
-            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            let observed = describe(&standing);
+            let told = Told {
+                check,
+                subject: self.id_short(),
+                expected,
+                observed: &observed,
+                attempts: attempts.number,
+                begun,
+                verdict: verdict(done),
+            };
+            self.teller().tell(told).await;
+            return Ok(done.then_some(standing));
         }
-    }
-
-    async fn passes(
-        &self,
-        check: &Check,
-        place: &Place,
-        begun: Instant,
-        limit: Duration,
-        up: &Standing,
-    ) -> Result<bool, EngineError> {
-        let started = Instant::now();
-        let mut attempts = 0;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            attempts += 1;
-            let mut seen = probe::attempt(self.engine, check, place, unix_now()).await;
-            let mut over = seen.good || begun.elapsed() >= limit;
-            if !over && let Some(broken) = self.broken(up).await? {
-                seen = Seen {
-                    good: false,
-                    observed: broken,
-                };
-                over = true;
-            }
-            if over {
-                self.tell_check(check, place, &seen, attempts, started)
-                    .await;
-                return Ok(seen.good);
-            }
-            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// Everything must hold through the soak, and the container must not have restarted.
-    async fn soaks(
-        &self,
-        checks: &Checks,
-        place: &Place,
-        up: &Standing,
-    ) -> Result<Verdict, EngineError> {
-        let begun = Instant::now();
-        let mut looks = 0;
-        loop {
-            looks += 1;
-            if let Some(broken) = self.broken(up).await? {
-                self.tell(
-                    "restarts",
-                    self.id_short(),
-                    "steady",
-                    &broken,
-                    looks,
-                    begun,
-                    Verdict::Failed,
-                )
-                .await;
-                return Ok(Verdict::Failed);
-            }
-            if begun.elapsed() >= checks.soak {
-                break;
-            }
-            let left = checks.soak.saturating_sub(begun.elapsed());
-            sleep(left.min(SOAK_PAUSE)).await;
-            for check in &checks.declared {
-                let seen = probe::attempt(self.engine, check, place, unix_now()).await;
-                if !seen.good {
-                    self.tell_check(check, place, &seen, looks, begun).await;
-                    return Ok(Verdict::Failed);
-                }
-            }
-        }
-        let held = format!("steady for {:.1} s", begun.elapsed().as_secs_f64());
-        self.tell(
-            "restarts",
-            self.id_short(),
-            "steady",
-            &held,
-            looks,
-            begun,
-            Verdict::Passed,
-        )
-        .await;
-        for check in &checks.declared {
-            if matches!(check, Check::Log { .. }) {
-                let seen = probe::attempt(self.engine, check, place, unix_now()).await;
-                self.tell_check(check, place, &seen, 1, begun).await;
-                if !seen.good {
-                    return Ok(Verdict::Failed);
-                }
-            }
-        }
-        Ok(Verdict::Passed)
-    }
-
-    /// What is no longer as it was when it came up.
-    async fn broken(&self, up: &Standing) -> Result<Option<String>, EngineError> {
-        let now = self.standing().await?;
-        let same = now.started_at == up.started_at && now.restarts == up.restarts;
-        let well = now.running && alive(now.pid) && now.health.as_deref() != Some("unhealthy");
-        Ok(match (same, well) {
-            (true, true) => None,
-            (false, true) => Some(format!("restarted ({} restarts)", now.restarts)),
-            (_, false) => Some(describe(&now)),
-        })
     }
 
     async fn standing(&self) -> Result<Standing, EngineError> {
@@ -286,7 +168,7 @@ impl Subject<'_> {
             match self.engine.container(self.id).await {
                 Ok(inspect) => return Ok(read(&inspect)),
                 Err(error) if error.is_transient() && begun.elapsed() < ENGINE_PATIENCE => {
-                    sleep(LONGEST_PAUSE).await;
+                    sleep(ENGINE_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -311,19 +193,29 @@ impl Subject<'_> {
         let id: String = self.id.chars().take(12).collect();
         format!("container {id}")
     }
+}
 
-    async fn tell_check(
-        &self,
-        check: &Check,
-        place: &Place,
-        seen: &Seen,
-        attempts: u32,
-        begun: Instant,
-    ) {
-        let address = place
+/// A container as it was when it came up.
+struct Up<'a> {
+    of: &'a Subject<'a>,
+    standing: Standing,
+    place: Place,
+}
+
+impl Watched for Up<'_> {
+    type Check = Check;
+    type Error = EngineError;
+
+    fn subject(&self) -> String {
+        self.of.id_short()
+    }
+
+    fn words(&self, check: &Check) -> (&'static str, String, String) {
+        let address = self
+            .place
             .address
             .map_or("?".to_owned(), |address| address.to_string());
-        let (kind, subject, expected) = match check {
+        match check {
             Check::Http { port, path, status } => (
                 "http",
                 format!("http://{address}:{port}{}", without_query(path)),
@@ -340,51 +232,30 @@ impl Subject<'_> {
                 format!("lines with {text:?}"),
                 format!("at most {max} in the last minute"),
             ),
-        };
-        let verdict = if seen.good {
-            Verdict::Passed
-        } else {
-            Verdict::Failed
-        };
-        self.tell(
-            kind,
-            subject,
-            &expected,
-            &seen.observed,
-            attempts,
-            begun,
-            verdict,
-        )
-        .await;
+        }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one message, named at its making"
-    )]
-    async fn tell(
-        &self,
-        check: &str,
-        subject: String,
-        expected: &str,
-        observed: &str,
-        attempts: u32,
-        begun: Instant,
-        verdict: Verdict,
-    ) {
-        self.sink
-            .send(Evidence {
-                check: check.to_owned(),
-                subject: clean_text(&subject),
-                expected: expected.to_owned(),
-                observed: clean_text(observed),
-                attempts,
-                duration_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
-                verdict: verdict.into(),
-                at_ms: unix_now_ms(),
-                instance: self.instance.to_owned(),
-            })
-            .await;
+    fn is_known_late(check: &Check) -> bool {
+        matches!(check, Check::Log { .. })
+    }
+
+    async fn attempt(&self, check: &Check) -> Seen {
+        probe::attempt(self.of.engine, check, &self.place, unix_now()).await
+    }
+
+    async fn broken(&self) -> Result<Option<String>, EngineError> {
+        let (now, up) = (self.of.standing().await?, &self.standing);
+        let same = now.started_at == up.started_at && now.restarts == up.restarts;
+        let well = now.running && alive(now.pid) && now.health.as_deref() != Some("unhealthy");
+        Ok(match (same, well) {
+            (true, true) => None,
+            (false, true) => Some(format!("restarted ({} restarts)", now.restarts)),
+            (_, false) => Some(describe(&now)),
+        })
+    }
+
+    fn teller(&self) -> Teller<'_> {
+        self.of.teller()
     }
 }
 
@@ -476,13 +347,5 @@ fn unix_of(text: &str) -> i64 {
 }
 
 fn unix_now() -> i64 {
-    unix_now_ms() / 1000
-}
-
-fn unix_now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or_default()
+    now_ms() / 1000
 }

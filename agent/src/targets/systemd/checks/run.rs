@@ -1,12 +1,8 @@
-//! Carries the checks of a unit out: until they pass or their time is up, and then through the soak.
+//! Carries the checks of a unit out.
 
 use std::time::{Duration, Instant};
 
-use sternway_proto::{
-    name::clean_text,
-    v1::{Evidence, Verdict},
-};
-use tokio::time::sleep;
+use sternway_proto::v1::Verdict;
 
 use super::{Check, attempt::attempt};
 use crate::{
@@ -16,15 +12,9 @@ use crate::{
     targets::{
         probe::Seen,
         systemd::state::{idles, why_not},
+        watched::{self, Attempts, Teller, Told, Watched, verdict},
     },
 };
-
-/// Between attempts: quick at first, because what is up at once should not be waited for.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Between looks during the soak.
-const SOAK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The minute before, of which a journal is read.
 const MINUTE: i64 = 60;
@@ -55,6 +45,12 @@ impl Checks {
     }
 }
 
+/// A unit as it was when it came up.
+struct Up<'a> {
+    of: &'a Subject<'a>,
+    state: UnitState,
+}
+
 impl Subject<'_> {
     /// Runs them all. Each piece of evidence goes to the sink; the verdict is the worst.
     ///
@@ -65,15 +61,18 @@ impl Subject<'_> {
         checks: &Checks,
     ) -> Result<Verdict, BusError> {
         let begun = Instant::now();
-        let Some(up) = self.comes_up(begun, checks.timeout).await? else {
+        let Some(state) = self.comes_up(begun, checks.timeout).await? else {
             return Ok(Verdict::Failed);
         };
-        for check in &checks.declared {
-            if !self.passes(check, begun, checks.timeout, &up).await? {
-                return Ok(Verdict::Failed);
-            }
+        let up = Up { of: self, state };
+        watched::check(&up, &checks.declared, begun, checks.timeout, checks.soak).await
+    }
+
+    fn teller(&self) -> Teller<'_> {
+        Teller {
+            sink: self.sink,
+            instance: self.instance,
         }
-        self.soaks(checks, &up).await
     }
 
     /// As it is when it is up; none: it does not come up in time.
@@ -82,124 +81,62 @@ impl Subject<'_> {
         begun: Instant,
         limit: Duration,
     ) -> Result<Option<UnitState>, BusError> {
-        let mut attempts = 0;
-        let mut pause = FIRST_PAUSE;
+        let mut attempts = Attempts::since(begun, limit);
         loop {
-            attempts += 1;
             let state = self.bus.state(self.unit).await?;
-            let up = state.active == Active::Active || idles(&state);
+            let idle = idles(&state);
+            let up = state.active == Active::Active || idle;
             // What has failed does not come up by itself.
-            let over = up || state.active == Active::Failed || begun.elapsed() >= limit;
-            if over {
-                let observed = if up {
-                    state.sub.clone()
+            if !up && state.active != Active::Failed && !attempts.are_over() {
+                attempts.next().await;
+                continue;
+            }
+            let why_not = why_not(&state);
+            let told = Told {
+                check: "unit",
+                subject: self.unit.to_string(),
+                expected: if idle {
+                    "done, or waits for its start"
                 } else {
-                    why_not(&state)
-                };
-                self.tell(
-                    "unit",
-                    self.unit.to_string(),
-                    "active",
-                    &observed,
-                    attempts,
-                    begun,
-                    up,
-                )
-                .await;
-                return Ok(up.then_some(state));
-            }
-            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+                    "active"
+                },
+                observed: if up { &state.sub } else { &why_not },
+                attempts: attempts.number,
+                begun,
+                verdict: verdict(up),
+            };
+            self.teller().tell(told).await;
+            return Ok(up.then_some(state));
         }
     }
+}
 
-    async fn passes(
-        &self,
-        check: &Check,
-        begun: Instant,
-        limit: Duration,
-        up: &UnitState,
-    ) -> Result<bool, BusError> {
-        let started = Instant::now();
-        let mut attempts = 0;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            attempts += 1;
-            let mut seen = self.attempt(check, up).await;
-            let mut over = seen.good || begun.elapsed() >= limit;
-            if !over && let Some(broken) = self.broken(up).await? {
-                seen = Seen {
-                    good: false,
-                    observed: broken,
-                };
-                over = true;
-            }
-            if over {
-                self.tell_check(check, &seen, attempts, started).await;
-                return Ok(seen.good);
-            }
-            sleep(pause.min(limit.saturating_sub(begun.elapsed()))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+impl Watched for Up<'_> {
+    type Check = Check;
+    type Error = BusError;
+
+    fn subject(&self) -> String {
+        self.of.unit.to_string()
     }
 
-    /// Everything must hold through the soak, and the unit must not have restarted.
-    async fn soaks(&self, checks: &Checks, up: &UnitState) -> Result<Verdict, BusError> {
-        let begun = Instant::now();
-        let mut looks = 0;
-        loop {
-            looks += 1;
-            if let Some(broken) = self.broken(up).await? {
-                self.tell(
-                    "restarts",
-                    self.unit.to_string(),
-                    "steady",
-                    &broken,
-                    looks,
-                    begun,
-                    false,
-                )
-                .await;
-                return Ok(Verdict::Failed);
-            }
-            if begun.elapsed() >= checks.soak {
-                break;
-            }
-            let left = checks.soak.saturating_sub(begun.elapsed());
-            sleep(left.min(SOAK_PAUSE)).await;
-            for check in &checks.declared {
-                let seen = self.attempt(check, up).await;
-                if !seen.good {
-                    self.tell_check(check, &seen, looks, begun).await;
-                    return Ok(Verdict::Failed);
-                }
-            }
-        }
-        let held = format!("steady for {:.1} s", begun.elapsed().as_secs_f64());
-        self.tell(
-            "restarts",
-            self.unit.to_string(),
-            "steady",
-            &held,
-            looks,
-            begun,
-            true,
-        )
-        .await;
-        Ok(Verdict::Passed)
+    fn words(&self, check: &Check) -> (&'static str, String, String) {
+        check.words()
     }
 
-    async fn attempt(&self, check: &Check, up: &UnitState) -> Seen {
+    fn is_known_late(check: &Check) -> bool {
+        matches!(check, Check::Log { .. })
+    }
+
+    async fn attempt(&self, check: &Check) -> Seen {
         let since = now_ms() / 1000 - MINUTE;
-        attempt(self.bus, check, &up.invocation, since).await
+        attempt(self.of.bus, check, &self.state.invocation, since).await
     }
 
-    /// What is no longer as it was when it came up.
-    async fn broken(&self, up: &UnitState) -> Result<Option<String>, BusError> {
-        let now = self.bus.state(self.unit).await?;
-        let same = now.invocation == up.invocation && now.restarts == up.restarts;
+    async fn broken(&self) -> Result<Option<String>, BusError> {
+        let now = self.of.bus.state(self.of.unit).await?;
+        let same = now.invocation == self.state.invocation && now.restarts == self.state.restarts;
         // One that waits to be called may have been, and ended again.
-        if idles(up) {
+        if idles(&self.state) {
             return Ok((now.active == Active::Failed).then(|| why_not(&now)));
         }
         Ok(match now.active {
@@ -211,51 +148,7 @@ impl Subject<'_> {
         })
     }
 
-    async fn tell_check(&self, check: &Check, seen: &Seen, attempts: u32, begun: Instant) {
-        let (kind, subject, expected) = check.words();
-        self.tell(
-            kind,
-            subject,
-            &expected,
-            &seen.observed,
-            attempts,
-            begun,
-            seen.good,
-        )
-        .await;
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of one message, named at its making"
-    )]
-    async fn tell(
-        &self,
-        check: &str,
-        subject: String,
-        expected: &str,
-        observed: &str,
-        attempts: u32,
-        begun: Instant,
-        good: bool,
-    ) {
-        let verdict = if good {
-            Verdict::Passed
-        } else {
-            Verdict::Failed
-        };
-        self.sink
-            .send(Evidence {
-                check: check.to_owned(),
-                subject: clean_text(&subject),
-                expected: expected.to_owned(),
-                observed: clean_text(observed),
-                attempts,
-                duration_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
-                verdict: verdict.into(),
-                at_ms: now_ms(),
-                instance: self.instance.to_owned(),
-            })
-            .await;
+    fn teller(&self) -> Teller<'_> {
+        self.of.teller()
     }
 }
