@@ -1,8 +1,9 @@
 //! What a lab's controller says of the targets of its hosts.
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::{Host, Lab};
+use super::{Fleet, Host, Lab};
 use crate::{stage::SETTLES, wait::until};
 
 impl Host {
@@ -20,6 +21,16 @@ impl Host {
 }
 
 impl Lab {
+    /// A host of each generation, whose agents look after what these settings say.
+    ///
+    /// # Panics
+    /// Something does not come up.
+    pub async fn of_each_generation(settings: &str) -> Self {
+        let lab = Fleet::of_each_generation().raise().await;
+        join_all(lab.hosts().map(|host| host.looks_after(settings))).await;
+        lab
+    }
+
     /// A target as `ctl` shows it; null: there is none.
     ///
     /// # Panics

@@ -3,7 +3,6 @@
 use futures_util::future::join_all;
 use serde_json::Value;
 use sternway_tests::{
-    http,
     lab::{Fleet, Generation, Host, Lab},
     shop::Image,
     stage::SETTLES,
@@ -13,6 +12,9 @@ use sternway_tests::{
 /// No restore appends more often to its journal; the power is cut at every fifth of them.
 const APPENDS: usize = 60;
 const EVERY: usize = 5;
+
+/// The target.
+const SHOP: &str = "docker/shop";
 
 /// How shop is deployed: quick to pass and quick to fail.
 const RUN: [&str; 14] = [
@@ -43,22 +45,6 @@ async fn deploy(host: &Host, image: &str) {
     host.run(&run).await.ok();
 }
 
-/// Waits until revision `number` of shop is the current one there, and, where asked, known-good.
-async fn runs(lab: &Lab, host: &str, number: u64, known_good: bool) {
-    until(&format!("#{number} on {host}"), SETTLES, async || {
-        let listed = lab.ctl.json(&["target", "ls", "--host", host]).await;
-        let target = &listed["targets"][0];
-        let revision = target["revisions"]
-            .as_array()
-            .and_then(|all| all.iter().find(|one| one["number"] == number))
-            .unwrap_or(&Value::Null);
-        let runs = !revision.is_null() && revision["id"] == target["current_revision"];
-        let good = !known_good || revision["known_good"] == true;
-        (runs && good).then_some(()).ok_or(format!("{target:#}"))
-    })
-    .await;
-}
-
 /// v1 is known-good there, and a bad v2 was deployed over it.
 async fn bad_deployment(lab: &Lab, name: &str) {
     let (v1, v2) = (
@@ -69,20 +55,9 @@ async fn bad_deployment(lab: &Lab, name: &str) {
     host.load(&v1).await;
     host.load(&v2).await;
     deploy(host, &v1).await;
-    runs(lab, name, 1, true).await;
+    lab.known_good(name, SHOP, 1).await;
     deploy(host, &v2).await;
-    runs(lab, name, 2, false).await;
-}
-
-async fn serves(host: &Host, version: &str) {
-    let address = format!("{}:8080", host.address());
-    until(version, SETTLES, async || {
-        match http::get(&address, "/").await {
-            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    lab.runs(name, SHOP, 2).await;
 }
 
 #[tokio::test]
@@ -97,8 +72,8 @@ async fn a_bad_deployment_is_rolled_back_on_hosts_of_both_generations() {
         let rollback = ["rollback", "--host", name, "--yes", "--swap", "warm"];
         let said = lab.ctl.run(&rollback).await.exits(0).stdout;
         assert!(said.contains("✔ passed"), "{said}");
-        serves(lab.host(name), "v1").await;
-        runs(&lab, name, 1, false).await;
+        lab.host(name).serves(8080, "v1").await;
+        lab.runs(name, SHOP, 1).await;
     }))
     .await;
 }
@@ -150,20 +125,20 @@ async fn never_both_a_host_that_loses_power_in_a_warm_restore_boots_into_one_rev
             Some("undone") => 2,
             _ => panic!("{when}: {state}"),
         };
-        runs(&lab, "web", number, false).await;
+        lab.runs("web", SHOP, number).await;
         let listed = web
             .run(&["docker", "ps", "--format", "{{.Names}}"])
             .await
             .ok();
         assert_eq!(listed, "shop", "{when}");
-        serves(web, &format!("v{number}")).await;
+        web.serves(8080, &format!("v{number}")).await;
         let tables = web.run(&["nft", "list", "tables"]).await.ok();
         assert!(!tables.contains("sternway"), "{when}: {tables}");
         if !cut {
             break;
         }
         deploy(web, &Image::plain("v2", "health").shared().await).await;
-        runs(&lab, "web", 2, false).await;
+        lab.runs("web", SHOP, 2).await;
     }
     assert!(cuts > 2, "the power was cut {cuts} times");
 }

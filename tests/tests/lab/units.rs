@@ -2,8 +2,7 @@
 
 use futures_util::future::join_all;
 use sternway_tests::{
-    http,
-    lab::{APP, App, Fleet, Generation, Host, Lab, PORT},
+    lab::{APP, App, Host, Lab, PORT},
     stage::SETTLES,
     wait::until,
 };
@@ -20,26 +19,6 @@ soak = "1s"
 http = "http://127.0.0.1:8080/health"
 "#;
 
-async fn vms() -> Lab {
-    let fleet = Fleet::new()
-        .vm("old", Generation::Bookworm)
-        .vm("new", Generation::Trixie);
-    let lab = fleet.raise().await;
-    join_all(lab.hosts().map(|host| host.looks_after(SECTION))).await;
-    lab
-}
-
-async fn serves(host: &Host, version: &str) {
-    let address = format!("{}:{PORT}", host.address());
-    until(version, SETTLES, async || {
-        match http::get(&address, "/").await {
-            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
 /// v1 is known-good there, and a bad v2 was deployed over it.
 async fn bad_deployment(lab: &Lab, host: &Host) {
     App::new("v1").deploy(host).await;
@@ -50,13 +29,13 @@ async fn bad_deployment(lab: &Lab, host: &Host) {
 
 #[tokio::test]
 async fn a_bad_release_is_rolled_back_with_its_environment_and_its_link() {
-    let lab = vms().await;
+    let lab = Lab::of_each_generation(SECTION).await;
     join_all(lab.hosts().map(async |host| {
         bad_deployment(&lab, host).await;
         let rollback = ["rollback", "--host", host.name(), "--yes"];
         let said = lab.ctl.run(&rollback).await.exits(0).stdout;
         assert!(said.contains("✔ passed"), "{said}");
-        serves(host, "v1").await;
+        host.serves(PORT, "v1").await;
         lab.runs(host.name(), TARGET, 1).await;
         let link = host.run(&["readlink", "/opt/app/current"]).await.ok();
         assert_eq!(link, "releases/v1");
@@ -70,7 +49,7 @@ async fn a_bad_release_is_rolled_back_with_its_environment_and_its_link() {
 
 #[tokio::test]
 async fn a_release_that_crashes_in_a_loop_is_rolled_back_in_the_middle_of_it() {
-    let lab = vms().await;
+    let lab = Lab::of_each_generation(SECTION).await;
     join_all(lab.hosts().map(async |host| {
         App::new("v1").deploy(host).await;
         lab.known_good(host.name(), TARGET, 1).await;
@@ -91,7 +70,7 @@ async fn a_release_that_crashes_in_a_loop_is_rolled_back_in_the_middle_of_it() {
         let rollback = ["rollback", "--host", host.name(), "--yes"];
         let said = lab.ctl.run(&rollback).await.exits(0).stdout;
         assert!(said.contains("verified"), "{said}");
-        serves(host, "v1").await;
+        host.serves(PORT, "v1").await;
         lab.runs(host.name(), TARGET, 1).await;
     }))
     .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sternway_tests::{
     http,
-    lab::{Deb, Fleet, Generation, Host, Lab, Start, shop},
+    lab::{Deb, Host, Lab, Start, shop},
     stage::SETTLES,
     wait::until,
 };
@@ -30,19 +30,6 @@ soak = "0s"
 [[unit]]
 unit = "sternway-agent.service"
 "#;
-
-async fn answers(host: &Host, port: u16, version: &str) {
-    let address = format!("{}:{port}", host.address());
-    until(
-        &format!("{version} at {address}"),
-        SETTLES,
-        async || match http::get(&address, "/").await {
-            Ok(answer) if answer.body == version => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )
-    .await;
-}
 
 async fn roll_back(lab: &Lab, host: &Host, target: &str) -> String {
     let rollback = [
@@ -86,7 +73,7 @@ async fn instances_go_back_together_one_after_the_other(lab: &Lab, host: &Host) 
     let plan = roll_back(lab, host, &target(1)).await;
     assert!(plan.contains("start worker@2.service again"), "{plan}");
     for number in both {
-        answers(host, 9000 + number, "v1").await;
+        host.serves(9000 + number, "v1").await;
         lab.runs(host.name(), &target(number), 1).await;
     }
 }
@@ -112,7 +99,7 @@ async fn nobody_is_turned_away_by_a_socket(lab: &Lab, host: &Host) {
         let deb = Deb::new("waits", version).port(port).starts(Start::Socket);
         let file = deb.build(host).await;
         host.apt_install(&[&file]).await.ok();
-        answers(host, port, version).await;
+        host.serves(port, version).await;
         let number = if version == "1.0" { 1 } else { 2 };
         lab.known_good(host.name(), target, number).await;
     }
@@ -120,7 +107,7 @@ async fn nobody_is_turned_away_by_a_socket(lab: &Lab, host: &Host) {
     let rolls = async {
         let plan = roll_back(lab, host, target).await;
         assert!(plan.contains("waits.socket"), "{plan}");
-        answers(host, port, "1.0").await;
+        host.serves(port, "1.0").await;
     };
     tokio::select! {
         failed = asks => panic!("{failed} were turned away"),
@@ -143,14 +130,21 @@ async fn what_runs_once_runs_once_more(lab: &Lab, host: &Host) {
     assert_eq!(host.run(&["cat", "/run/job"]).await.ok(), "v1");
 }
 
-async fn the_agent_itself_is_refused(lab: &Lab, host: &Host) {
-    let target = "systemd/sternway-agent.service";
-    until("the refusal", SETTLES, async || {
+/// Waits until it is told that this cannot be restored, for being the agent's own.
+async fn is_refused_as_its_own(lab: &Lab, host: &Host, target: &str, why: &str) {
+    until(&format!("{target} to be refused"), SETTLES, async || {
         let shown = lab.target(host.name(), target).await;
-        let code = &shown["unsupported"]["code"];
-        (code == "own-unit").then_some(()).ok_or(shown)
+        let problem = &shown["unsupported"];
+        let said = problem["message"].as_str().unwrap_or_default();
+        let refused = problem["code"] == "own-unit" && said.contains(why);
+        refused.then_some(()).ok_or(shown)
     })
     .await;
+}
+
+async fn the_agent_itself_is_refused(lab: &Lab, host: &Host) {
+    let target = "systemd/sternway-agent.service";
+    is_refused_as_its_own(lab, host, target, "is the agent itself").await;
     let rollback = [
         "rollback",
         "--host",
@@ -166,16 +160,19 @@ async fn the_agent_itself_is_refused(lab: &Lab, host: &Host) {
         "{}",
         said.stderr
     );
+    // As if it had come with the package of this one.
+    let list = "/var/lib/dpkg/info/waits.list";
+    let files = host.run(&["cat", list]).await.ok();
+    host.write(list, format!("{files}\n/usr/bin/sternway-agent\n"))
+        .await;
+    host.run(&["systemctl", "restart", "waits"]).await.ok();
+    is_refused_as_its_own(lab, host, "systemd/waits.service", "own package waits").await;
 }
 
 #[tokio::test]
 async fn units_of_every_sort_go_back() {
-    let fleet = Fleet::new()
-        .vm("old", Generation::Bookworm)
-        .vm("new", Generation::Trixie);
-    let lab = fleet.raise().await;
+    let lab = Lab::of_each_generation(SECTIONS).await;
     let all = join_all(lab.hosts().map(async |host| {
-        host.looks_after(SECTIONS).await;
         instances_go_back_together_one_after_the_other(&lab, host).await;
         nobody_is_turned_away_by_a_socket(&lab, host).await;
         what_runs_once_runs_once_more(&lab, host).await;

@@ -1,12 +1,7 @@
 //! Units that come in packages: upgraded by the package manager, and back again.
 
 use futures_util::future::join_all;
-use sternway_tests::{
-    http,
-    lab::{Deb, Fleet, Generation, Host, Lab},
-    stage::SETTLES,
-    wait::until,
-};
+use sternway_tests::lab::{Deb, Generation, Host, Lab};
 
 const TARGET: &str = "systemd/billing.service";
 
@@ -18,15 +13,6 @@ soak = "1s"
 [[unit.check]]
 http = "http://127.0.0.1:8080/health"
 "#;
-
-async fn vms() -> Lab {
-    let fleet = Fleet::new()
-        .vm("old", Generation::Bookworm)
-        .vm("new", Generation::Trixie);
-    let lab = fleet.raise().await;
-    join_all(lab.hosts().map(|host| host.looks_after(SECTION))).await;
-    lab
-}
 
 /// Where apt keeps what it downloaded.
 const CACHE: &str = "/var/cache/apt/archives/";
@@ -52,20 +38,9 @@ async fn installed(host: &Host) -> String {
     host.run(&show).await.ok()
 }
 
-async fn serves(host: &Host, version: &str) {
-    let address = format!("{}:8080", host.address());
-    until(version, SETTLES, async || {
-        match http::get(&address, "/").await {
-            Ok(answer) if answer.status == 200 && answer.body == version => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_bad_upgrade_is_rolled_back_and_held() {
-    let lab = vms().await;
+    let lab = Lab::of_each_generation(SECTION).await;
     join_all(lab.hosts().map(async |host| {
         let name = host.name();
         install(host, &Deb::new("billing", "1.0")).await;
@@ -86,7 +61,7 @@ async fn a_bad_upgrade_is_rolled_back_and_held() {
         let said = lab.ctl.run(&rollback).await.exits(0).stderr;
         assert!(said.contains("1.0 (instead of 2.0) and hold it"), "{said}");
         lab.runs(name, TARGET, 2).await;
-        serves(host, "1.0").await;
+        host.serves(8080, "1.0").await;
         assert_eq!(installed(host).await, "hi  1.0");
         assert_eq!(host.run(&["dpkg", "--audit"]).await.stdout, "");
         assert_eq!(host.run(&["dpkg", "-V", "billing"]).await.stdout, verified);

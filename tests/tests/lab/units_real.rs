@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use sternway_tests::{
     http,
-    lab::{Fleet, Generation, Host, Lab, Real, Release},
+    lab::{Host, Lab, Real, Release},
     stage::SETTLES,
     wait::until,
 };
@@ -114,12 +114,8 @@ async fn goes_back(lab: &Lab, host: &Host, real: Real) {
 
 #[tokio::test]
 async fn services_of_debian_go_back_after_a_bad_upgrade() {
-    let fleet = Fleet::new()
-        .vm("old", Generation::Bookworm)
-        .vm("new", Generation::Trixie);
-    let lab = fleet.raise().await;
+    let lab = Lab::of_each_generation(SECTIONS).await;
     join_all(lab.hosts().map(async |host| {
-        host.looks_after(SECTIONS).await;
         for real in Real::ALL {
             goes_back(&lab, host, real).await;
         }
