@@ -69,7 +69,12 @@ pub enum InstallError {
     Locked { by: Option<Holder> },
     /// In dpkg's words, its last: a maintainer script failed, or something is missing.
     #[error("dpkg failed: {said}")]
-    Failed { said: String },
+    Failed {
+        /// All of the last words, those of maintainer scripts with them, which may quote what is private.
+        said: String,
+        /// What of them is dpkg's own.
+        own: String,
+    },
     #[error("{package} is not installed as it should be: {found}")]
     NotInstalled { package: String, found: String },
     #[error(transparent)]
@@ -232,16 +237,25 @@ fn failure(ended: &Ended) -> InstallError {
         };
     }
     InstallError::Failed {
-        said: last_words(&stderr, &stdout, ended.code),
+        said: last_words(&stderr, &stdout, ended.code, |_| true),
+        own: last_words(&stderr, "", ended.code, is_own),
     }
 }
 
-fn last_words(stderr: &str, stdout: &str, code: Option<i32>) -> String {
+/// Whether dpkg itself says that, and not a maintainer script.
+fn is_own(line: &str) -> bool {
+    line.starts_with("dpkg:")
+        || line.starts_with("dpkg-deb:")
+        || line.contains(" subprocess returned error exit status ")
+        || line.contains(" subprocess was killed by signal ")
+}
+
+fn last_words(stderr: &str, stdout: &str, code: Option<i32>, whose: fn(&str) -> bool) -> String {
     let how = match code {
         Some(code) => format!("exit status {code}"),
         None => "ended by a signal".to_owned(),
     };
-    let is_word = |line: &&str| !line.is_empty() && !line.starts_with(IGNORED);
+    let is_word = |line: &&str| !line.is_empty() && !line.starts_with(IGNORED) && whose(line);
     let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(is_word).collect();
     if lines.is_empty() {
         lines = stdout.lines().map(str::trim).filter(is_word).collect();
@@ -403,32 +417,49 @@ mod tests {
         assert_eq!(differ, ["libc6:i386"]);
     }
 
+    fn ended(stderr: &str) -> Ended {
+        Ended {
+            code: Some(2),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        }
+    }
+
     #[test]
     fn the_last_words_are_told_and_steer_no_terminal() {
         let said = "one\n".repeat(20) + "\x1b[31mpostinst failed\n\n";
-        let told = last_words(&said, "", Some(1));
+        let told = last_words(&said, "", Some(1), |_| true);
         let [begin, end] = ["exit status 1: one; one", "postinst failed"];
         assert!(told.starts_with(begin) && told.ends_with(end), "{told}");
         assert_eq!(told.matches("one").count(), LAST_LINES - 1);
         assert!(!told.contains('\x1b'));
         let ignored = "Running in chroot, ignoring command 'stop'\n";
-        let told = last_words(ignored, "Unpacking\n", None);
+        let told = last_words(ignored, "Unpacking\n", None, |_| true);
         assert_eq!(told, "ended by a signal: Unpacking");
-        let told = last_words("", "\n", None);
+        let told = last_words("", "\n", None, |_| true);
         assert_eq!(told, "ended by a signal, without a word");
     }
 
     #[test]
     fn a_lock_is_what_dpkg_says_of_its_own() {
-        let ended = |stderr: &str| Ended {
-            code: Some(2),
-            stdout: Vec::new(),
-            stderr: stderr.into(),
-        };
         let said =
             "dpkg: error: dpkg database lock was locked by another process with pid 7\nNote: …\n";
         assert!(matches!(failure(&ended(said)), InstallError::Locked { .. }));
         let said = "postinst: the till is locked by another process\n";
         assert!(matches!(failure(&ended(said)), InstallError::Failed { .. }));
+    }
+
+    #[test]
+    fn never_leaked_what_a_maintainer_script_says_is_no_word_of_dpkg() {
+        let said = "password=hunter2 is refused\n\
+                    dpkg: error processing package billing (--install):\n \
+                    installed billing package post-installation script subprocess returned error exit status 1\n";
+        let InstallError::Failed { said, own } = failure(&ended(said)) else {
+            panic!("it failed");
+        };
+        assert!(said.contains("hunter2"), "{said}");
+        assert!(!own.contains("hunter2"), "{own}");
+        assert!(own.contains("processing package billing"), "{own}");
+        assert!(own.contains("exit status 1"), "{own}");
     }
 }

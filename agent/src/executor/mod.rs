@@ -29,6 +29,7 @@ mod run;
 mod scripted;
 pub mod settings;
 mod stranded;
+mod words;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ use super::{
     ledger::{Arrival, Found, LedgerError, ordered},
     lost::{Lost, Mend},
     plan::{self, Wanted},
-    run::{Course, taken_along},
+    run::{Course, planned_result, taken_along},
     stranded::Stranded,
 };
 use crate::{
@@ -290,6 +290,7 @@ impl Office {
         };
         let mut needs: BTreeSet<_> = order.expected().cloned().into_iter().collect();
         needs.insert(order.revision().clone());
+        needs.extend(planned_result(&journal).cloned());
         // Where another has the target it is refused when it is to plan.
         self.core.begun(&target, Active { order: id, needs });
         if let Err(problem) = self.core.join(id, taken_along(&journal)) {

@@ -13,7 +13,7 @@ use super::core::Core;
 use crate::{
     engine::step::Step,
     store::revisions::RevisionError,
-    targets::{Draft, KindError, PlanInput, Recorded},
+    targets::{Draft, Hands, KindError, PlanInput, Recorded},
 };
 
 /// How long a kind may take to plan: a handful of looks at its engine.
@@ -47,7 +47,12 @@ pub(super) async fn plan(core: &Core, wanted: &Wanted<'_>) -> Result<Planned, v1
             "see `ctl target ls`",
         )
     })?;
-    let observed = late(target, timeout(PLAN_TIMEOUT, kind.observe(target)).await)?;
+    let hands = kind.hands(target);
+    let observed = late(
+        target,
+        &hands,
+        timeout(PLAN_TIMEOUT, kind.observe(target)).await,
+    )?;
     core.saw(&observed);
     if let Some(problem) = observed.unsupported {
         return Err(problem);
@@ -88,7 +93,11 @@ pub(super) async fn plan(core: &Core, wanted: &Wanted<'_>) -> Result<Planned, v1
         scope: wanted.scope,
         swap: wanted.swap,
     };
-    let draft = late(target, timeout(PLAN_TIMEOUT, kind.plan(&input)).await)?;
+    let draft = late(
+        target,
+        &hands,
+        timeout(PLAN_TIMEOUT, kind.plan(&input)).await,
+    )?;
     let plan = assemble(core, wanted, from.as_ref(), &to, &draft);
     Ok(Planned {
         plan,
@@ -172,28 +181,30 @@ fn bad_revision(
 
 fn late<T>(
     target: &TargetName,
+    hands: &Hands,
     result: Result<Result<T, KindError>, tokio::time::error::Elapsed>,
 ) -> Result<T, v1::Problem> {
     match result {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(kind_problem(&error)),
+        Ok(Err(error)) => Err(kind_problem(&error, hands)),
         Err(_) => Err(v1::Problem::new(
             "engine-unreachable",
             format!(
                 "{target} could not be looked at within {} s",
                 PLAN_TIMEOUT.as_secs()
             ),
-            "look at the engine on the host",
+            format!("look at the host: `{}`", hands.engine),
         )),
     }
 }
 
-pub(super) fn kind_problem(error: &KindError) -> v1::Problem {
+fn kind_problem(error: &KindError, hands: &Hands) -> v1::Problem {
+    let look = format!("look at the host: `{}`", hands.engine);
     let (code, next) = match error {
-        KindError::Unreachable { .. } => ("engine-unreachable", "look at the engine on the host"),
+        KindError::Unreachable { .. } => ("engine-unreachable", look.as_str()),
         KindError::NotFound { .. } => ("target-gone", "see `ctl target ls`"),
         KindError::Record { .. } => ("record-unreadable", "choose another with `ctl history`"),
-        KindError::Failed { .. } => ("engine-failed", "look at the engine on the host"),
+        KindError::Failed { .. } => ("engine-failed", look.as_str()),
         KindError::Unkept { problem } => return problem.clone(),
     };
     v1::Problem::new(code, error.to_string(), next)

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{Meta, Snapshot, SnapshotError, Thing, checked, folder, restore::is_beside};
-use crate::store::artifacts::{Artifacts, Held};
+use crate::store::artifacts::{Artifacts, Held, hash_of};
 
 /// How often a file is read that is changed meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -58,22 +58,14 @@ pub fn capture(
     seen: &mut Seen,
 ) -> Result<Captured, SnapshotError> {
     let mut capture = Capture {
-        store,
+        store: Some(store),
         limits,
         before: std::mem::take(seen),
         seen: Seen::default(),
         found: BTreeMap::new(),
         held: Vec::new(),
     };
-    for path in paths {
-        let name = checked(path)?;
-        let thing = match folder::open(path, path) {
-            Ok(folder) => capture.at(&folder, name, path, true)?,
-            Err(error) if error.is_nothing() => None,
-            Err(error) => return Err(error),
-        };
-        capture.note(path, thing)?;
-    }
+    capture.all(paths)?;
     *seen = capture.seen;
     Ok(Captured {
         snapshot: Snapshot(capture.found),
@@ -81,8 +73,26 @@ pub fn capture(
     })
 }
 
+/// As [`capture`], and nothing is kept: for whoever only compares. It needs no room.
+///
+/// # Errors
+/// As of [`capture`], but for the store.
+pub fn look(paths: &[PathBuf], limits: Limits) -> Result<Snapshot, SnapshotError> {
+    let mut capture = Capture {
+        store: None,
+        limits,
+        before: Seen::default(),
+        seen: Seen::default(),
+        found: BTreeMap::new(),
+        held: Vec::new(),
+    };
+    capture.all(paths)?;
+    Ok(Snapshot(capture.found))
+}
+
 struct Capture<'a> {
-    store: &'a Artifacts,
+    /// Where content is kept; none: it is not.
+    store: Option<&'a Artifacts>,
     limits: Limits,
     before: Seen,
     seen: Seen,
@@ -91,6 +101,19 @@ struct Capture<'a> {
 }
 
 impl Capture<'_> {
+    fn all(&mut self, paths: &[PathBuf]) -> Result<(), SnapshotError> {
+        for path in paths {
+            let name = checked(path)?;
+            let thing = match folder::open(path, path) {
+                Ok(folder) => self.at(&folder, name, path, true)?,
+                Err(error) if error.is_nothing() => None,
+                Err(error) => return Err(error),
+            };
+            self.note(path, thing)?;
+        }
+        Ok(())
+    }
+
     fn note(&mut self, path: &Path, thing: Option<Thing>) -> Result<(), SnapshotError> {
         self.found.insert(path.to_owned(), thing);
         if self.found.len() > self.limits.paths {
@@ -146,12 +169,17 @@ impl Capture<'_> {
                     limit,
                 });
             }
-            let held = self.store.put_file(&mut file, path);
-            let held = held.map_err(SnapshotError::artifact(path))?;
+            let (content, held) = if let Some(store) = self.store {
+                let held = store.put_file(&mut file, path);
+                let held = held.map_err(SnapshotError::artifact(path))?;
+                ((*held).clone(), Some(held))
+            } else {
+                let hash = hash_of(&mut file, bytes);
+                (hash.map_err(SnapshotError::io("read", path))?, None)
+            };
             // Half of a file that was written meanwhile would be a whole one to whoever puts it back.
             if stamp(&file, path)? == before {
-                let content = (*held).clone();
-                self.held.push(held);
+                self.held.extend(held);
                 let thing = Thing::File { content, meta };
                 if before.is_older_than(TICK) {
                     let seen = (before, thing.clone());
@@ -171,7 +199,7 @@ impl Capture<'_> {
         let Thing::File { content, .. } = thing else {
             return None;
         };
-        self.held.push(self.store.held(content)?);
+        self.held.push(self.store?.held(content)?);
         let seen = (stamp.clone(), thing.clone());
         self.seen.0.insert(path.to_owned(), seen);
         Some(thing.clone())

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sternway_proto::name::RevisionId;
 
 pub use self::{
-    capture::{Captured, Limits, Seen, capture},
+    capture::{Captured, Limits, Seen, capture, look},
     error::SnapshotError,
     meta::Meta,
     restore::{Restored, restore},

@@ -491,3 +491,16 @@ fn a_file_that_nobody_touched_is_not_read_again() {
     ground.write("fresh", "2");
     assert_ne!(look(&fresh).snapshot, one.snapshot);
 }
+
+#[test]
+fn a_look_sees_what_a_capture_sees_and_keeps_nothing() {
+    let ground = Ground::new();
+    ground.write("one", "1");
+    symlink("one", ground.path("link")).expect("linked");
+    let size = || ground.store.size().expect("listed");
+    let empty = size();
+    let seen = look(&[ground.root()], LIMITS).expect("seen");
+    assert_eq!(size(), empty);
+    assert_eq!(seen, ground.capture().snapshot);
+    assert_ne!(size(), empty);
+}

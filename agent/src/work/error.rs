@@ -19,6 +19,20 @@ pub struct Failure {
     pub next_step: String,
     /// The same may go well in a moment.
     pub transient: bool,
+    /// What was said besides and may hold what is private: for the journal of the host, and nowhere else.
+    #[serde(skip)]
+    pub aside: String,
+}
+
+impl Failure {
+    /// With all that was said as its message.
+    #[must_use]
+    pub(super) fn whole(mut self) -> Self {
+        if !self.aside.is_empty() {
+            self.message = std::mem::take(&mut self.aside);
+        }
+        self
+    }
 }
 
 /// Why a work did not go well, or is not known to have.
@@ -58,6 +72,7 @@ impl From<SnapshotError> for Failure {
             message: chain(&error),
             next_step: next.to_owned(),
             transient: error.is_transient(),
+            aside: String::new(),
         }
     }
 }
@@ -71,7 +86,7 @@ impl From<InstallError> for Failure {
             ),
             InstallError::Failed { .. } | InstallError::NotInstalled { .. } => (
                 "dpkg-failed",
-                "see `/var/log/dpkg.log` and `dpkg --audit` on the host",
+                "see what the maintainer script said: `journalctl -u 'sternway-*'` on the host, and `dpkg --audit`",
             ),
             InstallError::Deb(_) => (
                 "artifact-damaged",
@@ -87,11 +102,17 @@ impl From<InstallError> for Failure {
             ),
         };
         let transient = matches!(error, InstallError::Locked { .. });
+        let message = match &error {
+            // A maintainer script may quote what it read.
+            InstallError::Failed { own, .. } => format!("dpkg failed: {own}"),
+            error => chain(error),
+        };
         Self {
             code: code.to_owned(),
-            message: chain(&error),
+            message,
             next_step: next.to_owned(),
             transient,
+            aside: chain(&error),
         }
     }
 }

@@ -9,7 +9,7 @@ mod office;
 mod task;
 
 pub use self::{
-    error::WorkError,
+    error::{Failure, WorkError},
     office::Works,
     task::{PACKAGES_TAKE, Task, carry_out},
 };

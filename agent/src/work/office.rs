@@ -23,6 +23,9 @@ use crate::{
 /// What a unit is given beyond the deadline of its work, to be ended and told.
 const MARGIN: Duration = Duration::from_secs(15);
 
+/// What an order did last is not looked at by others for so long.
+const MOMENT: Duration = Duration::from_secs(5);
+
 /// Processes of one work: maintainer scripts start many.
 const TASKS: u64 = 2048;
 
@@ -66,6 +69,20 @@ impl Works {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// As [`Self::orders`], without those that began something a moment ago: they may be younger than what the asker knows of
+    /// open orders.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn settled_orders(&self) -> Result<Vec<Uuid>, FileError> {
+        let mut orders = self.orders()?;
+        orders.retain(|order| {
+            let changed = fs::metadata(self.folder_of(*order)).and_then(|found| found.modified());
+            changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > MOMENT))
+        });
+        Ok(orders)
+    }
+
     /// The folder of an order, which is made: what its kind notes beside its works goes with them.
     ///
     /// # Errors
@@ -100,11 +117,11 @@ impl Works {
     ) -> Result<String, WorkError> {
         self.others_end(order, name, deadline).await?;
         let place = self.place(order, name)?;
-        if let Some(End::Done(done)) = place.end()? {
+        let end = place.end()?;
+        if let Some(End::Done(done)) = end {
             return Ok(done);
         }
-        let goes_on =
-            place.end()?.is_none() && self.bus.work(&place.unit).await? == WorkState::Running;
+        let goes_on = end.is_none() && self.bus.work(&place.unit).await? == WorkState::Running;
         if !goes_on {
             self.bus.forget(&place.unit).await?;
             place.prepare(task)?;
@@ -151,15 +168,13 @@ impl Works {
         Ok(works.iter().any(|work| begun.iter().any(|one| one == work)))
     }
 
-    /// Ends what runs of these works of an order, and forgets what they did: they can be begun anew.
+    /// Forgets what these works of an order did: they can be begun anew. One that runs has done nothing yet, and runs on.
     ///
     /// # Errors
-    /// The service manager does not answer, or a file cannot be removed.
-    pub async fn anew(&self, order: Uuid, works: &[&'static str]) -> Result<(), WorkError> {
+    /// A file cannot be removed.
+    pub fn anew(&self, order: Uuid, works: &[&'static str]) -> Result<(), WorkError> {
         for name in works {
-            let place = self.place(order, name)?;
-            self.bus.forget(&place.unit).await?;
-            files::remove(&place.folder.join(END))?;
+            files::remove(&self.place(order, name)?.folder.join(END))?;
         }
         Ok(())
     }
@@ -170,7 +185,7 @@ impl Works {
     /// The service manager does not answer, or the folder cannot be removed.
     pub async fn let_go(&self, order: Uuid) -> Result<(), WorkError> {
         let folder = self.folder_of(order);
-        for name in names(&folder)? {
+        for name in self.works(order)? {
             if let Ok(unit) = unit_of(order, &name) {
                 self.bus.forget(&unit).await?;
             }
@@ -200,7 +215,7 @@ impl Works {
         name: &str,
         patience: Duration,
     ) -> Result<(), WorkError> {
-        for other in names(&self.folder_of(order))? {
+        for other in self.works(order)? {
             let Ok(unit) = unit_of(order, &other) else {
                 continue;
             };
@@ -213,12 +228,21 @@ impl Works {
         Ok(())
     }
 
+    /// The names of an order's works: what else it noted is no unit.
+    fn works(&self, order: Uuid) -> Result<Vec<String>, FileError> {
+        let folder = self.folder_of(order);
+        let mut names = names(&folder)?;
+        names.retain(|name| folder.join(name).join(INSTRUCTION).exists());
+        Ok(names)
+    }
+
     fn place(&self, order: Uuid, name: &str) -> Result<Place, WorkError> {
         let unit = unit_of(order, name).map_err(|reason| Failure {
             code: "internal".to_owned(),
             message: reason,
             next_step: "tell the makers of Sternway".to_owned(),
             transient: false,
+            aside: String::new(),
         })?;
         Ok(Place {
             folder: self.folder_of(order).join(name),

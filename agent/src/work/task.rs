@@ -65,10 +65,12 @@ pub fn carry_out(folder: &Path) -> Result<(), WorkError> {
         message: format!("there is nothing to do in {}: {error}", path.display()),
         next_step: "leave this to the agent, which begins its works by itself".to_owned(),
         transient: false,
+        aside: String::new(),
     })?;
     let (end, result) = match task.perform() {
         Ok(done) => (End::Done(done), Ok(())),
-        Err(failure) => (End::Failed(failure.clone()), Err(failure.into())),
+        // The journal of the host has it all.
+        Err(failure) => (End::Failed(failure.clone()), Err(failure.whole().into())),
     };
     let end = serde_json::to_vec(&end).unwrap_or_default();
     files::replace(&folder.join(END), &end)?;
@@ -95,6 +97,7 @@ impl Task {
                     message: chain(&error),
                     next_step: "see `dpkg --audit` and `dpkg -V` on the host".to_owned(),
                     transient: false,
+                    aside: String::new(),
                 }),
             },
         }

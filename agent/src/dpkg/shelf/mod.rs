@@ -125,12 +125,6 @@ impl Shelf {
         self.index().find(package).cloned()
     }
 
-    /// Everything that is kept.
-    #[must_use]
-    pub fn packages(&self) -> BTreeSet<PackageId> {
-        self.index().packages()
-    }
-
     fn kept(&self, package: &PackageId) -> Result<Kept, ShelfError> {
         self.find(package).ok_or_else(|| ShelfError::NotKept {
             package: Box::new(package.clone()),
@@ -281,6 +275,16 @@ impl Shelf {
             Ok(kept)
         })
         .await
+    }
+
+    /// Lets go of these packages.
+    ///
+    /// # Errors
+    /// The index cannot be written or a file not be removed.
+    pub async fn let_go(&self, of: &BTreeSet<PackageId>) -> Result<(), ShelfError> {
+        let _turn = self.turn.lock().await;
+        let left = self.index().packages().difference(of).cloned().collect();
+        self.retain(&left).await
     }
 
     /// Lets go of every package that is not named.

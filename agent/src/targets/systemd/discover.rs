@@ -32,7 +32,7 @@ use crate::{
 pub(super) const OWN_UNITS: &str = "sternway-";
 
 /// What starts units, and has files of its own that belong to them.
-const STARTERS: [&str; 3] = [".socket", ".timer", ".path"];
+pub(super) const STARTERS: [&str; 3] = [".socket", ".timer", ".path"];
 
 /// A unit as it is, in our words.
 pub(super) struct Inspected {
@@ -109,6 +109,9 @@ impl SystemdKind {
             Err(KindError::Unkept { problem }) => return Ok(unread(target, &state, problem)),
             inspected => inspected?,
         };
+        if let Some(refused) = self.holds_itself(&unit, &inspected.record).await? {
+            return Ok(unread(target, &state, refused));
+        }
         Ok(Observed {
             target: target.clone(),
             state: state::of(&inspected.state),
@@ -135,7 +138,7 @@ impl SystemdKind {
         for package in &packages {
             paths.extend(self.configuration_of(unit, package).await?);
         }
-        let captured = self.capture(unit, covered(&paths)).await?;
+        let captured = self.capture(unit, paths).await?;
         let versions = packages.iter().filter_map(package_id);
         let record = UnitRecord::new(
             unit.as_str(),
@@ -161,8 +164,15 @@ impl SystemdKind {
             }
         }
         let declared = self.section(unit.as_str());
-        let declared = declared.map_or(&[][..], |section| &section.settings.files);
-        Ok(belongings(unit, state, &starters, declared, trusted_link))
+        let declared = declared.map_or_else(Vec::new, |section| section.settings.files.clone());
+        let (unit, state) = (unit.clone(), state.clone());
+        // A path may lead to a server that is away.
+        let found =
+            spawn_blocking(move || belongings(&unit, &state, &starters, &declared, trusted_link));
+        found.await.map_err(|error| KindError::Failed {
+            what: "failed to look for what belongs to a unit".to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     /// The packages that own what was found, and those that are declared.
@@ -218,9 +228,9 @@ impl SystemdKind {
     ) -> Result<Captured, KindError> {
         let key = unit.to_string();
         let mut seen = lock(&self.seen).remove(&key).unwrap_or_default();
-        let (store, paths): (_, Vec<PathBuf>) =
-            (self.artifacts.clone(), paths.into_iter().collect());
+        let store = self.artifacts.clone();
         let work = spawn_blocking(move || {
+            let paths = covered(&paths);
             let captured = snapshot::capture(&paths, &store, LIMITS, &mut seen);
             (captured, seen)
         });
@@ -241,20 +251,59 @@ impl SystemdKind {
     /// Why a unit is the agent's own, if it is.
     fn itself(&self, unit: &UnitName, state: &UnitState) -> Option<Problem> {
         let program = &self.itself.program;
-        let why = if self.itself.unit.as_deref() == Some(unit.as_str()) {
-            "is the agent itself: it would end in the middle of its own restore".to_owned()
-        } else if state.commands.iter().any(|one| one.program == *program) {
-            format!("runs the agent's own program {}", program.display())
-        } else {
-            return None;
-        };
-        Some(Problem::new(
-            "own-unit",
-            format!("{unit} {why}"),
-            "take it out of `[[unit]]` in the agent's configuration; an earlier agent is installed by hand, as the README \
-             says of upgrades",
-        ))
+        if self.itself.unit.as_deref() == Some(unit.as_str()) {
+            let why = "is the agent itself: it would end in the middle of its own restore";
+            return Some(own(unit, why));
+        }
+        let runs = state.commands.iter().any(|one| one.program == *program);
+        runs.then(|| {
+            own(
+                unit,
+                &format!("runs the agent's own program {}", program.display()),
+            )
+        })
     }
+
+    /// As [`Self::itself`], by the files and packages that belong to it.
+    async fn holds_itself(
+        &self,
+        unit: &UnitName,
+        record: &UnitRecord,
+    ) -> Result<Option<Problem>, KindError> {
+        let program = &self.itself.program;
+        if record.files().0.contains_key(program) {
+            let why = format!(
+                "has the agent's own program {} among its files",
+                program.display()
+            );
+            return Ok(Some(own(unit, &why)));
+        }
+        if record.packages.is_empty() {
+            return Ok(None);
+        }
+        let owners = self.dpkg.owners(std::slice::from_ref(program)).await;
+        let owners = owners.map_err(|error| dpkg_failed(&error))?;
+        let owners: BTreeSet<PackageName> = owners.into_values().flatten().collect();
+        let ours = record
+            .packages
+            .iter()
+            .find(|one| owners.contains(&one.name));
+        Ok(ours.map(|ours| {
+            own(
+                unit,
+                &format!("is of the agent's own package {}", ours.name),
+            )
+        }))
+    }
+}
+
+fn own(unit: &UnitName, why: &str) -> Problem {
+    Problem::new(
+        "own-unit",
+        format!("{unit} {why}"),
+        "take it out of `[[unit]]` in the agent's configuration; an earlier agent is installed by hand, as the README \
+         says of upgrades",
+    )
 }
 
 /// A unit of which nothing is kept, and why.
@@ -298,7 +347,7 @@ fn trusted_link(path: &Path) -> Option<PathBuf> {
 }
 
 /// Without what is in folders among them.
-fn covered(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+fn covered(paths: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let above = |path: &&PathBuf| {
         path.ancestors()
             .skip(1)
@@ -353,17 +402,6 @@ impl From<BusError> for KindError {
             Self::Failed { what, reason }
         }
     }
-}
-
-/// Whether nothing can start it.
-pub(super) fn masked(state: &UnitState, unit: &UnitName) -> Option<Problem> {
-    (state.load == Load::Masked).then(|| {
-        Problem::new(
-            "unit-masked",
-            format!("{unit} is masked: nothing starts it"),
-            format!("`systemctl unmask {unit}` on the host, if it is to run"),
-        )
-    })
 }
 
 #[cfg(test)]

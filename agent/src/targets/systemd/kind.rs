@@ -13,12 +13,12 @@ use uuid::Uuid;
 use super::{
     SystemdKind,
     checks::run::{Checks, Subject},
-    discover::{Inspected, content, masked, unit_of},
+    discover::{Inspected, content, unit_of},
     lock,
     note::{Before, Exchange, PackageChange, Started},
     plan::{self, Facts},
     record::UnitRecord,
-    state::{self, idles},
+    state::{self, idles, masked},
 };
 use crate::{
     chain::chain,
@@ -176,8 +176,8 @@ impl Kind for SystemdKind {
         Ok(())
     }
 
-    async fn mend(&self, context: &StepContext<'_>, known: &Known) -> Result<Done, StepError> {
-        self.mend_order(context, known).await
+    async fn mend(&self, context: &StepContext<'_>, _: &Known) -> Result<Done, StepError> {
+        self.mend_order(context).await
     }
 
     async fn check(
@@ -226,7 +226,10 @@ impl Kind for SystemdKind {
             what: "failed to let go of what orders noted".to_owned(),
             reason,
         };
-        let orders = self.works.orders().map_err(|error| failed(chain(&error)))?;
+        let orders = self
+            .works
+            .settled_orders()
+            .map_err(|error| failed(chain(&error)))?;
         for order in orders
             .into_iter()
             .filter(|order| !open_orders.contains(order) && !lock(&self.errands).contains(order))

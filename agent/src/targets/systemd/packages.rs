@@ -79,13 +79,7 @@ impl SystemdKind {
             reason: chain(error),
         };
         if !unneeded.is_empty() {
-            let left = self
-                .shelf
-                .packages()
-                .difference(&unneeded)
-                .cloned()
-                .collect();
-            let retained = self.shelf.retain(&left).await;
+            let retained = self.shelf.let_go(&unneeded).await;
             retained.map_err(|error| failed(&error))?;
         }
         let mut result = Ok(());

@@ -6,17 +6,18 @@ use sternway_proto::v1::{Problem, Swap};
 
 use super::{
     checks::run::Checks,
+    discover::STARTERS,
     note::{Before, Exchange, Job, PackageChange, Payload},
     record::UnitRecord,
+    steps::{BYTES, FILES, PACKAGES},
 };
 use crate::{
+    dpkg::PackageId,
     engine::step::Step,
     snapshot::{Change, Snapshot},
     work::PACKAGES_TAKE,
 };
 
-/// How long steps may take that read and write every byte.
-const BYTES: Duration = Duration::from_mins(5);
 /// How long all units may take to be loaded anew.
 const RELOAD: Duration = Duration::from_mins(2);
 /// What a step is given beyond what it waits for by wish.
@@ -127,7 +128,7 @@ fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
         let description = format!("install {}", names.join(", "));
         let job = Job::Packages;
         steps.push(step(
-            "install".to_owned(),
+            PACKAGES.to_owned(),
             description,
             job,
             PACKAGES_TAKE + MARGIN,
@@ -140,12 +141,7 @@ fn steps(facts: &Facts<'_>, changes: &[Change]) -> Vec<Step> {
             1 => format!("put back 1 file of revision #{to}"),
             many => format!("put back {many} files of revision #{to}"),
         };
-        steps.push(step(
-            "put-files".to_owned(),
-            description,
-            Job::Files,
-            BYTES * 2,
-        ));
+        steps.push(step(FILES.to_owned(), description, Job::Files, BYTES * 2));
     }
     let reload = "have the service manager load its units anew".to_owned();
     steps.push(step("reload".to_owned(), reload, Job::Reload, RELOAD));
@@ -187,12 +183,41 @@ fn describe(change: &PackageChange) -> String {
 }
 
 fn warnings(facts: &Facts<'_>) -> Vec<Problem> {
-    let (Some(from), Some(now)) = (facts.from, facts.now) else {
-        return Vec::new();
+    let mut warnings: Vec<Problem> = edited(facts).into_iter().collect();
+    let Some(now) = facts.now else {
+        return warnings;
     };
+    let stays = |one: &&PackageId| !facts.result.packages.iter().any(|to| to.name == one.name);
+    for package in now.packages.iter().filter(stays) {
+        warnings.push(Problem::new(
+            "package-stays",
+            format!("package {package} came with what runs now: it is not removed"),
+            format!(
+                "where it is in the way: `apt-get remove {}` on the host, afterwards",
+                package.name
+            ),
+        ));
+    }
+    for change in now.files().changes_to(&facts.result.files()) {
+        let name = change.path.file_name().and_then(|name| name.to_str());
+        let starter = name.filter(|name| STARTERS.iter().any(|one| name.ends_with(one)));
+        if let Some(starter) = starter {
+            warnings.push(Problem::new(
+                "starter-changes",
+                format!("{starter} is put back, and goes on as it was loaded: only services are started again"),
+                format!("`systemctl restart {starter}` on the host, afterwards"),
+            ));
+        }
+    }
+    warnings
+}
+
+/// What no revision has of what stands there.
+fn edited(facts: &Facts<'_>) -> Option<Problem> {
+    let (from, now) = (facts.from?, facts.now?);
     let edited = from.files().changes_to(&now.files());
     if edited.is_empty() {
-        return Vec::new();
+        return None;
     }
     let mut names: Vec<String> = edited
         .iter()
@@ -202,7 +227,7 @@ fn warnings(facts: &Facts<'_>) -> Vec<Problem> {
     if edited.len() > NAMED {
         names.push(format!("{} more", edited.len() - NAMED));
     }
-    vec![Problem::new(
+    Some(Problem::new(
         "changed-since-start",
         format!(
             "changed since it was started, so no revision has it: {}; an undo would bring back what it was started with",
@@ -212,5 +237,5 @@ fn warnings(facts: &Facts<'_>) -> Vec<Problem> {
             "copy what is to be kept, or restart {} first: that makes it a revision",
             facts.exchange.main.unit
         ),
-    )]
+    ))
 }

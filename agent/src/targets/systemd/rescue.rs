@@ -8,12 +8,13 @@ use super::{
     note::{Before, Exchange, Payload},
     packages::Way,
     record::UnitRecord,
+    state::{idles, why_not},
     steps::{CHANGES, FILES, FILES_AFTER, FILES_BACK, PACKAGES, PACKAGES_BACK, name_of},
 };
 use crate::{
-    engine::step::{DIFFERS, Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
+    engine::step::{Done, SERVED_BY_ANOTHER, Step, StepContext, StepError},
     snapshot::Snapshot,
-    targets::{Known, Made, NOTHING_RUNS},
+    targets::{Made, NOTHING_RUNS},
 };
 
 impl SystemdKind {
@@ -35,17 +36,20 @@ impl SystemdKind {
         if !state.runs() && exchange.main.before == Before::Ran {
             return self.bring_up(&exchange.main).await;
         }
-        Ok(Done {
-            message: format!("{unit} was not touched by it"),
-            output: serde_json::json!({ (SERVED_BY_ANOTHER): true }),
-        })
+        let message = format!("{unit} was not touched by it");
+        if state.runs() || idles(&state) {
+            return Ok(Done {
+                message,
+                output: serde_json::json!({ (SERVED_BY_ANOTHER): true }),
+            });
+        }
+        let why_not = why_not(&state);
+        Ok(Done::said(format!(
+            "{message}, and does not run, as before: {why_not}"
+        )))
     }
 
-    pub(super) async fn mend_order(
-        &self,
-        context: &StepContext<'_>,
-        _known: &Known,
-    ) -> Result<Done, StepError> {
+    pub(super) async fn mend_order(&self, context: &StepContext<'_>) -> Result<Done, StepError> {
         let Some(note) = self.noted(context.order_id)? else {
             self.works.let_go(context.order_id).await?;
             return Ok(Done::said("nothing of it is left"));
@@ -82,9 +86,9 @@ impl SystemdKind {
     ) -> Result<Done, StepError> {
         // What was done before is no end of what is done now.
         let works = [PACKAGES, PACKAGES_BACK, FILES, FILES_BACK, FILES_AFTER];
-        self.works.anew(context.order_id, &works).await?;
+        self.works.anew(context.order_id, &works)?;
         let mut said = Vec::new();
-        let mut transient = false;
+        let mut waits = None;
         for way in [Way::Back, Way::Forward] {
             if way == Way::Back && exchange.from.is_none() {
                 continue;
@@ -92,8 +96,12 @@ impl SystemdKind {
             match self.all_of(context, exchange, way).await {
                 Ok(done) => return Ok(done),
                 Err(error) => {
-                    transient |= error.transient;
-                    said.push(error.message);
+                    said.push(error.message.clone());
+                    // It may go well in a moment: the other way would be the one that failed before.
+                    if error.transient {
+                        waits = Some(error);
+                        break;
+                    }
                 }
             }
         }
@@ -106,16 +114,16 @@ impl SystemdKind {
                 said.extend(up.err().map(|error| error.message));
             }
         }
+        if let Some(error) = waits {
+            return Err(error);
+        }
         let unit = name_of(&exchange.main.unit)?;
         let state = self.bus.state(&unit).await.map_err(StepError::from)?;
         if state.runs() {
-            return Ok(Done {
-                message: format!(
-                    "{unit} runs, and not all of its files are of one revision: {}",
-                    said.join("; ")
-                ),
-                output: serde_json::json!({ DIFFERS: said }),
-            });
+            return Ok(Done::said(format!(
+                "{unit} runs, and not all of its files are of one revision: {}",
+                said.join("; ")
+            )));
         }
         Err(StepError {
             code: NOTHING_RUNS.to_owned(),
@@ -123,7 +131,7 @@ impl SystemdKind {
             next_step: format!(
                 "see why on the host (`journalctl -u {unit}`), mend it, and `systemctl restart {unit}`"
             ),
-            transient,
+            transient: false,
         })
     }
 

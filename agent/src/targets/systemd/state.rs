@@ -1,8 +1,8 @@
 //! What the state of a unit means for a target.
 
-use sternway_proto::v1::TargetState;
+use sternway_proto::v1::{Problem, TargetState};
 
-use crate::systemd::{Active, Load, UnitState};
+use crate::systemd::{Active, Load, UnitName, UnitState};
 
 /// A target's state, from a unit's.
 pub(super) fn of(unit: &UnitState) -> TargetState {
@@ -44,6 +44,17 @@ pub(super) fn why_not(unit: &UnitState) -> String {
         "signal" | "core-dump" => format!("{state}: ended by signal {}", unit.exit_status),
         other => format!("{state}: {other}"),
     }
+}
+
+/// Whether nothing can start it.
+pub(super) fn masked(state: &UnitState, unit: &UnitName) -> Option<Problem> {
+    (state.load == Load::Masked).then(|| {
+        Problem::new(
+            "unit-masked",
+            format!("{unit} is masked: nothing starts it"),
+            format!("`systemctl unmask {unit}` on the host, if it is to run"),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The steps of a restore of a unit. Each may find its work done, half done or not begun. Files are put back while the
 //! old program still runs; it is stopped for no longer than its own stop and start take.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use sternway_proto::{name::RevisionId, v1::Verdict};
 use tokio::task::spawn_blocking;
 
 use super::{
-    SystemdKind,
+    LIMITS, SystemdKind,
     checks::run::Subject,
     discover::unit_of,
     lock,
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     engine::step::{Done, Step, StepContext, StepError},
-    snapshot::{Change, Snapshot},
+    snapshot::{self, Change, Snapshot},
     store::artifacts::ArtifactError,
     systemd::{Active, BusError, JobEnd, UnitName, Verb},
     targets::KindError,
-    work::{Task, WorkError},
+    work::{Failure, Task, WorkError},
 };
 
 /// The works of an order that change files, there and back.
@@ -41,7 +41,7 @@ const STARTS: &str = "start";
 pub(super) const CHANGES: [&str; 3] = [PACKAGES, FILES, STARTS];
 
 /// How long putting files back may take.
-const BYTES: Duration = Duration::from_mins(5);
+pub(super) const BYTES: Duration = Duration::from_mins(5);
 
 /// Somebody else was at the unit meanwhile.
 const SEE_WHO: &str =
@@ -206,7 +206,7 @@ impl SystemdKind {
         name: &'static str,
         then: &Snapshot,
     ) -> Result<String, StepError> {
-        let changes = self.changes(context, exchange, then).await?;
+        let changes = self.changes(exchange, then).await?;
         let tag: String = context
             .order_id
             .simple()
@@ -227,15 +227,18 @@ impl SystemdKind {
 
     async fn changes(
         &self,
-        context: &StepContext<'_>,
         exchange: &Exchange,
         then: &Snapshot,
     ) -> Result<Vec<Change>, StepError> {
-        let unit = unit_of(context.target)?;
         let mut paths = roots(&self.record(&exchange.to)?.files());
         paths.extend(roots(&self.record_from(exchange)?.files()));
-        let now = self.capture(&unit, paths).await?;
-        Ok(now.snapshot.changes_to(then))
+        let paths: Vec<PathBuf> = paths.into_iter().collect();
+        // Nothing is kept of it: on a disk that is full there must be a way back.
+        let now = spawn_blocking(move || snapshot::look(&paths, LIMITS));
+        let now = now.await.map_err(|error| broken(&error.to_string()))?;
+        Ok(now
+            .map_err(|error| WorkError::from(Failure::from(error)))?
+            .changes_to(then))
     }
 
     /// What stood there before: the revision from before, and what it does not know of.

@@ -34,10 +34,12 @@ impl SystemdKind {
                 .build()
         };
         let mut pause = pauses();
+        let mut told = String::new();
         loop {
             let error = match self.follow_connection(&changed).await {
                 Ok(()) => {
                     pause = pauses();
+                    told.clear();
                     "the connection was lost".to_owned()
                 }
                 Err(error) => error.to_string(),
@@ -45,7 +47,11 @@ impl SystemdKind {
             if changed.is_closed() {
                 return;
             }
-            tracing::warn!("units cannot be followed: {error}");
+            // A host without a bus says so once.
+            if told != error {
+                tracing::warn!("units cannot be followed: {error}");
+                told = error;
+            }
             sleep(pause.next().unwrap_or(BACK_OFF)).await;
         }
     }
