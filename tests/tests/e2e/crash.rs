@@ -15,8 +15,6 @@ use sternway_tests::{
 };
 use tokio::{task::JoinHandle, time::sleep};
 
-/// No order appends more often than that: a run that is never killed ends the search.
-const APPENDS: u32 = 120;
 const ROLLOUT: Duration = Duration::from_mins(3);
 /// While the agent is dead nothing changes: who does not serve at once never will. The rest is for a busy machine.
 const SERVES: Duration = Duration::from_secs(10);
@@ -275,11 +273,7 @@ impl Ground {
         .await
     }
 
-    /// How often the order of a rollout that nobody disturbed was appended to its journal: each line is told.
-    async fn appends(&self, rollout: &Value) -> usize {
-        self.told(rollout).await.len()
-    }
-
+    /// What the order of a rollout appended to its journal: each line is told.
     async fn told(&self, rollout: &Value) -> Vec<Value> {
         let id = rollout["id"].as_str().expect("an id");
         let shown = self.stage.ctl.json(&["rollout", "show", id]).await;
@@ -370,35 +364,80 @@ pub(super) async fn newest_rollout(stage: &Stage) -> Value {
 }
 
 /// At which appends the agent is killed, and when.
-pub(super) struct Deaths {
-    /// One after the other.
-    pub(super) moments: &'static [&'static str],
-    pub(super) stride: usize,
+pub(super) enum Deaths {
+    /// Wherever what it leaves differs.
+    ///
+    /// A torn record is cut off when the journal is opened, so that in an append is as before it: they take turns,
+    /// two appends each, because announcements and what came of them alternate. Between what came of a step and the
+    /// next announcement nothing is done, so that after the one is before the other. At the first append, the last
+    /// and those of the committing step all three are tried.
+    Each,
+    /// Every so many appends, the moments in turn.
+    Some {
+        moments: &'static [&'static str],
+        stride: usize,
+    },
 }
 
-impl Deaths {
-    fn all(&self) -> impl Iterator<Item = (u32, &'static str)> + use<> {
-        let moments = self.moments.iter().copied().cycle();
-        (1..=APPENDS).step_by(self.stride).zip(moments)
-    }
+const MOMENTS: [&str; 3] = ["before", "in", "after"];
 
-    /// The agent died at as many appends as an order has that nobody disturbs: none was passed over.
-    fn all_met(&self, deaths: usize, appends: Option<usize>) {
-        let appends = appends.expect("the search came to an end");
-        assert!(appends > 5, "an order appends more often than that");
-        assert!(
-            deaths * self.stride >= appends,
-            "{deaths} deaths, of an order that appends {appends} times"
-        );
+/// The step behind which nothing is undone.
+const COMMITS: &str = "docker.commit";
+
+impl Deaths {
+    /// Those in an order that nobody disturbs, which tells that, from an append on. N counts from 1.
+    fn of(&self, told: &[Value], from: usize) -> Vec<(u32, &'static str)> {
+        assert!(told.len() > 5, "an order appends more often: {told:#?}");
+        let mut all = Vec::new();
+        match self {
+            Self::Each => {
+                for number in from..=told.len() {
+                    let moments = distinct(told, from, number);
+                    all.extend(moments.into_iter().map(|moment| (number, moment)));
+                }
+            }
+            Self::Some { moments, stride } => {
+                let numbers = (from..=told.len()).step_by(*stride);
+                all.extend(numbers.zip(moments.iter().copied().cycle()));
+            }
+        }
+        let number = |number| u32::try_from(number).expect("few appends");
+        all.into_iter()
+            .map(|(at, moment)| (number(at), moment))
+            .collect()
     }
+}
+
+/// The moments of an append that leave something that no other one does.
+fn distinct(told: &[Value], from: usize, number: usize) -> Vec<&'static str> {
+    let is = |event: Option<&Value>, states: &[&str]| {
+        let state = event.and_then(|event| event["state"].as_str());
+        state.is_some_and(|state| states.contains(&state))
+    };
+    let (this, next) = (told.get(number - 1), told.get(number));
+    let commits = this.is_some_and(|event| event["step"] == COMMITS);
+    if commits || number == from || number == told.len() {
+        return MOMENTS.to_vec();
+    }
+    let mut moments = vec![MOMENTS[number / 2 % 2]];
+    let came_of_it = is(this, &["succeeded", "failed", "undone", "undo-failed"]);
+    if !(came_of_it && is(next, &["started", "undo-started"])) {
+        moments.push("after");
+    }
+    moments
 }
 
 pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
-    let mut deaths = 0;
-    let mut appends = None;
-    for (number, moment) in at.all() {
+    ground.rolls_back("1", swap).await;
+    let rollout = ground.over().await;
+    assert_eq!(rollout["state"], "succeeded", "{swap}: {rollout:#}");
+    ground.exactly_one("v1", &rollout, swap).await;
+    for (number, moment) in at.of(&ground.told(&rollout).await, 1) {
+        ground.deploy(&ground.new).await;
+        ground.stage.current("shop", 2).await;
         let what = format!("{swap}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "1", swap }).await;
+        assert!(died, "{what}: it was not: {rollout:#}");
         // A restore that was not undone serves v1; one that was, v2 as before. Never none, never both.
         let version = match rollout["state"].as_str() {
             Some("succeeded") => "v1",
@@ -406,47 +445,34 @@ pub(super) async fn forward(mut ground: Ground, swap: &str, at: Deaths) {
             other => panic!("{what}: {other:?}: {rollout:#}"),
         };
         ground.exactly_one(version, &rollout, &what).await;
-        if !died {
-            appends = Some(ground.appends(&rollout).await);
-            break;
-        }
-        deaths += 1;
-        let new = ground.new.clone();
-        ground.deploy(&new).await;
-        ground.stage.current("shop", 2).await;
     }
-    at.all_met(deaths, appends);
     let verified = ground.stage.ctl.json(&["record", "verify"]).await;
     assert_eq!(verified["holds"], true);
 }
 
 /// The restored revision fails its checks, so that the order undoes itself; killed on the way.
 pub(super) async fn undo(mut ground: Ground, swap: &str, at: Deaths) {
-    let old = ground.old.clone();
-    ground.deploy(&old).await;
+    ground.deploy(&ground.old).await;
     ground.stage.current("shop", 1).await;
-    let mut deaths = 0;
-    let mut appends = None;
-    for (number, moment) in at.all() {
-        let what = format!("undo of {swap}, killed {moment} append {number}");
+    ground.rolls_back("2", swap).await;
+    let rollout = ground.over().await;
+    let what = format!("undo of {swap}");
+    assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
+    ground.exactly_one("v1", &rollout, &what).await;
+    for (number, moment) in at.of(&ground.told(&rollout).await, 1) {
+        let what = format!("{what}, killed {moment} append {number}");
         let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
+        assert!(died, "{what}: it was not: {rollout:#}");
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
         ground.exactly_one("v1", &rollout, &what).await;
-        if !died {
-            appends = Some(ground.appends(&rollout).await);
-            break;
-        }
-        deaths += 1;
     }
-    at.all_met(deaths, appends);
 }
 
 /// What replaced the old one fails its checks, when the standby was proven, connections were redirected to it and the
 /// old one has stopped; killed on the way back from there.
 async fn undo_from_behind(mut ground: Ground, at: Deaths) {
     let swap = "warm";
-    let old = ground.old.clone();
-    ground.deploy(&old).await;
+    ground.deploy(&ground.old).await;
     ground.stage.current("shop", 1).await;
     let illness = ground.falls_ill();
     ground.rolls_back("2", swap).await;
@@ -459,78 +485,42 @@ async fn undo_from_behind(mut ground: Ground, at: Deaths) {
     let fails = fails.expect("a step fails");
     let undone = told.iter().filter(|event| state(event, "undone")).count();
     assert!(undone > 8, "redirected and exchanged before: {told:#?}");
-    let mut deaths = 0;
-    let mut survived = false;
-    for (number, moment) in at.all().skip(fails) {
+    for (number, moment) in at.of(&told, fails + 1) {
         let what = format!("undo of {swap} from behind, killed {moment} append {number}");
         let illness = ground.falls_ill();
         let (died, rollout) = ground.killed(number, moment, &Way { to: "2", swap }).await;
         drop(illness);
+        assert!(died, "{what}: it was not: {rollout:#}");
         assert_eq!(rollout["state"], "undone", "{what}: {rollout:#}");
         ground.exactly_one("v1", &rollout, &what).await;
-        if !died {
-            survived = true;
-            break;
-        }
-        deaths += 1;
     }
-    assert!(survived, "the search came to an end");
-    assert!(
-        deaths + fails >= told.len(),
-        "{deaths} deaths behind append {fails}, of an order that appends {} times",
-        told.len()
-    );
 }
 
-macro_rules! behind {
-    ($($name:ident: $moment:literal;)+) => {
-        $(#[tokio::test]
-        async fn $name() {
-            let at = Deaths {
-                moments: &[$moment],
-                stride: 1,
-            };
-            undo_from_behind(Ground::moody().await, at).await;
-        })+
-    };
+#[tokio::test]
+async fn an_undo_behind_the_redirect_killed_at_each_append_ends_on_the_old_one() {
+    undo_from_behind(Ground::moody().await, Deaths::Each).await;
 }
 
-behind! {
-    an_undo_behind_the_redirect_killed_before_each_append_ends_on_the_old_one: "before";
-    an_undo_behind_the_redirect_killed_in_each_append_ends_on_the_old_one: "in";
-    an_undo_behind_the_redirect_killed_after_each_append_ends_on_the_old_one: "after";
+#[tokio::test]
+async fn a_cold_restore_killed_at_each_append_ends_on_one_revision() {
+    forward(Ground::new().await, "cold", Deaths::Each).await;
 }
 
-macro_rules! killed {
-    ($($name:ident: $story:ident($swap:literal, $moment:literal);)+) => {
-        $(#[tokio::test]
-        async fn $name() {
-            let at = Deaths {
-                moments: &[$moment],
-                stride: 1,
-            };
-            $story(Ground::new().await, $swap, at).await;
-        })+
-    };
+#[tokio::test]
+async fn a_warm_restore_killed_at_each_append_ends_on_one_revision() {
+    forward(Ground::new().await, "warm", Deaths::Each).await;
 }
 
-killed! {
-    a_cold_restore_killed_before_each_append_ends_on_one_revision: forward("cold", "before");
-    a_cold_restore_killed_in_each_append_ends_on_one_revision: forward("cold", "in");
-    a_cold_restore_killed_after_each_append_ends_on_one_revision: forward("cold", "after");
-    a_warm_restore_killed_before_each_append_ends_on_one_revision: forward("warm", "before");
-    a_warm_restore_killed_in_each_append_ends_on_one_revision: forward("warm", "in");
-    a_warm_restore_killed_after_each_append_ends_on_one_revision: forward("warm", "after");
-    an_undo_of_a_cold_restore_killed_before_each_append_ends_on_the_old_one: undo("cold", "before");
-    an_undo_of_a_cold_restore_killed_in_each_append_ends_on_the_old_one: undo("cold", "in");
-    an_undo_of_a_cold_restore_killed_after_each_append_ends_on_the_old_one: undo("cold", "after");
+#[tokio::test]
+async fn an_undo_of_a_cold_restore_killed_at_each_append_ends_on_the_old_one() {
+    undo(Ground::new().await, "cold", Deaths::Each).await;
 }
 
 /// The standby fails its checks: nothing was redirected yet.
 #[tokio::test]
 async fn an_undo_of_a_standby_killed_at_each_append_ends_on_the_old_one() {
-    let at = Deaths {
-        moments: &["before", "in", "after"],
+    let at = Deaths::Some {
+        moments: &MOMENTS,
         stride: 1,
     };
     undo(Ground::new().await, "warm", at).await;

@@ -7,7 +7,7 @@ use sternway_tests::{http, stage::HOST, wait::until};
 use crate::crash::{Deaths, Ground, forward, newest_rollout, undo};
 
 /// Every third append, each time at another moment.
-const SOME: Deaths = Deaths {
+const SOME: Deaths = Deaths::Some {
     moments: &["before", "in", "after"],
     stride: 3,
 };
